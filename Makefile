@@ -1,0 +1,86 @@
+# Two commands do everything on a fresh machine: `make reproduce` and `make test`.
+#   make reproduce PY=python3 VENV=0    with the packages of that interpreter, no venv, no network
+SHELL := /bin/bash
+PY ?= python3
+VENV ?= 1
+JOBS ?= auto
+ARGS ?=
+STUDY ?= throughput
+PAPER_STUDIES := throughput skew experts stages
+ALL_STUDIES := $(PAPER_STUDIES)
+GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
+# Without a GPU one fixed release keeps gigabytes of CUDA libraries away wherever that release has a CPU build.
+TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)
+comma := ,
+
+ifeq ($(VENV),1)
+RUN := .venv/bin/python
+READY := .venv/.ready
+else
+RUN := $(PY)
+READY :=
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test smoke sweep figures report reproduce studies megablocks lint clean announce
+
+help:  ## list every target
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: $(READY)  ## make .venv with everything that the other targets need
+
+.venv/.ready: pyproject.toml
+	@echo "setting up .venv (torch and triton are large: a few minutes the first time)"
+	@test -x .venv/bin/python || $(PY) -m venv .venv
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --upgrade "pip>=23" "setuptools>=68" wheel
+	@.venv/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)"
+	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	@touch $@
+
+test: $(READY)  ## every test; with no GPU in Triton's interpreter
+	$(RUN) -m pytest -n $(JOBS) $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy -p tritonmoe_bench.kernels -p tritonmoe_bench.baselines -p tritonmoe_bench.experiments -p tritonmoe_bench.plots
+
+smoke: $(READY)  ## the tiny shape on this machine: correctness and counted bytes, no timings
+	$(RUN) experiments/sweep.py study=smoke force=true
+	$(RUN) experiments/sweep.py study=traffic force=true
+
+sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep ARGS="model=mixtral skew=1.2"
+	$(RUN) experiments/sweep.py $(if $(ARGS),$(ARGS),study=$(STUDY))
+
+studies: $(READY)  ## every study there is, on this machine's GPU
+	@set -e; for study in $(ALL_STUDIES); do $(RUN) experiments/sweep.py study=$$study $(ARGS); done
+
+figures: $(READY)  ## draw every figure from the CSVs
+	$(RUN) plots/draw.py
+
+report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs
+	$(RUN) experiments/report.py
+
+announce:
+ifeq ($(GPU),)
+	@echo "No NVIDIA GPU here: the tiny shape in Triton's interpreter, then figures and report from the committed results."
+else
+	@echo "Found $(GPU): the paper's studies on it ($(PAPER_STUDIES)), then figures and report. They resume where cut."
+endif
+
+reproduce: announce $(READY)  ## the whole reproduction: studies (with a GPU) or smoke, then figures and report
+ifeq ($(GPU),)
+	@$(MAKE) --no-print-directory smoke
+else
+	@$(MAKE) --no-print-directory smoke
+	@$(MAKE) --no-print-directory studies ALL_STUDIES="$(PAPER_STUDIES)"
+endif
+	@$(MAKE) --no-print-directory figures
+	@$(MAKE) --no-print-directory report
+	@echo "Read results/REPORT.md, or open results/report.html."
+
+megablocks: $(READY)  ## build Megablocks, stanford-stk and grouped_gemm from their sources, into .megablocks
+	$(RUN) baselines/megablocks_build/build.py $(ARGS)
+
+clean:  ## remove what make made here, results and figures excepted
+	rm -rf .venv .megablocks build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

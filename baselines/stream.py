@@ -1,0 +1,52 @@
+"""`stream`: the measured limit, the time to read the active experts' weights and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .contract import OK, Check, Forward, Implementation
+
+if TYPE_CHECKING:
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+KERNEL = Path(__file__).resolve().parents[1] / "kernels" / "stream.py"
+
+
+class Stream(Implementation):
+    """Not a Mixture-of-Experts layer: its output is a sum of words, so no error is asked of it."""
+
+    name = "stream"
+    family = "limit"
+    source = "kernels/stream.py"
+    computes_layer = False
+
+    def __init__(self) -> None:
+        self._chosen: dict[str, str] = {}
+
+    def version(self) -> str:
+        return "1"
+
+    def check(self, case: Case) -> Check:
+        return OK
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        import torch
+
+        from ..experiments.timing import quick_us
+        from ..experiments.workload import draw_routing
+        from ..kernels.stream import STREAM_TILES, stream
+
+        counts = torch.from_numpy(draw_routing(case).counts)
+        active = counts.nonzero().flatten().to(torch.int32).to(weights.device)
+        flat = weights.flat()
+        best = min(STREAM_TILES, key=lambda tile: quick_us(lambda: stream(flat, active, tile)))
+        self._chosen[case.case_hash] = f"words={best.words} steps={best.steps} warps={best.num_warps}"
+        return lambda x: stream(flat, active, best)
+
+    def config(self, case: Case) -> str:
+        return self._chosen.get(case.case_hash, "")
+
+    def code(self) -> list[Path]:
+        return [KERNEL]

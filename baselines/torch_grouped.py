@@ -1,0 +1,90 @@
+"""`torch_grouped_mm`, eager and compiled: PyTorch's own grouped GEMM (CUTLASS inside) over rows sorted by expert."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+
+if TYPE_CHECKING:
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+ALIGNMENT = 8
+"""Elements: the kernel's operands must have rows of whole 16 bytes."""
+
+
+class TorchGroupedMm(Implementation):
+    name = "torch_grouped_mm"
+    family = "pytorch"
+    source = "torch.nn.functional.grouped_mm"
+
+    def version(self) -> str:
+        from importlib.metadata import version
+
+        return version("torch")
+
+    def check(self, case: Case) -> Check:
+        import torch
+
+        if not hasattr(torch.nn.functional, "grouped_mm"):
+            return unavailable(f"torch {torch.__version__} has no grouped_mm: pip install 'torch>=2.11'")
+        if case.dtype != "bf16":
+            return unsupported("PyTorch's CUDA grouped_mm takes bf16 only")
+        if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
+            return unsupported(f"grouped_mm needs hidden_dim and ffn_dim divisible by {ALIGNMENT}")
+        return OK
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        return self._forward(case, weights)
+
+    def _forward(self, case: Case, weights: Weights) -> Forward:
+        import torch
+        from torch.nn.functional import grouped_mm, silu
+
+        from .reference import route
+
+        router, bias = weights.router(), weights.correction_bias()
+        gate_up, down = weights.gate_up().transpose(1, 2), weights.down().transpose(1, 2)
+        top_k, ffn_dim, gating, num_experts = case.top_k, case.ffn_dim, case.gate, case.num_experts
+        every_expert = torch.arange(num_experts, device=router.device)
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            scores, experts = route(x @ router.T, top_k, gating, bias)
+            order = experts.flatten().argsort(stable=True)
+            ends = torch.searchsorted(experts.flatten()[order], every_expert, right=True).to(torch.int32)
+            hidden = grouped_mm(x[order // top_k], gate_up, offs=ends)
+            hidden = silu(hidden[:, :ffn_dim]) * hidden[:, ffn_dim:]
+            out = grouped_mm(hidden, down, offs=ends)
+            # Back in slot order, the k rows of a token lie together: no scattered addition is needed.
+            slots = torch.empty_like(out).index_copy_(0, order, out)
+            return torch.bmm(scores.to(x.dtype).unsqueeze(1), slots.view(-1, top_k, x.shape[1])).squeeze(1)
+
+        return forward
+
+
+class TorchGroupedMmCompiled(TorchGroupedMm):
+    """The same forward under torch.compile: one compiled graph a shape for all batch sizes, one more for one token."""
+
+    name = "torch_grouped_mm_compiled"
+    source = "torch.compile of torch.nn.functional.grouped_mm"
+
+    def __init__(self) -> None:
+        self._shape: tuple = ()
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        import torch
+
+        shape = (case.weights_key, case.top_k, case.gating)
+        if shape != self._shape:
+            # Else the next shape would turn the weights' own dimensions into run-time values, and slower kernels.
+            torch._dynamo.reset()
+            self._shape = shape
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        compiled = torch.compile(self._forward(case, weights))
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+            return compiled(x)
+
+        return forward

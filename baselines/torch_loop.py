@@ -1,0 +1,43 @@
+"""`torch_loop`: PyTorch, one expert after another on the rows that chose it, as Hugging Face's model code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .contract import OK, Check, Forward, Implementation
+
+if TYPE_CHECKING:
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+
+class TorchLoop(Implementation):
+    name = "torch_loop"
+    family = "pytorch"
+    source = "torch"
+    host_sync = "the loop over experts runs on the host and waits for the list of active experts and their rows"
+    needs_gpu = False
+
+    def version(self) -> str:
+        from importlib.metadata import version
+
+        return version("torch")
+
+    def check(self, case: Case) -> Check:
+        return OK
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        from .reference import moe_forward
+
+        router, gate_up, down = weights.router(), weights.gate_up(), weights.down()
+        gate, up = gate_up[:, : case.ffn_dim], gate_up[:, case.ffn_dim :]
+        bias = weights.correction_bias()
+
+        def expert(index):
+            return gate[index], up[index], down[index]
+
+        return lambda x: moe_forward(x, router, expert, case.top_k, case.gate, bias, dtype=x.dtype)
+
+    def code(self) -> list[Path]:
+        return [Path(__file__).with_name("reference.py")]

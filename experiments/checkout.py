@@ -1,0 +1,35 @@
+"""Makes this checkout importable as `tritonmoe_bench`, for scripts that are run as files.
+
+`python experiments/sweep.py` puts `experiments/` first on sys.path, where its module names would shadow others. This
+takes every folder of the checkout off sys.path and binds the one name instead, installed or not, so that a script
+always runs the code it lies beside. Entry scripts call it by path (`runpy.run_path`) before any other import of ours.
+"""
+
+import importlib.machinery
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "tritonmoe_bench"
+FOLDERS = ("kernels", "baselines", "experiments", "plots")
+
+
+def bind() -> None:
+    """Binds `tritonmoe_bench` to this checkout, once."""
+    sys.path[:] = [entry for entry in sys.path if not _inside(entry)]
+    bound = sys.modules.get(PACKAGE)
+    if bound is None or list(getattr(bound, "__path__", [])) != [str(ROOT)]:
+        package = types.ModuleType(PACKAGE)
+        package.__path__ = [str(ROOT)]
+        package.__spec__ = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
+        package.__spec__.submodule_search_locations = [str(ROOT)]
+        sys.modules[PACKAGE] = package
+
+
+def _inside(entry: str) -> bool:
+    folder = Path(entry or ".").resolve()
+    return folder == ROOT or (folder.parent == ROOT and folder.name in FOLDERS)
+
+
+bind()

@@ -1,0 +1,112 @@
+"""Findings and the registry of rules: each claim of results/paper/claims.yaml has exactly one rule, and each a claim."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .evidence import Evidence, NoEvidence
+
+CLAIMS = Path(__file__).resolve().parents[2] / "results" / "paper" / "claims.yaml"
+RULE_MODULES = ("speed", "skew", "resources", "correctness", "pending")
+
+
+class Verdict(str, enum.Enum):
+    """What the rows say about a claim."""
+
+    HOLDS = "holds"
+    IN_PART = "holds in part"
+    DOES_NOT = "does not hold"
+    NOT_TESTABLE = "not testable here"
+    UNDECIDED = "undecided"
+
+    @classmethod
+    def of(cls, hits: int, points: int) -> Verdict:
+        """Holds at every point, at some, or at none."""
+        return cls.HOLDS if hits == points else cls.IN_PART if hits else cls.DOES_NOT
+
+
+@dataclass(frozen=True)
+class Finding:
+    """verdict; measured: the numbers in short; sentence: one generated sentence; rows: the CSV and how many of its
+    rows decide; figure: name of the figure without its ending, empty if none shows it; id and source are the claim's."""
+
+    verdict: Verdict
+    measured: str
+    sentence: str
+    rows: str
+    figure: str = ""
+    id: str = ""
+    source: str = ""
+    claim: str = ""
+
+
+Rule = Callable[[Evidence, Mapping[str, Any]], Finding]
+
+
+@dataclass(frozen=True)
+class _Registered:
+    rule: Rule
+    text: str
+    figure: str
+
+
+_RULES: dict[str, _Registered] = {}
+
+
+def rule(claim_id: str, text: str, figure: str = "") -> Callable[[Rule], Rule]:
+    """Registers the rule of a claim. `text` says when it holds, in part and not, with the claim's figures in braces."""
+
+    def register(function: Rule) -> Rule:
+        if claim_id in _RULES and _RULES[claim_id].rule.__module__ != function.__module__:
+            raise ValueError(f"claim {claim_id} has two rules")
+        _RULES[claim_id] = _Registered(function, text, figure)
+        return function
+
+    return register
+
+
+def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
+    """The claims, in the file's order. Raises ValueError unless claims and rules match one to one."""
+    for module in RULE_MODULES:
+        importlib.import_module(f".{module}", __package__)
+    claims = yaml.safe_load(path.read_text())
+    ids = [claim["id"] for claim in claims]
+    without_rule = sorted(set(ids) - set(_RULES))
+    without_claim = sorted(set(_RULES) - set(ids))
+    if without_rule or without_claim or len(ids) != len(set(ids)):
+        raise ValueError(
+            f"{path.name} and the rules differ: claims without a rule {without_rule}, rules without a claim "
+            f"{without_claim}, ids given twice {sorted({i for i in ids if ids.count(i) > 1})}"
+        )
+    return claims
+
+
+def decide(evidence: Evidence, path: Path = CLAIMS) -> list[Finding]:
+    """One finding a claim, in the file's order."""
+    findings = []
+    for claim in load_claims(path):
+        registered = _RULES[claim["id"]]
+        try:
+            finding = registered.rule(evidence, claim["figures"])
+        except NoEvidence as lack:
+            verdict = Verdict.NOT_TESTABLE if lack.tried else Verdict.UNDECIDED
+            sentence = f"{lack} It would be decided by: {claim['decided_by']}."
+            finding = Finding(verdict, "-", sentence, lack.rows)
+        findings.append(
+            replace(
+                finding, figure=registered.figure, id=claim["id"], source=claim["source"], claim=claim["claim"]
+            )
+        )
+    return findings
+
+
+def rules_text(path: Path = CLAIMS) -> Sequence[tuple[str, str]]:
+    """(claim id, its rule in words with the claim's figures filled in), in the file's order."""
+    return [(claim["id"], _RULES[claim["id"]].text.format(**claim["figures"])) for claim in load_claims(path)]

@@ -1,0 +1,197 @@
+"""From configuration to the list of cases: the structured configs, their checks, and what a sweep will cost."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from .case import Case
+from .schema import LAUNCHES
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+KINDS = ("layer", "stages")
+
+
+@dataclass
+class ModelConfig:
+    """A shape of conf/model/. `native_gating` names the model's own gating, see kernels/gating.py."""
+
+    name: str = MISSING
+    num_experts: int = MISSING
+    top_k: int = MISSING
+    hidden_dim: int = MISSING
+    ffn_dim: int = MISSING
+    native_gating: str = "softmax"
+
+
+@dataclass
+class GridConfig:
+    """A product of values; num_experts, top_k and ffn_dim replace the model's own where they are given."""
+
+    models: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    skew: list[float] = field(default_factory=lambda: [0.0])
+    dtype: list[str] = field(default_factory=lambda: ["bf16"])
+    num_experts: list[int] = field(default_factory=list)
+    top_k: list[int] = field(default_factory=list)
+    ffn_dim: list[int] = field(default_factory=list)
+
+
+@dataclass
+class StudyConfig:
+    """A study of conf/study/. kind: `layer` times whole forwards, `stages` each stage of a pipeline. An empty list of
+    implementations stands for all there are."""
+
+    name: str = MISSING
+    kind: str = "layer"
+    grids: list[GridConfig] = field(default_factory=list)
+    implementations: list[str] = field(default_factory=list)
+    launches: list[str] = field(default_factory=lambda: list(LAUNCHES))
+
+
+@dataclass
+class TimingConfig:
+    """See experiments/timing.py, TimingSettings."""
+
+    samples: int = 30
+    min_samples: int = 8
+    budget_ms: float = 120.0
+    min_replay_us: float = 1000.0
+    cold_factor: float = 4.0
+
+
+@dataclass
+class SweepConfig:
+    """conf/config.yaml says what each key means."""
+
+    model: ModelConfig | None = None
+    study: StudyConfig = field(default_factory=StudyConfig)
+    timing: TimingConfig = field(default_factory=TimingConfig)
+    tokens: Any = None
+    skew: Any = None
+    dtype: Any = None
+    gating: str = "softmax"
+    seed: int = 0
+    implementations: Any = None
+    launches: Any = None
+    results: str = "results"
+    timeout_s: int = 300
+    dry_run: bool = False
+    list: bool = False
+    force: bool = False
+    new_run: bool = False
+
+
+ConfigStore.instance().store(name="schema", node=SweepConfig)
+
+
+class PlanError(ValueError):
+    """A configuration that cannot be run; the message is one line and names what is allowed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do: cases in an order in which neighbours share weights, systems, launch modes."""
+
+    study: str
+    kind: str
+    cases: list[Case]
+    implementations: list[str]
+    launches: list[str]
+
+    @property
+    def rows(self) -> int:
+        return len(self.cases) * len(self.implementations) * len(self.launches)
+
+    def gpu_bytes(self) -> int:
+        """Device memory that the largest case takes, in bytes: the layer's weights and room for activations."""
+        return max(case.weight_bytes + case.slots * (4 * case.ffn_dim + 4 * case.hidden_dim) * 2 for case in self.cases)
+
+    def minutes(self) -> float:
+        """A rough forecast of the GPU time: process starts, set-up of each case, and samples of each row."""
+        starts = 15 * len(self.implementations)
+        weights = len({case.weights_key for case in self.cases}) * len(self.implementations)
+        return (starts + 1.0 * weights + 0.25 * len(self.cases) * len(self.implementations) + 0.15 * self.rows) / 60
+
+
+def model_names() -> list[str]:
+    return sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+
+
+def load_model(name: str) -> ModelConfig:
+    """The shape of conf/model/<name>.yaml. Raises PlanError that names all there are."""
+    if name not in model_names():
+        raise PlanError(f"model={name}: allowed are {', '.join(model_names())}")
+    merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan:
+    """The plan of a configuration. Raises PlanError for anything that cannot be run, before anything is."""
+    study = config.study
+    if study.kind not in KINDS:
+        raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(KINDS)}")
+    implementations = _names("implementations", config.implementations, study.implementations, known_implementations)
+    launches = _names("launches", config.launches, study.launches, LAUNCHES)
+    cases: dict[str, Case] = {}
+    for grid in study.grids:
+        for case in _grid_cases(config, grid):
+            cases.setdefault(case.case_hash, case)
+    if not cases:
+        raise PlanError(f"study={study.name} has no points: give it grids, see conf/study/")
+    ordered = sorted(cases.values(), key=lambda case: list(cases).index(case.case_hash))
+    groups = {case.weights_key: index for index, case in reversed(list(enumerate(ordered)))}
+    ordered.sort(key=lambda case: groups[case.weights_key])
+    if study.kind == "layer" and "stream" in known_implementations:
+        # The measured limit goes first: every other row is compared with it.
+        implementations = ["stream", *(name for name in implementations if name != "stream")]
+    return Plan(study.name, study.kind, ordered, implementations, launches)
+
+
+def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
+    models = [config.model] if config.model is not None else [load_model(name) for name in grid.models]
+    tokens = _values("tokens", config.tokens, grid.tokens, int)
+    skews = _values("skew", config.skew, grid.skew, float)
+    dtypes = _values("dtype", config.dtype, grid.dtype, str)
+    cases = []
+    for model, dtype in itertools.product(models, dtypes):
+        shapes = itertools.product(
+            grid.num_experts or [model.num_experts], grid.top_k or [model.top_k], grid.ffn_dim or [model.ffn_dim]
+        )
+        for (experts, top_k, ffn), skew, count in itertools.product(shapes, skews, tokens):
+            gating = model.native_gating if config.gating == "native" else config.gating
+            try:
+                cases.append(
+                    Case(model.name, experts, top_k, model.hidden_dim, ffn, count, skew, config.seed, dtype, gating)
+                )
+            except ValueError as error:
+                raise PlanError(str(error)) from None
+    return cases
+
+
+def _values(name: str, given: Any, default: Sequence, kind: type) -> list:
+    """The values of one axis: those given, one or a list, else the study's."""
+    values = list(default) if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    if not values:
+        raise PlanError(f"{name} is an empty list: give at least one value")
+    for value in values:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        number = whole or (isinstance(value, float) and kind is float)
+        if not (isinstance(value, str) if kind is str else number):
+            wanted = {int: "a whole number", float: "a number", str: "a word"}[kind]
+            raise PlanError(f"{name}={value}: {wanted} is needed, or a list such as {name}=[..,..]")
+    return [kind(value) for value in values]
+
+
+def _names(name: str, given: Any, default: Sequence[str], known: Sequence[str]) -> list[str]:
+    chosen = _values(name, given, default or known, str)
+    for value in chosen:
+        if value not in known:
+            raise PlanError(f"{name}={value}: allowed are {', '.join(known)}")
+    return list(dict.fromkeys(chosen))

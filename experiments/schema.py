@@ -1,0 +1,116 @@
+"""The one place that knows the columns of every CSV. Units stand in the names. Imports neither torch nor triton.
+
+A row that is not `ok` carries no timing, and a timed row carries a finite positive one: `validate` refuses the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+STATUSES = ("ok", "unavailable", "unsupported", "oom", "incorrect", "timeout", "error")
+LAUNCHES = ("graph", "eager")
+TIMING_METHODS = ("chain", "flush", "none")
+TRAFFIC_METHODS = ("model", "interpreter", "counters")
+
+CASE_COLUMNS = (
+    "model", "num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "skew", "seed", "dtype", "gating", "case_hash",
+)  # fmt: skip
+IMPLEMENTATION_COLUMNS = ("implementation", "implementation_version", "code_hash", "config")
+TIMING_COLUMNS = ("p50_us", "p20_us", "p80_us", "samples", "tokens_per_s")
+ENVIRONMENT_COLUMNS = (
+    "device", "device_uuid", "driver", "torch", "triton", "git_commit", "git_dirty", "sm_clock_mhz", "timestamp_utc",
+)  # fmt: skip
+
+ROW_COLUMNS = (
+    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS,
+    "launch", "timing_method", "status", "reason", *TIMING_COLUMNS,
+    "active_experts", "max_expert_load", "min_bytes", "flops", "stream_us", "limit_us",
+    "rel_error", "torch_rel_error", "workspace_bytes", "kernel_launches", "host_syncs", *ENVIRONMENT_COLUMNS,
+)  # fmt: skip
+"""results/<device>/<study>.csv: one row per case, implementation and launch mode."""
+
+STAGE_COLUMNS = (
+    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage",
+    "launch", "timing_method", "status", "reason", "p50_us", "p20_us", "p80_us", "samples",
+    "min_bytes", "flops", "active_experts", "max_expert_load", *ENVIRONMENT_COLUMNS,
+)  # fmt: skip
+"""results/<device>/stages.csv: one row per case, implementation, launch mode and stage of its pipeline."""
+
+TRAFFIC_COLUMNS = (
+    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage", "tensor", "method", "status", "reason",
+    "read_bytes", "write_bytes", "unique_read_bytes", "unique_write_bytes", "active_experts", *ENVIRONMENT_COLUMNS,
+)  # fmt: skip
+"""results/<device>/traffic.csv: bytes per stage and tensor, stage `total` for the whole forward. The unique columns
+count each address once, the others every access that a kernel issues; a method that cannot tell leaves one empty."""
+
+ROW_KEY = ("case_hash", "implementation", "launch")
+STAGE_KEY = (*ROW_KEY, "stage")
+TRAFFIC_KEY = ("case_hash", "implementation", "stage", "tensor", "method")
+
+
+def validate(row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> None:
+    """Raises ValueError for a row that no CSV may hold."""
+    unknown = set(row) - set(columns)
+    missing = {"run_id", "case_hash", "implementation", "status"} - set(row)
+    if unknown or missing:
+        raise ValueError(f"row has unknown columns {sorted(unknown)} and lacks {sorted(missing)}")
+    if row["status"] not in STATUSES:
+        raise ValueError(f"status={row['status']!r}: allowed are {', '.join(STATUSES)}")
+    if row["status"] != "ok":
+        timed = [name for name in TIMING_COLUMNS if row.get(name) not in (None, "")]
+        if timed:
+            raise ValueError(f"a row with status {row['status']} carries timings: {timed}")
+        if not row.get("reason"):
+            raise ValueError(f"a row with status {row['status']} needs a reason")
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}={value}: leave out what is not known")
+    if "p50_us" in row and row["p50_us"] not in (None, "") and not row["p50_us"] > 0:
+        raise ValueError(f"p50_us={row['p50_us']}: a latency is positive")
+
+
+def append(path: Path, row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> None:
+    """Appends one validated row and has it on disk before it returns, so that a kill loses nothing finished."""
+    validate(row, columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        handle.seek(0, os.SEEK_END)
+        if handle.tell() == 0:
+            writer.writerow(columns)
+        elif _ends_torn(path):
+            handle.write("\n")
+        writer.writerow(["" if row.get(c) is None else row[c] for c in columns])
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read(path: Path, key: tuple[str, ...] = ROW_KEY) -> pd.DataFrame:
+    """The rows of one CSV, one a key: of rows with the same run and key the last one stands.
+
+    A last line torn by a kill is left out. Empty frame with no columns if there is no file.
+    """
+    if not path.exists():
+        return pd.DataFrame()
+    frame = pd.read_csv(
+        path, on_bad_lines="skip", low_memory=False,
+        dtype={name: "string" for name in ("case_hash", "code_hash", "run_id", "implementation_version", "reason",
+                                           "config", "git_commit", "torch", "triton", "driver")},
+    )  # fmt: skip
+    if frame.empty:
+        return frame
+    frame = frame[frame["status"].isin(STATUSES) & frame["timestamp_utc"].notna()]
+    return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True)
+
+
+def _ends_torn(path: Path) -> bool:
+    with open(path, "rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1) != b"\n"

@@ -1,0 +1,96 @@
+"""What a sweep prints: the plan before it, the table after it, and the list of implementations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from . import schema
+from .plan import Plan
+
+
+def plan_text(plan: Plan) -> str:
+    """What a plan will do, how long and in how much memory, in a few lines."""
+    models = dict.fromkeys(case.model for case in plan.cases)
+    lines = [
+        f"study {plan.study}: {len(plan.cases)} points x {len(plan.implementations)} implementations "
+        f"x {len(plan.launches)} launch modes = {plan.rows} rows",
+        f"  models: {', '.join(models)}",
+        f"  tokens: {_list(case.tokens for case in plan.cases)}; experts: {_list(case.num_experts for case in plan.cases)}; "
+        f"skew: {_list(case.skew for case in plan.cases)}; dtype: {_list(case.dtype for case in plan.cases)}",
+        f"  implementations: {', '.join(plan.implementations)}",
+        f"  on a GPU: about {max(plan.minutes(), 1):.0f} minutes, {plan.gpu_bytes() / 1e9:.1f} GB of its memory",
+    ]
+    return "\n".join(lines)
+
+
+def closing_table(path: Path, plan: Plan) -> str:
+    """For each point: latency of each system at its best, its share of the measured limit, its ratio to Megablocks."""
+    frame = schema.read(path, schema.STAGE_KEY if plan.kind == "stages" else schema.ROW_KEY)
+    frame = frame[frame["run_id"] == frame["run_id"].iloc[-1]]
+    frame = frame[frame["case_hash"].isin({case.case_hash for case in plan.cases})]
+    frame = frame[frame["implementation"].isin(plan.implementations)]
+    counts = frame.groupby("status").size()
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+    ok = frame[(frame["status"] == "ok") & frame["p50_us"].notna()]
+    text = ""
+    if plan.kind == "stages" and len(ok):
+        text = ok.pivot_table(index=["model", "dtype", "implementation", "launch"], columns="stage",
+                              values="p50_us", sort=False).round(1).to_string() + "\n"  # fmt: skip
+    elif len(ok):
+        text = _layer_table(ok) + "\n"
+    problems = frame[~frame["status"].isin(["ok"])].groupby(["implementation", "status", "reason"], dropna=False).size()
+    notes = [f"  {name}: {count} x {status}: {reason}" for (name, status, reason), count in problems.items()]
+    return "\n".join([f"{text}{len(frame)} rows in {path}: {statuses}", *notes])
+
+
+def implementations_text() -> str:
+    """Every implementation, its version, and whether it can run here, with the reason if not."""
+    import sys
+
+    import torch
+
+    from ..baselines.contract import unavailable
+    from .case import Case
+    from .registry import implementations
+
+    case = Case("tiny", 8, 2, 128, 256, 1)
+    has_gpu = torch.cuda.is_available()
+    lines = []
+    for name, implementation in implementations().items():
+        folders = [str(folder) for folder in implementation.search_path()]
+        sys.path[:0] = folders
+        check = implementation.check(case)
+        if check.status.value == "ok" and implementation.needs_gpu and not has_gpu:
+            check = unavailable("needs an NVIDIA GPU")
+        state = "can run here" if check.status.value == "ok" else f"{check.status.value}: {check.reason}"
+        lines.append(f"{name:28} {implementation.version() or '-':10} {implementation.family:12} {state}")
+        del sys.path[: len(folders)]
+    return "\n".join(lines)
+
+
+def _layer_table(ok: pd.DataFrame) -> str:
+    best = ok.sort_values("p50_us").drop_duplicates(["case_hash", "implementation"])
+    point = ["model", "num_experts", "top_k", "dtype", "skew", "tokens"]
+    latency = best.pivot_table(index=point, columns="implementation", values="p50_us", sort=False)
+    limit = best.groupby(point, sort=False)["limit_us"].first()
+    megablocks = latency[[name for name in latency if name.startswith("megablocks")]].min(axis=1)
+    cells = latency.copy().astype(object)
+    for name in latency:
+        shares, ratios = 100 * limit / latency[name], megablocks / latency[name]
+        for index in latency.index:
+            value = latency.loc[index, name]
+            if pd.isna(value):
+                cells.loc[index, name] = "-"
+                continue
+            share = f" {shares[index]:.0f}%" if pd.notna(shares[index]) else ""
+            ratio = f" {ratios[index]:.2f}x" if pd.notna(ratios.get(index)) else ""
+            cells.loc[index, name] = f"{value:.0f}{share}{ratio}"
+    order = sorted(latency, key=lambda name: latency[name].median())
+    note = "best launch mode: latency in us, share of the measured limit, speed over the best Megablocks path"
+    return f"{cells[order].to_string()}\n{note}"
+
+
+def _list(values) -> str:
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in sorted(set(values)))

@@ -1,0 +1,151 @@
+"""One process for one implementation: reads a job from stdin, sends an event a line to the pipe it is given.
+
+A CUDA fault, a crash or an out-of-memory here costs this implementation's rows and nothing else. Events: `plan`, `start` of
+a case, `rows` of a case, `rates` (of the matrix units, from
+`stream` alone), `process` (drift of the streaming limit, clocks). Dies with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))
+
+from tritonmoe_bench.baselines.contract import Implementation
+from tritonmoe_bench.experiments import registry
+from tritonmoe_bench.experiments.case import Case
+
+DRIFT_BYTES = 1 << 30
+
+
+def main() -> None:
+    _die_with_parent()
+    job = json.loads(sys.stdin.readline())
+    pipe = os.fdopen(job["pipe"], "w", buffering=1)
+
+    def send(event: str, **content: Any) -> None:
+        pipe.write(json.dumps({"event": event, **content}) + "\n")
+
+    implementation = registry.get(job["implementation"])
+    sys.path[:0] = [str(folder) for folder in implementation.search_path()]
+    identity = {
+        "implementation": implementation.name,
+        "implementation_version": implementation.version(),
+        "code_hash": registry.code_hash(implementation),
+    }
+    done = {tuple(entry) for entry in job["done"]}
+    cases = [Case(**fields) for fields in job["cases"]]
+    todo = [case for case in cases
+            if (case.case_hash, identity["implementation_version"], identity["code_hash"]) not in done]  # fmt: skip
+    send("plan", todo=[case.case_hash for case in todo], **identity)
+    if todo:
+        _work(implementation, todo, identity, job, send)
+    send("end")
+
+
+def _work(implementation: Implementation, todo: list[Case], identity: dict, job: dict, send) -> None:
+    import torch
+
+    from tritonmoe_bench.experiments import measure
+    from tritonmoe_bench.experiments.timing import TimingSettings, matrix_tflops
+    from tritonmoe_bench.experiments.workload import TORCH_DTYPE
+
+    cuda = job["environment"]["device_uuid"] != ""
+    if not cuda:
+        from tritonmoe_bench.experiments import interpreter
+
+        interpreter.install()
+    bench = measure.Bench(
+        torch.device("cuda" if cuda else "cpu"),
+        TimingSettings(**job["timing"]),
+        Path(job["reference_folder"]),
+        job["environment"]["l2_bytes"],
+    )
+    take = measure.measure_stages if job["kind"] == "stages" else measure.measure_layer
+    before = _drift(job) if cuda else {}
+    if cuda and implementation.name == "stream":
+        rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
+        send("rates", matrix_tflops=rates)
+    for case in todo:
+        send("start", case_hash=case.case_hash)
+        rows = _rows(take, implementation, case, job["launches"], bench)
+        facts = measure.facts(case)
+        clock = _clock(job) if cuda else None
+        send("rows", case_hash=case.case_hash,
+             rows=[{**row, **facts, **identity, "sm_clock_mhz": clock} for row in rows])  # fmt: skip
+    if cuda:
+        after = _drift(job)
+        send("process", drift={
+            "implementation": implementation.name,
+            "stream_before_us": before["us"], "stream_after_us": after["us"],
+            "sm_clock_before_mhz": before["clock"], "sm_clock_after_mhz": after["clock"],
+        })  # fmt: skip
+
+
+def _rows(take, implementation: Implementation, case: Case, launches: list[str], bench) -> list[dict[str, Any]]:
+    """Rows of one case, whatever happens: a failure is a status with its reason."""
+    import torch
+
+    from tritonmoe_bench.experiments.measure import IncorrectOutput
+
+    if implementation.needs_gpu and not bench.timed:
+        return _failed(launches, "unavailable", "needs an NVIDIA GPU, and this machine has none")
+    check = implementation.check(case)
+    if check.status.value != "ok":
+        return _failed(launches, check.status.value, check.reason)
+    try:
+        return take(implementation, case, launches, bench)
+    except torch.cuda.OutOfMemoryError as error:
+        failure = ("oom", str(error))
+    except IncorrectOutput as error:
+        failure = ("incorrect", str(error))
+    except Exception as error:  # the sweep goes on, and the row says what happened
+        failure = ("error", f"{type(error).__name__}: {error}")
+    rows = _failed(launches, *failure)
+    if bench.timed:
+        bench._sets.clear()
+        torch.cuda.empty_cache()
+        torch.cuda.synchronize()  # a fault of the device itself ends this process here, and the parent says so
+    return rows
+
+
+def _failed(launches: list[str], status: str, reason: str) -> list[dict[str, Any]]:
+    line = " ".join(reason.split())[:300]
+    return [{"launch": launch, "timing_method": "none", "status": status, "reason": line} for launch in launches]
+
+
+def _drift(job: dict) -> dict[str, float]:
+    """Time in us to read 1 GiB, and the clock: the same in every process unless the GPU has changed in between."""
+    import torch
+
+    from tritonmoe_bench.experiments.timing import quick_us
+    from tritonmoe_bench.kernels.stream import stream
+
+    words = torch.empty((1, DRIFT_BYTES // 4), dtype=torch.int32, device="cuda").random_()
+    active = torch.zeros(1, dtype=torch.int32, device="cuda")
+    return {"us": quick_us(lambda: stream(words, active), repeats=20), "clock": _clock(job)}
+
+
+def _clock(job: dict) -> int:
+    from tritonmoe_bench.experiments.provenance import sm_clock_mhz
+
+    return sm_clock_mhz(job["environment"]["device_uuid"])
+
+
+def _die_with_parent() -> None:
+    """Linux: asks for SIGKILL when the parent ends, so that a killed sweep leaves nothing behind on the GPU."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Binds this checkout as `tritonmoe_bench` for the tests, installed or not."""
+
+import os
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
+
+try:
+    import torch
+
+    HAS_GPU = torch.cuda.is_available()
+except ImportError:
+    HAS_GPU = False
+if not HAS_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
+
+import pytest  # noqa: E402
+
+if not HAS_GPU:
+    from tritonmoe_bench.experiments import interpreter
+
+    interpreter.install()
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """Where kernels run: the GPU, or the CPU under Triton's interpreter."""
+    return "cuda" if HAS_GPU else "cpu"
