@@ -189,7 +189,14 @@ def _out_of_bounds(launch: Launch, extent: Extent, address: int, size: int, kind
     )
 
 
-PASS_ON = ("create_addptr", "create_splat", "create_broadcast", "create_expand_dims", "create_reshape", "create_bitcast")
+PASS_ON = (
+    "create_addptr",
+    "create_splat",
+    "create_broadcast",
+    "create_expand_dims",
+    "create_reshape",
+    "create_bitcast",
+)
 """Operations of the interpreter that make pointers from one pointer; of the others the address must tell."""
 
 
@@ -309,7 +316,7 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _extent(name: str, argument: Any) -> Extent:
-    tensor = getattr(argument, "base", argument)  # a TensorWrapper's, which tl.reinterpret makes
+    tensor = getattr(argument, "base", argument)  # triton.reinterpret wraps the tensor
     start = argument.data_ptr()
     if tensor.numel() == 0:
         return Extent(name, start, start)

@@ -24,7 +24,7 @@ from .run import Run
 
 WORKER = Path(__file__).with_name("worker.py")
 START_LIMIT_S = 180
-"""A worker that has not said what it will do by then is given up."""
+"""A worker that is silent for so long between its points (imports, warm-up) is given up."""
 
 
 class WorkerLost(Exception):
@@ -43,11 +43,11 @@ def drive(plan: Plan, run: Run, timing: dict[str, Any], timeout_s: float, *, for
         for name in plan.implementations:
             bar.set_description(name)
             left = {case.case_hash: case for case in plan.cases}
-            done = [] if force else run.done(name, plan.launches)
+            done = [] if force else run.done(name, plan.modes)
             while left:
                 job = {
                     "implementation": name, "kind": plan.kind, "cases": [asdict(case) for case in left.values()],
-                    "launches": plan.launches, "timing": timing, "environment": run.environment,
+                    "modes": plan.modes, "timing": timing, "environment": run.environment,
                     "reference_folder": scratch, "done": done,
                 }  # fmt: skip
                 _one_worker(job, left, run, timeout_s, bar)
@@ -86,9 +86,8 @@ def _one_worker(job: dict[str, Any], left: dict[str, Case], run: Run, timeout_s:
         # With no case begun, the implementation itself does not start, and no second try would differ.
         for case_hash in current or list(left):
             case = left.pop(case_hash)
-            for launch in job["launches"]:
-                run.append(case, {**identity, "launch": launch, "timing_method": "none",
-                                  "status": lost.status, "reason": str(lost)})  # fmt: skip
+            for mode in job["modes"]:
+                run.append(case, identity | run.failed(mode, lost.status, str(lost)))
             bar.update()
         if not planned or not current:
             left.clear()
@@ -109,7 +108,7 @@ def _events(job: dict[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
         try:
             with contextlib.suppress(BrokenPipeError), process.stdin:  # a dead worker is told apart below
                 process.stdin.write(json.dumps({**job, "pipe": writer}) + "\n")
-            pending, limit = b"", float(max(START_LIMIT_S, timeout_s))
+            pending, limit = b"", float(START_LIMIT_S)
             deadline = time.monotonic() + limit
             while True:
                 ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
@@ -120,9 +119,10 @@ def _events(job: dict[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
                     process.wait()
                     raise WorkerLost("error", f"the process ended with code {process.returncode}: {_last_line(log)}")
                 *lines, pending = (pending + chunk).split(b"\n")
-                deadline = time.monotonic() + timeout_s
                 for line in lines:
                     event = json.loads(line)
+                    limit = timeout_s if event["event"] == "start" else float(START_LIMIT_S)
+                    deadline = time.monotonic() + limit
                     if event["event"] == "end":
                         ended = True
                         return

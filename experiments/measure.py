@@ -15,12 +15,16 @@ import torch
 
 from ..baselines.contract import Implementation
 from ..baselines.reference import moe_forward, relative_error
+from . import schema
 from .case import Case
 from .timing import TimingSettings, time_calls, weight_sets
 from .workload import TORCH_DTYPE, Weights, activations, draw_routing
 
 TOLERANCE = 2.0
 """An output may be this many times as far from the float32 reference as PyTorch's own 16-bit computation."""
+
+INTERPRETER_FLOPS = 2e8
+"""The largest forward that Triton's interpreter is asked to run."""
 
 
 class IncorrectOutput(Exception):
@@ -146,6 +150,21 @@ def measure_stages(
                     call()
                 rows.append(row | {"config": implementation.config(case)})
     return rows
+
+
+def measure_traffic(
+    implementation: Implementation, case: Case, methods: list[str], bench: Bench
+) -> list[dict[str, Any]]:
+    """Rows of counted bytes by each method."""
+    from .traffic import traffic_rows
+
+    rows = []
+    for method in methods:
+        if method == "interpreter" and case.flops > INTERPRETER_FLOPS:
+            rows.append(schema.failed("traffic", method, "unsupported", "too large for Triton's interpreter"))
+        else:
+            rows += traffic_rows(case, implementation.name, method)
+    return [row | {"config": implementation.config(case)} for row in rows]
 
 
 def workspace_bytes(call: Callable[[], object]) -> int:

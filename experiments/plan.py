@@ -12,10 +12,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from .case import Case
-from .schema import LAUNCHES
+from .schema import LAUNCHES, TRAFFIC_METHODS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-KINDS = ("layer", "stages")
+MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS}
+"""By kind of study, what each point is measured by: launch modes, or methods of counting bytes."""
 
 
 @dataclass
@@ -45,14 +46,14 @@ class GridConfig:
 
 @dataclass
 class StudyConfig:
-    """A study of conf/study/. kind: `layer` times whole forwards, `stages` each stage of a pipeline. An empty list of
-    implementations stands for all there are."""
+    """A study of conf/study/. kind: `layer` times whole forwards, `stages` each stage of a pipeline, `traffic` counts
+    bytes. An empty list of implementations stands for all there are, one of modes for all of the kind."""
 
     name: str = MISSING
     kind: str = "layer"
     grids: list[GridConfig] = field(default_factory=list)
     implementations: list[str] = field(default_factory=list)
-    launches: list[str] = field(default_factory=lambda: list(LAUNCHES))
+    modes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -79,7 +80,7 @@ class SweepConfig:
     gating: str = "softmax"
     seed: int = 0
     implementations: Any = None
-    launches: Any = None
+    modes: Any = None
     results: str = "results"
     timeout_s: int = 300
     dry_run: bool = False
@@ -97,17 +98,18 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do: cases in an order in which neighbours share weights, systems, launch modes."""
+    """What a sweep will do: cases in an order in which neighbours share weights, systems, modes of measuring."""
 
     study: str
     kind: str
     cases: list[Case]
     implementations: list[str]
-    launches: list[str]
+    modes: list[str]
 
     @property
-    def rows(self) -> int:
-        return len(self.cases) * len(self.implementations) * len(self.launches)
+    def results(self) -> int:
+        """How often something is measured: points x implementations x modes."""
+        return len(self.cases) * len(self.implementations) * len(self.modes)
 
     def gpu_bytes(self) -> int:
         """Device memory that the largest case takes, in bytes: the layer's weights and room for activations."""
@@ -117,7 +119,7 @@ class Plan:
         """A rough forecast of the GPU time: process starts, set-up of each case, and samples of each row."""
         starts = 15 * len(self.implementations)
         weights = len({case.weights_key for case in self.cases}) * len(self.implementations)
-        return (starts + 1.0 * weights + 0.25 * len(self.cases) * len(self.implementations) + 0.15 * self.rows) / 60
+        return (starts + 1.0 * weights + 0.25 * len(self.cases) * len(self.implementations) + 0.15 * self.results) / 60
 
 
 def model_names() -> list[str]:
@@ -135,10 +137,10 @@ def load_model(name: str) -> ModelConfig:
 def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan:
     """The plan of a configuration. Raises PlanError for anything that cannot be run, before anything is."""
     study = config.study
-    if study.kind not in KINDS:
-        raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(KINDS)}")
+    if study.kind not in MODES:
+        raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(MODES)}")
     implementations = _names("implementations", config.implementations, study.implementations, known_implementations)
-    launches = _names("launches", config.launches, study.launches, LAUNCHES)
+    modes = _names("modes", config.modes, study.modes, MODES[study.kind])
     cases: dict[str, Case] = {}
     for grid in study.grids:
         for case in _grid_cases(config, grid):
@@ -151,7 +153,7 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     if study.kind == "layer" and "stream" in known_implementations:
         # The measured limit goes first: every other row is compared with it.
         implementations = ["stream", *(name for name in implementations if name != "stream")]
-    return Plan(study.name, study.kind, ordered, implementations, launches)
+    return Plan(study.name, study.kind, ordered, implementations, modes)
 
 
 def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:

@@ -1,13 +1,21 @@
-"""Finds every implementation: the subclasses of `Implementation` in baselines/ and experiments/pipelines/."""
+"""Finds every implementation: the subclasses of `Implementation` in baselines/ and experiments/pipelines/.
+
+Adapters that lie elsewhere join in by TRITONMOE_ADAPTERS, a list of folders with one file a system, as in baselines/.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from .. import baselines
 from ..baselines.contract import Implementation
@@ -29,17 +37,28 @@ SHARED_CODE = (
 def implementations() -> dict[str, Implementation]:
     """Every implementation by name, sorted by name."""
     found: dict[str, Implementation] = {}
-    for package in (baselines, pipelines):
-        for module_info in pkgutil.iter_modules(package.__path__):
-            if module_info.ispkg:
-                continue
-            module = importlib.import_module(f"{package.__name__}.{module_info.name}")
-            for _, kind in inspect.getmembers(module, inspect.isclass):
-                if kind.__module__ == module.__name__ and issubclass(kind, Implementation) and hasattr(kind, "name"):
-                    if kind.name in found:
-                        raise ValueError(f"two implementations are called {kind.name}: rename one of them")
-                    found[kind.name] = kind()
+    for module in _modules():
+        for _, kind in inspect.getmembers(module, inspect.isclass):
+            if kind.__module__ == module.__name__ and issubclass(kind, Implementation) and hasattr(kind, "name"):
+                if kind.name in found:
+                    raise ValueError(f"two implementations are called {kind.name}: rename one of them")
+                found[kind.name] = kind()
     return dict(sorted(found.items()))
+
+
+def _modules() -> Iterator[ModuleType]:
+    for package in (baselines, pipelines):
+        for info in pkgutil.iter_modules(package.__path__):
+            if not info.ispkg:
+                yield importlib.import_module(f"{package.__name__}.{info.name}")
+    for folder in filter(None, os.environ.get("TRITONMOE_ADAPTERS", "").split(os.pathsep)):
+        for path in sorted(Path(folder).glob("*.py")):
+            name = f"tritonmoe_adapter_{path.stem}"
+            spec = importlib.util.spec_from_file_location(name, path)
+            assert spec is not None and spec.loader is not None
+            module = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            yield module
 
 
 def get(name: str) -> Implementation:

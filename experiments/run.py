@@ -15,7 +15,6 @@ from .provenance import now_utc
 
 SAME_RUN = ("device", "driver", "cuda", "torch", "triton", "python")
 """What must be equal for a run to go on; the card may be another one of the kind, the commit may move on."""
-COLUMNS = {"layer": (schema.ROW_COLUMNS, schema.ROW_KEY), "stages": (schema.STAGE_COLUMNS, schema.STAGE_KEY)}
 
 
 @dataclass
@@ -55,26 +54,32 @@ class Run:
         run.save()
         return run
 
-    def done(self, implementation: str, launches: list[str]) -> list[tuple[str, str, str]]:
-        """(case_hash, version, code_hash) of the cases that this run holds for every launch mode asked for."""
-        frame = schema.read(self.path, COLUMNS[self.kind][1])
+    @property
+    def key(self) -> tuple[str, ...]:
+        return schema.KEYS[self.kind]
+
+    def failed(self, mode: str, status: str, reason: str) -> dict[str, Any]:
+        """The columns of a point that gave no result."""
+        return schema.failed(self.kind, mode, status, reason)
+
+    def done(self, implementation: str, modes: list[str]) -> list[tuple[str, str, str]]:
+        """(case_hash, version, code_hash) of the cases that this run holds for every mode asked for."""
+        frame = schema.read(self.path, self.key)
         if frame.empty:
             return []
         frame = frame[(frame["run_id"] == self.record["run_id"]) & (frame["implementation"] == implementation)]
         frame = frame.fillna({"implementation_version": "", "code_hash": ""})
         keys = ["case_hash", "implementation_version", "code_hash"]
-        held = frame.groupby(keys)["launch"].agg(set) if len(frame) else {}
-        return [tuple(map(str, key)) for key, modes in held.items() if modes >= set(launches)]
+        held = frame.groupby(keys)[schema.MODE_COLUMN[self.kind]].agg(set) if len(frame) else {}
+        return [tuple(map(str, key)) for key, found in held.items() if found >= set(modes)]
 
     def append(self, case: Case, row: dict[str, Any]) -> None:
         """Completes a worker's row with run, case, limits and provenance, and writes it."""
-        columns = COLUMNS[self.kind][0]
+        columns = schema.COLUMNS[self.kind]
         if self.kind == "layer":
             if row["implementation"] == "stream" and row["status"] == "ok":
                 self.stream_us.setdefault(case.case_hash, row["p50_us"])
             row = row | self._limits(case)
-        else:
-            row = {"stage": "all"} | row
         full = {
             "run_id": self.record["run_id"], "study": self.study, **asdict(case), "case_hash": case.case_hash,
             **{name: self.environment[name] for name in schema.ENVIRONMENT_COLUMNS if name in self.environment},
@@ -97,7 +102,7 @@ class Run:
         return {"stream_us": stream, "limit_us": max(stream, case.flops / rate / 1e6) if rate else stream}
 
     def _recall_limits(self) -> None:
-        frame = schema.read(self.path, COLUMNS[self.kind][1])
+        frame = schema.read(self.path, self.key)
         if frame.empty or self.kind != "layer":
             return
         rows = frame[(frame["run_id"] == self.record["run_id"]) & (frame["implementation"] == "stream")]

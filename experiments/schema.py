@@ -54,6 +54,19 @@ ROW_KEY = ("case_hash", "implementation", "launch")
 STAGE_KEY = (*ROW_KEY, "stage")
 TRAFFIC_KEY = ("case_hash", "implementation", "stage", "tensor", "method")
 
+COLUMNS = {"layer": ROW_COLUMNS, "stages": STAGE_COLUMNS, "traffic": TRAFFIC_COLUMNS}
+KEYS = {"layer": ROW_KEY, "stages": STAGE_KEY, "traffic": TRAFFIC_KEY}
+MODE_COLUMN = {"layer": "launch", "stages": "launch", "traffic": "method"}
+"""By kind of study: its columns, its key, and the column that holds the mode of measuring."""
+
+
+def failed(kind: str, mode: str, status: str, reason: str) -> dict[str, Any]:
+    """What tells, in a row of that kind, that a point gave no result, and why; the reason in one line."""
+    row = {MODE_COLUMN[kind]: mode, "status": status, "reason": " ".join(reason.split())[:300]}
+    if kind == "traffic":
+        return row | {"stage": "total", "tensor": "all"}
+    return row | {"timing_method": "none"} | ({"stage": "all"} if kind == "stages" else {})
+
 
 def validate(row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> None:
     """Raises ValueError for a row that no CSV may hold."""

@@ -15,7 +15,7 @@ def plan_text(plan: Plan) -> str:
     models = dict.fromkeys(case.model for case in plan.cases)
     lines = [
         f"study {plan.study}: {len(plan.cases)} points x {len(plan.implementations)} implementations "
-        f"x {len(plan.launches)} launch modes = {plan.rows} rows",
+        f"x {len(plan.modes)} modes ({', '.join(plan.modes)}) = {plan.results} results",
         f"  models: {', '.join(models)}",
         f"  tokens: {_list(case.tokens for case in plan.cases)}; experts: {_list(case.num_experts for case in plan.cases)}; "
         f"skew: {_list(case.skew for case in plan.cases)}; dtype: {_list(case.dtype for case in plan.cases)}",
@@ -27,14 +27,23 @@ def plan_text(plan: Plan) -> str:
 
 def closing_table(path: Path, plan: Plan) -> str:
     """For each point: latency of each system at its best, its share of the measured limit, its ratio to Megablocks."""
-    frame = schema.read(path, schema.STAGE_KEY if plan.kind == "stages" else schema.ROW_KEY)
+    frame = schema.read(path, schema.KEYS[plan.kind])
     frame = frame[frame["run_id"] == frame["run_id"].iloc[-1]]
     frame = frame[frame["case_hash"].isin({case.case_hash for case in plan.cases})]
     frame = frame[frame["implementation"].isin(plan.implementations)]
     counts = frame.groupby("status").size()
     statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
-    ok = frame[(frame["status"] == "ok") & frame["p50_us"].notna()]
     text = ""
+    ok = frame[frame["status"] == "ok"]
+    if plan.kind == "traffic":
+        totals = ok[ok["stage"] == "total"]
+        moved = (totals["read_bytes"] + totals["write_bytes"]) / 1e6
+        text = totals.assign(megabytes=moved).pivot_table(
+            index=["model", "dtype", "tokens", "method"], columns="implementation", values="megabytes", sort=False
+        ).round(2).to_string() + "\nMB issued by one forward\n"  # fmt: skip
+        ok = ok.iloc[:0]
+    else:
+        ok = ok[ok["p50_us"].notna()]
     if plan.kind == "stages" and len(ok):
         text = ok.pivot_table(index=["model", "dtype", "implementation", "launch"], columns="stage",
                               values="p50_us", sort=False).round(1).to_string() + "\n"  # fmt: skip

@@ -12,6 +12,7 @@ command again goes on where it was cut.
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -28,8 +29,6 @@ from tritonmoe_bench.experiments import overrides
 from tritonmoe_bench.experiments.plan import CONF, Plan, PlanError, SweepConfig, make_plan
 
 ROOT = CONF.parent
-INTERPRETER_FLOPS = 2e8
-"""The largest forward that Triton's interpreter is asked to run where there is no GPU."""
 
 
 def run_sweep(config: SweepConfig) -> None:
@@ -42,7 +41,7 @@ def run_sweep(config: SweepConfig) -> None:
     if config.dry_run:
         print(summary.plan_text(plan))
         return
-    environment = _environment()
+    environment = _environment(plan)
     _refuse_what_cannot_run(plan, environment)
     run = Run.open(ROOT / config.results, plan.study, plan.kind, environment, new=config.new_run)
     print(summary.plan_text(plan))
@@ -54,11 +53,12 @@ def run_sweep(config: SweepConfig) -> None:
     print(summary.closing_table(run.path, plan))
 
 
-def _environment() -> dict:
+def _environment(plan: Plan) -> dict:
     """Device and software, asked of a process of its own, so that this one holds no GPU memory."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("provenance.py"))], capture_output=True, text=True
-    )
+    counted_only = plan.kind == "traffic" and "counters" not in plan.modes
+    settings = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if counted_only else {})
+    command = [sys.executable, str(Path(__file__).with_name("provenance.py"))]
+    done = subprocess.run(command, capture_output=True, text=True, env=settings)
     if done.returncode:
         raise PlanError("cannot tell this machine's GPU and software: " + done.stderr.strip().splitlines()[-1])
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -66,8 +66,10 @@ def _environment() -> dict:
 
 def _refuse_what_cannot_run(plan: Plan, environment: dict) -> None:
     needed, has = plan.gpu_bytes(), environment["memory_bytes"]
+    from tritonmoe_bench.experiments.measure import INTERPRETER_FLOPS
+
     if environment["device_uuid"] == "":
-        if max(case.flops for case in plan.cases) > INTERPRETER_FLOPS:
+        if plan.kind != "traffic" and max(case.flops for case in plan.cases) > INTERPRETER_FLOPS:
             raise PlanError(
                 "no NVIDIA GPU here: without one only model=tiny or study=smoke can run (Triton's interpreter, "
                 "nothing is timed), and dry_run=true works for any sweep"

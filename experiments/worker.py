@@ -20,7 +20,7 @@ if not __package__:
     runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))
 
 from tritonmoe_bench.baselines.contract import Implementation
-from tritonmoe_bench.experiments import registry
+from tritonmoe_bench.experiments import registry, schema
 from tritonmoe_bench.experiments.case import Case
 
 DRIFT_BYTES = 1 << 30
@@ -69,14 +69,14 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         Path(job["reference_folder"]),
         job["environment"]["l2_bytes"],
     )
-    take = measure.measure_stages if job["kind"] == "stages" else measure.measure_layer
+    take = {"layer": measure.measure_layer, "stages": measure.measure_stages, "traffic": measure.measure_traffic}
     before = _drift(job) if cuda else {}
     if cuda and implementation.name == "stream":
         rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
         send("rates", matrix_tflops=rates)
     for case in todo:
         send("start", case_hash=case.case_hash)
-        rows = _rows(take, implementation, case, job["launches"], bench)
+        rows = _rows(take[job["kind"]], job["kind"], implementation, case, job["modes"], bench)
         facts = measure.facts(case)
         clock = _clock(job) if cuda else None
         send("rows", case_hash=case.case_hash,
@@ -90,36 +90,35 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         })  # fmt: skip
 
 
-def _rows(take, implementation: Implementation, case: Case, launches: list[str], bench) -> list[dict[str, Any]]:
+def _rows(take, kind: str, implementation: Implementation, case: Case, modes: list[str], bench) -> list[dict[str, Any]]:
     """Rows of one case, whatever happens: a failure is a status with its reason."""
     import torch
 
     from tritonmoe_bench.experiments.measure import IncorrectOutput
 
+
+    def failed(status: str, reason: str) -> list[dict[str, Any]]:
+        return [schema.failed(kind, mode, status, reason) for mode in modes]
+
     if implementation.needs_gpu and not bench.timed:
-        return _failed(launches, "unavailable", "needs an NVIDIA GPU, and this machine has none")
+        return failed("unavailable", "needs an NVIDIA GPU, and this machine has none")
     check = implementation.check(case)
     if check.status.value != "ok":
-        return _failed(launches, check.status.value, check.reason)
+        return failed(check.status.value, check.reason)
     try:
-        return take(implementation, case, launches, bench)
+        return take(implementation, case, modes, bench)
     except torch.cuda.OutOfMemoryError as error:
         failure = ("oom", str(error))
     except IncorrectOutput as error:
         failure = ("incorrect", str(error))
     except Exception as error:  # the sweep goes on, and the row says what happened
         failure = ("error", f"{type(error).__name__}: {error}")
-    rows = _failed(launches, *failure)
+    rows = failed(*failure)
     if bench.timed:
         bench._sets.clear()
         torch.cuda.empty_cache()
         torch.cuda.synchronize()  # a fault of the device itself ends this process here, and the parent says so
     return rows
-
-
-def _failed(launches: list[str], status: str, reason: str) -> list[dict[str, Any]]:
-    line = " ".join(reason.split())[:300]
-    return [{"launch": launch, "timing_method": "none", "status": status, "reason": line} for launch in launches]
 
 
 def _drift(job: dict) -> dict[str, float]:

@@ -1,0 +1,32 @@
+"""The Triton kernels and the pipelines made of them. Imports nothing from the rest of the project.
+
+The pipelines and what describes them are here; a single kernel is imported from the file that is called after it. Torch
+and triton are loaded when a name first needs them, so that `Gating` serves where neither is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .gating import GATINGS, Gating
+
+if TYPE_CHECKING:
+    from .moe import paper_moe, paper_stages
+    from .tiles import GemmTile, Tiles, default_tiles
+
+__all__ = ["GATINGS", "Gating", "GemmTile", "Tiles", "default_tiles", "paper_moe", "paper_stages"]
+
+_MODULE_OF = {
+    "GemmTile": "tiles",
+    "Tiles": "tiles",
+    "default_tiles": "tiles",
+    "paper_moe": "moe",
+    "paper_stages": "moe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)

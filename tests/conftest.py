@@ -19,9 +19,19 @@ if not HAS_GPU:
 import pytest  # noqa: E402
 
 if not HAS_GPU:
-    from tritonmoe_bench.experiments import interpreter
+    from tritonmoe_bench.experiments import counting, interpreter
 
     interpreter.install()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounds_checked():
+    """In the interpreter, an access outside of its tensor is an error in every test."""
+    if HAS_GPU:
+        yield
+    else:
+        with counting.forbid_out_of_bounds():
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ FOLDERS = tuple(dict.fromkeys(part.folder for part in PARTS))
 PROBE = """
 import importlib.util, json, pathlib, sys
 needed = ("torch", "triton", "numpy", "pip", "setuptools", "wheel", "packaging")
-facts = {"python": "%d.%d" % sys.version_info[:2], "includes": [],
+facts = {"python": "%d.%d" % sys.version_info[:2], "executable": sys.executable, "includes": [],
          "missing": [name for name in needed if importlib.util.find_spec(name) is None]}
 if "torch" not in facts["missing"]:
     import torch
@@ -101,8 +101,10 @@ def build(python: str, arch: str | None, out: Path) -> None:
         return
     toolkit = cuda_toolkit(facts["cuda"])
     environment = compiler_environment(toolkit, facts["includes"], record["arch"])
+    # The interpreter's own ninja, without which torch compiles one file after the other.
+    environment["PATH"] = os.pathsep.join([str(Path(facts["executable"]).parent), environment.get("PATH", "")])
     print(f"megablocks: building for {describe(record)} with {toolkit}/bin/nvcc into {out}")
-    print(f"megablocks: {len(record['patches'])} patches; about 3 minutes on 8 cores, 7 on 2; log in {out / 'build.log'}")
+    print(f"megablocks: {len(record['patches'])} patches, 4 builds; 6 minutes on 2 cores; log in {out / 'build.log'}")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, open(out / "build.log", "w") as log:
         stage = Path(scratch) / "stage"
@@ -147,15 +149,15 @@ def probe(python: str) -> dict:
     except subprocess.CalledProcessError as error:
         raise BuildError(f"{python} fails: {error.stderr.strip().splitlines()[-1]}") from error
     facts = json.loads(answer.stdout)
+    if "torch" in facts and not facts["cuda"]:
+        raise BuildError(f"torch {facts['torch']} of {python} is a build without CUDA: Megablocks needs one with CUDA")
     if facts["missing"]:
         raise BuildError(f"{python} lacks {', '.join(facts['missing'])}: pip install {' '.join(facts['missing'])}")
-    if not facts["cuda"]:
-        raise BuildError(f"torch {facts['torch']} of {python} is a build without CUDA: Megablocks needs one with CUDA")
     return facts
 
 
 def cuda_toolkit(cuda: str) -> Path:
-    """Folder of the CUDA toolkit, from CUDA_HOME or from nvcc on PATH. Raises BuildError if its major is not `cuda`'s."""
+    """Folder of the CUDA toolkit, by CUDA_HOME or nvcc on PATH. Raises BuildError if its major is not that of `cuda`."""
     home = os.environ.get("CUDA_HOME")
     nvcc = str(Path(home, "bin", "nvcc")) if home else shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     if not Path(nvcc).is_file():
@@ -166,8 +168,8 @@ def cuda_toolkit(cuda: str) -> Path:
     if release is None:
         raise BuildError(f"{nvcc} --version names no release")
     if release[1] != cuda.split(".")[0]:
-        raise BuildError(f"{nvcc} is CUDA {release[1]}.{release[2]}, but torch was built for CUDA {cuda}: put an nvcc of "
-                         f"CUDA {cuda.split('.')[0]} on PATH or set CUDA_HOME")  # fmt: skip
+        raise BuildError(f"{nvcc} is CUDA {release[1]}.{release[2]}, but torch was built for CUDA {cuda}: put an nvcc "
+                         f"of CUDA {cuda.split('.')[0]} on PATH or set CUDA_HOME")  # fmt: skip
     # nvcc on PATH may be a wrapper elsewhere, so nvcc itself is asked where its toolkit lies.
     dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
     top = re.search(r"^#\$ TOP=(.+)$", dry, re.MULTILINE)
@@ -180,8 +182,8 @@ def compiler_environment(toolkit: Path, includes: list[str], arch: str) -> dict[
     missing = [name for name in HEADERS if not (toolkit / "include" / name).exists()]
     nowhere = [name for name in missing if not any(Path(folder, name).exists() for folder in includes)]
     if nowhere:
-        raise BuildError(f"{', '.join(nowhere)} neither in {toolkit}/include nor in torch's nvidia packages: install the "
-                         "whole CUDA toolkit")  # fmt: skip
+        raise BuildError(f"{', '.join(nowhere)} neither in {toolkit}/include nor in torch's nvidia packages: install "
+                         "the whole CUDA toolkit")  # fmt: skip
     if missing:
         # Searched after every -I and -isystem, so that the toolkit's own headers win where it has them.
         known = [environment["CPLUS_INCLUDE_PATH"]] if environment.get("CPLUS_INCLUDE_PATH") else []

@@ -1,4 +1,4 @@
-"""Findings and the registry of rules: each claim of results/paper/claims.yaml has exactly one rule, and each a claim."""
+"""Findings, and the registry of rules: exactly one for each claim of results/paper/claims.yaml."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ class Verdict(str, enum.Enum):
     UNDECIDED = "undecided"
 
     @classmethod
-    def of(cls, hits: int, points: int) -> Verdict:
-        """Holds at every point, at some, or at none."""
-        return cls.HOLDS if hits == points else cls.IN_PART if hits else cls.DOES_NOT
+    def of(cls, everywhere: bool, somewhere: bool) -> Verdict:
+        """Holds at every point, in part at some, or at none."""
+        return cls.HOLDS if everywhere else cls.IN_PART if somewhere else cls.DOES_NOT
 
 
 @dataclass(frozen=True)
 class Finding:
-    """verdict; measured: the numbers in short; sentence: one generated sentence; rows: the CSV and how many of its
-    rows decide; figure: name of the figure without its ending, empty if none shows it; id and source are the claim's."""
+    """What the rows say about one claim.
+
+    measured: the numbers in short; sentence: one generated sentence; rows: the CSV and how many of its rows decide;
+    figure: name of the figure without its ending, empty if none shows it; id, source and claim are the claim's own.
+    """
 
     verdict: Verdict
     measured: str
@@ -97,12 +100,10 @@ def decide(evidence: Evidence, path: Path = CLAIMS) -> list[Finding]:
             finding = registered.rule(evidence, claim["figures"])
         except NoEvidence as lack:
             verdict = Verdict.NOT_TESTABLE if lack.tried else Verdict.UNDECIDED
-            sentence = f"{lack} It would be decided by: {claim['decided_by']}."
+            sentence = f"{lack}; what decides it: {claim['decided_by']}."
             finding = Finding(verdict, "-", sentence, lack.rows)
         findings.append(
-            replace(
-                finding, figure=registered.figure, id=claim["id"], source=claim["source"], claim=claim["claim"]
-            )
+            replace(finding, figure=registered.figure, id=claim["id"], source=claim["source"], claim=claim["claim"])
         )
     return findings
 

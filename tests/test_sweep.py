@@ -1,0 +1,195 @@
+"""The sweep as a user runs it: command lines, rows on disk, failures as rows, resume after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tritonmoe_bench.experiments import schema
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
+ADAPTERS = ROOT / "tests" / "fixtures" / "adapters"
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without a GPU does")
+
+
+def sweep(*arguments, folder=None, check=True, **environment):
+    command = [*SWEEP, *arguments, *([f"results={folder}"] if folder else [])]
+    settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS)} | environment
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, cwd=folder or ROOT, timeout=300)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def rows(folder, study="adhoc"):
+    return schema.read(Path(folder) / "interpreter" / f"{study}.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["model=mixtrl"], "mixtral_8x22b"),
+        (["study=througput"], "throughput"),
+        (["tokens=0"], "1 to 8192"),
+        (["tokens=100000"], "1 to 8192"),
+        (["tokens=many"], "a whole number"),
+        (["tokens=2.5"], "a whole number"),
+        (["tokens=[]"], "at least one value"),
+        (["model=mixtral", "model.top_k=9"], "1 to num_experts=8"),
+        (["model=mixtral", "model.num_experts=5000"], "at most hidden_dim=4096"),
+        (["model=mixtral", "model.num_expert=5"], "model.num_expert"),
+        (["skew=-1"], "0 (uniform) to 8"),
+        (["-m", "skew=0,-1"], "0 (uniform) to 8"),
+        (["-m", "model=tiny,mixtrl"], "mixtral_8x22b"),
+        (["dtype=fp7"], "bf16, fp16"),
+        (["gating=hard"], "softmax_renorm"),
+        (["tokns=3"], "did you mean tokens?"),
+        (["implementations=[paper_fuse]"], "paper_fused"),
+        (["modes=[grph]"], "graph, eager"),
+        (["timing.samples=few"], "few"),
+        (["model"], "key=value"),
+    ],
+)
+def test_a_typo_or_an_impossible_value_ends_at_once_with_one_line(arguments, named):
+    done = sweep(*arguments, check=False)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode != 0
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert named in lines[0]
+
+
+def test_without_a_gpu_a_real_shape_is_refused_in_one_line():
+    done = sweep("model=mixtral", check=False)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].startswith("error: no NVIDIA GPU here")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["model=mixtral", "skew=1.2"], "skew: 1.2"),
+        (["model=deepseek_v3", "tokens=[1,32,512]", "implementations=[paper_fused,megablocks_sparse]", "dtype=fp16"],
+         "3 points x 3 implementations"),
+        (["study=throughput"], "72 points x 10 implementations"),
+        (["-m", "model=mixtral,qwen2_paper", "skew=0,0.6,1.2"], "models: qwen2_paper"),
+        (["study=skew"], "108 points"),
+        (["study=experts"], "15 points"),
+        (["study=stages"], "stages"),
+        (["model=mixtral", "model.num_experts=64", "model.top_k=4"], "experts: 64"),
+    ],
+)  # fmt: skip
+def test_a_dry_run_says_what_it_would_do_and_runs_nothing(arguments, expected, tmp_path):
+    done = sweep(*arguments, "dry_run=true", folder=tmp_path)
+    assert expected in done.stdout
+    assert "minutes" in done.stdout
+    assert "GB" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_names_every_implementation_and_why_not():
+    done = sweep("--list")
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert {"stream", "torch_loop", "paper_fused", "megablocks_sparse", "made_up_sound"} <= set(lines)
+    assert "pip install made-up" in lines["made_up_missing"]
+    assert "needs an NVIDIA GPU" in lines["stream"]
+
+
+def test_every_point_yields_a_row_whatever_happens(tmp_path):
+    names = ["sound", "wrong", "nan", "crash", "raise", "oom", "missing", "picky"]
+    chosen = ",".join(f"made_up_{name}" for name in names)
+    done = sweep("model=tiny", "tokens=[1,2,3]", "dtype=[bf16,fp16]", f"implementations=[{chosen}]", folder=tmp_path)
+    frame = rows(tmp_path)
+    assert len(frame) == 6 * 2 * (len(names) + 1)
+    assert not frame.duplicated(["case_hash", "implementation", "launch"]).any()
+    assert frame[list(schema.TIMING_COLUMNS)].isna().all().all()
+
+    def status(name, **where):
+        part = frame[(frame["implementation"] == f"made_up_{name}") & (frame["launch"] == "eager")]
+        for column, value in where.items():
+            part = part[part[column] == value]
+        return set(part["status"])
+
+    assert status("sound") == {"ok"}
+    assert status("wrong") == status("nan") == {"incorrect"}
+    assert status("crash", tokens=2) == {"error"}
+    assert status("crash", tokens=1) == status("crash", tokens=3) == {"ok"}
+    assert status("raise") == {"error"}
+    assert status("oom") == {"oom"}
+    assert status("missing") == {"unavailable"}
+    assert status("picky", dtype="bf16") == {"ok"}
+    assert status("picky", dtype="fp16") == {"unsupported"}
+    reasons = frame[frame["status"] != "ok"]["reason"]
+    assert reasons.notna().all()
+    assert frame[(frame["implementation"] == "made_up_crash") & (frame["status"] == "error")]["reason"].str.contains(
+        "code 7").all()  # fmt: skip
+    errors = frame[(frame["implementation"] == "made_up_sound") & (frame["status"] == "ok")]["rel_error"]
+    assert (errors > 0).all()
+    assert (errors < 0.02).all()
+    assert "the lid does not fit at all" in done.stdout
+    record = json.loads((tmp_path / "interpreter" / "adhoc.json").read_text())
+    assert record["run_id"] == frame["run_id"].unique().item()
+    assert record["finished_utc"]
+
+
+def test_a_hung_point_times_out_and_the_rest_goes_on(tmp_path):
+    sweep("model=tiny", "tokens=[1,2,3]", "implementations=[made_up_hang]", "timeout_s=4", folder=tmp_path)
+    frame = rows(tmp_path)
+    frame = frame[(frame["implementation"] == "made_up_hang") & (frame["launch"] == "eager")]
+    assert dict(zip(frame["tokens"], frame["status"])) == {1: "ok", 2: "timeout", 3: "ok"}
+
+
+def test_a_kill_loses_no_finished_row_and_the_next_run_goes_on(tmp_path):
+    arguments = ["model=tiny", "tokens=[1,2,3,4]", "implementations=[made_up_sound]", "modes=[eager]"]
+    settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS), "TRITONMOE_TEST_SLEEP": "1.5"}
+    process = subprocess.Popen([*SWEEP, *arguments, f"results={tmp_path}"], env=settings,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    path = tmp_path / "interpreter" / "adhoc.csv"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().count("made_up_sound") >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = rows(tmp_path)
+    finished = before[before["implementation"] == "made_up_sound"]
+    assert 2 <= len(finished) < 4
+    time.sleep(2.5)  # a worker left behind would have finished another point by now
+    assert len(rows(tmp_path)) == len(before)
+    sweep(*arguments, folder=tmp_path)
+    after = schema.read(path)
+    mine = after[after["implementation"] == "made_up_sound"]
+    assert sorted(mine["tokens"]) == [1, 2, 3, 4]
+    assert after["run_id"].nunique() == 1
+    raw = pd.read_csv(path)
+    assert not raw.duplicated(["case_hash", "implementation", "launch"]).any()
+    kept = after.merge(finished, on=["case_hash", "implementation", "launch"], suffixes=("", "_before"))
+    assert (kept["timestamp_utc"] == kept["timestamp_utc_before"]).all()
+
+    size = path.stat().st_size
+    sweep(*arguments, folder=tmp_path)
+    assert path.stat().st_size == size
+    sweep(*arguments, "force=true", folder=tmp_path)
+    assert path.stat().st_size > size
+    assert len(schema.read(path)) == len(after)
+    sweep(*arguments, "new_run=true", folder=tmp_path)
+    assert len(list((tmp_path / "interpreter" / "archive").glob("adhoc-*.csv"))) == 1
+    assert schema.read(path)["run_id"].iloc[0] != after["run_id"].iloc[0]
+
+
+def test_our_pipelines_run_the_tiny_shape_and_are_right(tmp_path):
+    ours = ["paper_fused", "paper_unfused", "paper_fused_graph", "torch_loop"]
+    sweep("model=tiny", "tokens=[1,32]", "skew=1.2", f"implementations=[{','.join(ours)}]", folder=tmp_path)
+    frame = rows(tmp_path)
+    frame = frame[(frame["launch"] == "eager") & (frame["implementation"] != "stream")]
+    assert set(frame["implementation"]) == set(ours)
+    assert set(frame["status"]) == {"ok"}, frame["reason"].dropna().tolist()
+    assert (frame["rel_error"] <= 2 * frame["torch_rel_error"]).all()
+    assert (frame["min_bytes"] > 0).all()
