@@ -76,8 +76,8 @@ class _Megablocks(Implementation):
         if problem:
             return unavailable(problem)
         if replace(case.gate, renormalize=False) != Gating():
-            return unsupported(f"gating={case.gating}: Megablocks' LearnedRouter only has softmax over all experts, then "
-                               "top-k, renormalised or not")  # fmt: skip
+            return unsupported(f"gating={case.gating}: Megablocks' LearnedRouter only has softmax over all experts, "
+                               "then top-k, renormalised or not")  # fmt: skip
         return self.check_shape(case)
 
     def check_shape(self, case: Case) -> Check:

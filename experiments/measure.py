@@ -5,6 +5,7 @@ Runs inside a worker process. Returns dictionaries with the columns of experimen
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -179,21 +180,28 @@ def workspace_bytes(call: Callable[[], object]) -> int:
 
 def count_launches(call: Callable[[], object]) -> tuple[int, int]:
     """(kernels that one forward runs, memory copies and fills left out; times that the host waits for the GPU)."""
-    from torch.profiler import ProfilerActivity, profile
-
     call()
     torch.cuda.synchronize()
+    kernels, waits = _profiled(call)
+    return kernels, waits - _waits_of_profiling()
+
+
+@functools.cache
+def _waits_of_profiling() -> int:
+    """Waits that the profiler itself, and the one at the end of the region, put into every count."""
+    return _profiled(lambda: None)[1]
+
+
+def _profiled(call: Callable[[], object]) -> tuple[int, int]:
+    from torch.profiler import ProfilerActivity, profile
+
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         call()
         torch.cuda.synchronize()
-    kernels = waits = 0
-    for event in profiler.events() or []:
-        name = event.name
-        if event.device_type == torch.autograd.DeviceType.CUDA:
-            kernels += not name.startswith(("Memcpy", "Memset", "Activity Buffer"))
-        else:
-            waits += name in ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize", "cudaMemcpy")
-    return kernels, max(waits - 1, 0)
+    names = [(event.device_type == torch.autograd.DeviceType.CUDA, event.name) for event in profiler.events() or []]
+    kernels = sum(on_gpu and not name.startswith(("Memcpy", "Memset", "Activity Buffer")) for on_gpu, name in names)
+    waiting = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize", "cudaMemcpy")
+    return kernels, sum(not on_gpu and name in waiting for on_gpu, name in names)
 
 
 def _gate(reference: torch.Tensor, torch_error: float) -> Callable[[object], float]:

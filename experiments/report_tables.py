@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from .claims.evidence import NoEvidence, compare, span, timed
+from ..plots import published
+from ..plots.data import LIMIT, panels, ratios
+from ..plots.style import model_label
+from .claims.evidence import span, timed
 from .claims.speed import MEGABLOCKS, PAPER
 
-PUBLISHED_MODEL = {"mixtral": "mixtral-8x7b", "qwen2_paper": "qwen2-moe-57b", "deepseek_v3": "deepseek-v3"}
-"""Names of the paper's tables, by ours."""
+GPU_SCHEDULE = "paper_fused_graph"
 NOISE_MARK = "≈"
 
 
@@ -26,55 +28,76 @@ class Table:
     note: str = ""
 
 
-def ratio_tables(frame: pd.DataFrame, published: pd.DataFrame) -> list[Table]:
-    """One table a model: throughput of the paper's pipeline over each Megablocks path, by dtype and batch size."""
+def ratio_tables(frame: pd.DataFrame) -> list[Table]:
+    """One table a model: throughput of the paper's pipeline over each Megablocks path, by dtype and batch size.
+
+    Eager against eager and best launch mode against best; where the latter says nothing new it is left out.
+    """
     if frame.empty:
         return []
-    pairs = {}
-    for launch in ("eager", "best"):
-        try:
-            found = compare(frame, PAPER, MEGABLOCKS, launch)
-        except NoEvidence:
-            continue
-        pairs[launch] = {(row.case_hash, row.peer): row for row in found.itertuples()}
-    header = ["dtype", "tokens", "published", *(f"{path.removeprefix('megablocks_')}, {launch}" for path in MEGABLOCKS
-                                                for launch in ("eager", "best"))]  # fmt: skip
+    kinds = [(PAPER, "eager"), (PAPER, "best"), (GPU_SCHEDULE, "best")]
+    pairs = {
+        kind: {(row.case_hash, row.peer): row for row in ratios(frame, kind[0], MEGABLOCKS, kind[1]).itertuples()}
+        for kind in kinds
+    }
+    known = published.ratios("vs_megablocks", "megablocks", "triton_fused").set_index(["model", "tokens"])["ratio"]
+    if all(pairs[kinds[1]][key].p50_us == row.p50_us for key, row in pairs[kinds[0]].items()):
+        kinds.pop(1)
+    columns = [(path, *kind) for path in MEGABLOCKS for kind in kinds]
+    header = ["tokens", "published"]
+    header += [f"{path.removeprefix('megablocks_')}: {system}, {launch}" for path, system, launch in columns]
     tables = []
-    for model, rows in frame.groupby("model", sort=False):
-        cases = rows.drop_duplicates("case_hash").sort_values(["dtype", "tokens"], ascending=[False, True])
-        body = [
-            [case.dtype, str(case.tokens), _published_ratio(published, str(model), case.tokens)]
-            + [
-                _ratio_cell(pairs.get(launch, {}).get((case.case_hash, path)), rows, case.case_hash, path)
-                for path in MEGABLOCKS
-                for launch in ("eager", "best")
+    for model, dtype, gating in panels(frame):
+        rows = frame[(frame["model"] == model) & (frame["dtype"] == dtype) & (frame["gating"] == gating)]
+        body = []
+        for case in rows.drop_duplicates("case_hash").sort_values("tokens").itertuples():
+            cells = [
+                _ratio_cell(pairs[system, launch].get((case.case_hash, path)), rows, case.case_hash, path)
+                for path, system, launch in columns
             ]
-            for case in cases.itertuples()
-        ]
-        tables.append(Table(str(model), header, body))
+            ratio = known.get((model, case.tokens))
+            body.append([str(case.tokens), "" if ratio is None else f"{ratio:.2f}", *cells])
+        tables.append(Table(f"{model_label(model)}, {dtype}, {gating}", header, body))
     return tables
 
 
 def ranking_tables(frame: pd.DataFrame) -> list[Table]:
-    """One table a model: at each dtype and batch size the systems from fastest to slowest, best launch mode."""
+    """One table a model: at each batch size the systems from fastest to slowest, each in its best launch mode."""
     if frame.empty:
         return []
     rows = timed(frame, "best")
-    rows = rows[rows["implementation"] != "stream"].sort_values("p50_us")
+    rows = rows[rows["implementation"] != LIMIT].sort_values("p50_us")
     tables = []
-    for model, of_model in rows.groupby("model", sort=False):
-        places = int(of_model.groupby("case_hash").size().max())
+    for model, dtype, gating in panels(rows):
+        of_panel = rows[(rows["model"] == model) & (rows["dtype"] == dtype) & (rows["gating"] == gating)]
+        places = int(of_panel.groupby("case_hash").size().max())
         body = []
-        for (_, tokens), group in of_model.groupby(["dtype", "tokens"]):
-            cells = [_system_cell(row, before) for row, before in _with_previous(group)]
-            body.append([group["dtype"].iloc[0], str(tokens), *cells, *[""] * (places - len(cells))])
-        tables.append(Table(str(model), ["dtype", "tokens", *map(str, range(1, places + 1))], body))
+        for tokens, group in of_panel.groupby("tokens"):
+            ranked = list(group.itertuples())
+            cells = [_system_cell(row, before) for row, before in zip(ranked, [None, *ranked])]
+            body.append([str(tokens), *cells, *[""] * (places - len(cells))])
+        header = ["tokens", *map(str, range(1, places + 1))]
+        tables.append(Table(f"{model_label(model)}, {dtype}, {gating}", header, body))
     return tables
+
+
+def fastest(frame: pd.DataFrame) -> str:
+    """Which systems are the fastest, and at how many points of the study, each in its best launch mode."""
+    rows = timed(frame, "best")
+    rows = rows[rows["implementation"] != LIMIT]
+    if rows.empty:
+        return "No system was timed."
+    winners = rows.loc[rows.groupby("case_hash")["p50_us"].idxmin(), "implementation"].value_counts()
+    counted = ", ".join(f"{name} at {count}" for name, count in winners.items())
+    return f"Of {winners.sum()} points of the study throughput, the fastest system is {counted}."
 
 
 def provenance_table(frames: Mapping[str, pd.DataFrame]) -> Table:
     """One row a study: its run, when, on which cards, with what software and commit."""
-    table = Table("Runs", ["study", "run", "rows", "measured (UTC)", "cards", "driver", "torch", "triton", "SM clock, MHz", "commit"])
+    table = Table(
+        "Runs",
+        ["study", "run", "rows", "measured (UTC)", "cards", "driver", "torch", "triton", "SM clock, MHz", "commit"],
+    )
     for study, frame in frames.items():
         dirty = frame["git_dirty"].astype(str).str.lower().eq("true").any()
         times = frame["timestamp_utc"].astype(str)
@@ -134,24 +157,20 @@ def timing_facts(frames: Mapping[str, pd.DataFrame], records: Mapping[str, Mappi
     return facts
 
 
-def disagreements(published: pd.DataFrame) -> Table:
+def disagreements(latency: pd.DataFrame) -> Table:
     """Latencies that the paper's own tables give twice, where they differ by more than their rounding suggests."""
-    table = Table("Published twice", ["model", "tokens", "system", *sorted(published["table"].unique()), "ratio"])
-    wide = published.pivot_table(index=["model", "tokens", "implementation"], columns="table", values="latency_ms").dropna()
+    table = Table("Published twice", ["model", "tokens", "system", *sorted(latency["table"].unique()), "ratio"])
+    wide = latency.pivot_table(
+        index=["model", "tokens", "implementation"], columns="table", values="latency_ms"
+    ).dropna()
     for key, row in wide.iterrows():
         model, tokens, system = key  # type: ignore[misc]
         ratio = row.max() / row.min()
         if ratio > 1.05:
-            table.rows.append([model, str(tokens), system, *(f"{row[name]:.2f} ms" for name in sorted(row.index)), f"{ratio:.2f}"])
+            table.rows.append(
+                [model, str(tokens), system, *(f"{row[name]:.2f} ms" for name in sorted(row.index)), f"{ratio:.2f}"]
+            )
     return table
-
-
-def _published_ratio(published: pd.DataFrame, model: str, tokens: int) -> str:
-    rows = published[(published["table"] == "vs_megablocks") & (published["model"] == PUBLISHED_MODEL.get(model))]
-    latency = rows[rows["tokens"] == tokens].set_index("implementation")["latency_ms"]
-    if not {"megablocks", "triton_fused"} <= set(latency.index):
-        return ""
-    return f"{latency['megablocks'] / latency['triton_fused']:.2f}"
 
 
 def _ratio_cell(pair: Any, rows: pd.DataFrame, case_hash: str, path: str) -> str:
@@ -162,11 +181,6 @@ def _ratio_cell(pair: Any, rows: pd.DataFrame, case_hash: str, path: str) -> str
     statuses = own.loc[own["launch"] == "eager", "status"]
     status = statuses.iloc[0] if len(statuses) else "no row"
     return str(status) if status != "ok" else "-"
-
-
-def _with_previous(group: pd.DataFrame) -> list[tuple[Any, Any]]:
-    rows = list(group.itertuples())
-    return list(zip(rows, [None, *rows]))
 
 
 def _system_cell(row: Any, before: Any) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GATINGS", "Gating", "GemmTile", "Tiles", "default_tiles", "paper_moe", "paper_stages"]
 
+__version__ = "0.1.0"
+
 _MODULE_OF = {
     "GemmTile": "tiles",
     "Tiles": "tiles",

@@ -1,4 +1,4 @@
-"""Checks shared by the public entry points: each raises before any launch and says what was wrong and what is allowed."""
+"""Checks shared by the public entry points: they raise before any launch, naming what was wrong and what is allowed."""
 
 from __future__ import annotations
 

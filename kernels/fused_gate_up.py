@@ -12,16 +12,16 @@ import triton
 import triton.language as tl
 
 from .checks import DTYPES, check_contiguous, check_tensor
-from .schedule import Schedule
+from .schedule import Schedule, check_schedule
 from .tile_order import locate_tile
 from .tiles import BLOCK_M, GROUP_M, GemmTile, device_tiles
 
 
 @triton.jit
 def _fused_gate_up_kernel(
-    rows, gate_up, hidden, block_expert, block_row, offsets, stride_expert, stride_n,
-    FFN: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GROUP_M: tl.constexpr,
+    rows, gate_up, hidden, block_expert, block_row, offsets, stride_expert,
+    FFN: tl.constexpr, K: tl.constexpr, STRIDE_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     expert, row, end, tile = locate_tile(block_expert, block_row, offsets, tl.cdiv(FFN, BLOCK_N), BLOCK_M, GROUP_M)
     if expert < 0:
@@ -32,8 +32,8 @@ def _fused_gate_up_kernel(
     in_rows = (row + m < end)[:, None]
     # 64-bit offsets to the block and to the expert; inside of either 32 bits are enough.
     a = rows + row.to(tl.int64) * K + m[:, None] * K + k[None, :]  # [BLOCK_M, BLOCK_K]
-    gate = gate_up + expert.to(tl.int64) * stride_expert + n[None, :] * stride_n + k[:, None]  # [BLOCK_K, BLOCK_N]
-    up = gate + FFN * stride_n
+    gate = gate_up + expert.to(tl.int64) * stride_expert + n[None, :] * STRIDE_N + k[:, None]  # [BLOCK_K, BLOCK_N]
+    up = gate + FFN * STRIDE_N
     gate_sum = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     up_sum = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for step in range(0, tl.cdiv(K, BLOCK_K)):
@@ -68,19 +68,23 @@ def fused_gate_up(
     """
     check_tensor("rows", rows, ("slots", "k"), DTYPES, None)
     check_contiguous("rows", rows)
-    num_rows, k = rows.shape
-    num_experts = schedule.offsets.shape[0] - 1
-    check_tensor("gate_up", gate_up, (num_experts, "2 * ffn", k), (rows.dtype,), rows)
-    check_tensor("schedule.order", schedule.order, (num_rows,), (schedule.order.dtype,), rows)
+    check_schedule(schedule, rows)
+    check_tensor("gate_up", gate_up, (schedule.num_experts, "2 * ffn", rows.shape[1]), (rows.dtype,), rows)
     if gate_up.shape[1] % 2:
         raise ValueError(f"gate_up must hold as many gate as up rows, got {gate_up.shape[1]} in all")
+    return launch_fused_gate_up(rows, gate_up, schedule, tile or device_tiles(rows.device).fused)
+
+
+def launch_fused_gate_up(rows: torch.Tensor, gate_up: torch.Tensor, schedule: Schedule, tile: GemmTile) -> torch.Tensor:
+    """`fused_gate_up` without its checks."""
+    num_rows, k = rows.shape
     ffn = gate_up.shape[1] // 2
-    tile = tile or device_tiles(rows.device).fused
     hidden = torch.empty((num_rows, ffn), dtype=rows.dtype, device=rows.device)
     _fused_gate_up_kernel[(schedule.block_expert.shape[0] * triton.cdiv(ffn, tile.block_n),)](
         rows, gate_up, hidden, schedule.block_expert, schedule.block_row, schedule.offsets,
-        gate_up.stride(0), gate_up.stride(1),
-        FFN=ffn, K=k, BLOCK_M=BLOCK_M, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=GROUP_M,
+        gate_up.stride(0),
+        FFN=ffn, K=k, STRIDE_N=gate_up.stride(1),
+        BLOCK_M=BLOCK_M, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=GROUP_M,
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return hidden

@@ -10,16 +10,16 @@ import triton
 import triton.language as tl
 
 from .checks import DTYPES, check_contiguous, check_tensor
-from .schedule import Schedule
+from .schedule import Schedule, check_schedule
 from .tile_order import locate_tile
 from .tiles import BLOCK_M, GROUP_M, GemmTile, device_tiles
 
 
 @triton.jit
 def _grouped_gemm_kernel(
-    rows, weights, out, block_expert, block_row, offsets, stride_expert, stride_n,
-    N: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GROUP_M: tl.constexpr,
+    rows, weights, out, block_expert, block_row, offsets, stride_expert,
+    N: tl.constexpr, K: tl.constexpr, STRIDE_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     expert, row, end, tile = locate_tile(block_expert, block_row, offsets, tl.cdiv(N, BLOCK_N), BLOCK_M, GROUP_M)
     if expert < 0:
@@ -30,7 +30,7 @@ def _grouped_gemm_kernel(
     in_rows = (row + m < end)[:, None]
     # 64-bit offsets to the block and to the expert; inside of either 32 bits are enough.
     a = rows + row.to(tl.int64) * K + m[:, None] * K + k[None, :]  # [BLOCK_M, BLOCK_K]
-    b = weights + expert.to(tl.int64) * stride_expert + n[None, :] * stride_n + k[:, None]  # [BLOCK_K, BLOCK_N]
+    b = weights + expert.to(tl.int64) * stride_expert + n[None, :] * STRIDE_N + k[:, None]  # [BLOCK_K, BLOCK_N]
     accumulator = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for step in range(0, tl.cdiv(K, BLOCK_K)):
         if K % BLOCK_K == 0:
@@ -58,17 +58,21 @@ def grouped_gemm(
     """
     check_tensor("rows", rows, ("slots", "k"), DTYPES, None)
     check_contiguous("rows", rows)
+    check_schedule(schedule, rows)
+    check_tensor("weights", weights, (schedule.num_experts, "n", rows.shape[1]), (rows.dtype,), rows)
+    return launch_grouped_gemm(rows, weights, schedule, tile or device_tiles(rows.device).down)
+
+
+def launch_grouped_gemm(rows: torch.Tensor, weights: torch.Tensor, schedule: Schedule, tile: GemmTile) -> torch.Tensor:
+    """`grouped_gemm` without its checks."""
     num_rows, k = rows.shape
-    num_experts = schedule.offsets.shape[0] - 1
-    check_tensor("weights", weights, (num_experts, "n", k), (rows.dtype,), rows)
-    check_tensor("schedule.order", schedule.order, (num_rows,), (schedule.order.dtype,), rows)
     n = weights.shape[1]
-    tile = tile or device_tiles(rows.device).down
     out = torch.empty((num_rows, n), dtype=rows.dtype, device=rows.device)
     _grouped_gemm_kernel[(schedule.block_expert.shape[0] * triton.cdiv(n, tile.block_n),)](
         rows, weights, out, schedule.block_expert, schedule.block_row, schedule.offsets,
-        weights.stride(0), weights.stride(1),
-        N=n, K=k, BLOCK_M=BLOCK_M, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=GROUP_M,
+        weights.stride(0),
+        N=n, K=k, STRIDE_N=weights.stride(1),
+        BLOCK_M=BLOCK_M, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=GROUP_M,
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     return out

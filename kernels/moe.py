@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 
 from .checks import DTYPES, MAX_SLOTS, check_num_experts, check_tensor, check_top_k
-from .fused_gate_up import fused_gate_up
+from .fused_gate_up import launch_fused_gate_up
 from .gating import Gating
-from .grouped_gemm import grouped_gemm
-from .permute import permute, unpermute_combine
-from .router import check_gating, router
-from .schedule import Schedule, list_blocks_on_host, schedule_on_gpu, sort_slots
-from .silu_mul import silu_mul
+from .grouped_gemm import launch_grouped_gemm
+from .permute import launch_permute, launch_unpermute_combine
+from .router import check_gating, launch_router
+from .schedule import Schedule, launch_schedule, list_blocks_on_host, sort_slots
+from .silu_mul import launch_silu_mul
 from .tiles import Tiles, device_tiles
 
 SCHEDULES = ("host", "gpu")
@@ -38,19 +38,19 @@ class _Layer:
 
 
 def _route(layer: _Layer, x: torch.Tensor) -> tuple:
-    weights, experts = router(x, layer.router_weight, layer.top_k, layer.gating)
+    weights, experts = launch_router(x, layer.router_weight, layer.top_k, layer.gating)
     return x, experts, weights
 
 
 def _permute(layer: _Layer, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> tuple:
     num_experts = layer.down.shape[0]
     if layer.schedule == "gpu":
-        schedule = schedule_on_gpu(experts, num_experts)
+        schedule = launch_schedule(experts, num_experts)
         order, offsets = schedule.order, schedule.offsets
     else:
         schedule = None
         order, offsets = sort_slots(experts, num_experts)
-    rows, row_of_slot = permute(x, order, layer.top_k)
+    rows, row_of_slot = launch_permute(x, order, layer.top_k)
     return rows, order, offsets, schedule, row_of_slot, weights
 
 
@@ -69,18 +69,18 @@ def _expert_ffn(
     tiles, ffn = layer.tiles, layer.down.shape[2]
     inward = blocks()
     if layer.fused:
-        hidden = fused_gate_up(rows, layer.gate_up, inward, tiles.fused)
+        hidden = launch_fused_gate_up(rows, layer.gate_up, inward, tiles.fused)
     else:
-        gate = grouped_gemm(rows, layer.gate_up[:, :ffn], inward, tiles.gate_up)
-        up = grouped_gemm(rows, layer.gate_up[:, ffn:], inward, tiles.gate_up)
-        hidden = silu_mul(gate, up)
-    return grouped_gemm(hidden, layer.down, blocks(), tiles.down), row_of_slot, weights
+        gate = launch_grouped_gemm(rows, layer.gate_up[:, :ffn], inward, tiles.gate_up)
+        up = launch_grouped_gemm(rows, layer.gate_up[:, ffn:], inward, tiles.gate_up)
+        hidden = launch_silu_mul(gate, up)
+    return launch_grouped_gemm(hidden, layer.down, blocks(), tiles.down), row_of_slot, weights
 
 
 def _unpermute_combine(
     layer: _Layer, expert_out: torch.Tensor, row_of_slot: torch.Tensor, weights: torch.Tensor
 ) -> tuple:
-    return (unpermute_combine(expert_out, row_of_slot, weights),)
+    return (launch_unpermute_combine(expert_out, row_of_slot, weights),)
 
 
 _STAGES: tuple[tuple[str, Callable[..., tuple]], ...] = (
@@ -142,7 +142,7 @@ def paper_stages(
     """
     value: tuple = (x,)
     layer = _layer(x, router_weight, gate_up, down, top_k, gating, fused, schedule, correction_bias, tiles)
-    stages = []
+    stages: list[tuple[str, Callable[[], tuple]]] = []
     for name, stage in _STAGES:
         stages.append((name, functools.partial(stage, layer, *value)))
         value = stage(layer, *value)

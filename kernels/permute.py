@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import DTYPES, INDEX_DTYPES, check_contiguous, check_tensor, check_top_k
+from .checks import DTYPES, INDEX_DTYPES, MAX_TOP_K, check_contiguous, check_tensor, check_top_k
 
 
 @triton.jit
@@ -54,10 +54,14 @@ def permute(x: torch.Tensor, order: torch.Tensor, top_k: int) -> tuple[torch.Ten
     Raises TypeError or ValueError for another dtype, device, shape, stride or top_k.
     """
     check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
-    num_tokens, hidden = x.shape
-    check_top_k(top_k, top_k)
-    check_tensor("order", order, (num_tokens * top_k,), INDEX_DTYPES, x)
-    num_rows = num_tokens * top_k
+    check_top_k(top_k, MAX_TOP_K)
+    check_tensor("order", order, (x.shape[0] * top_k,), INDEX_DTYPES, x)
+    return launch_permute(x, order, top_k)
+
+
+def launch_permute(x: torch.Tensor, order: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`permute` without its checks."""
+    num_rows, hidden = x.shape[0] * top_k, x.shape[1]
     rows = torch.empty((num_rows, hidden), dtype=x.dtype, device=x.device)
     row_of_slot = torch.empty(num_rows, dtype=torch.int32, device=x.device)
     block_r, block_h = _block(num_rows, hidden, x.is_cuda)
@@ -75,13 +79,21 @@ def unpermute_combine(expert_out: torch.Tensor, row_of_slot: torch.Tensor, weigh
     """
     check_tensor("expert_out", expert_out, ("slots", "hidden"), DTYPES, None)
     check_contiguous("expert_out", expert_out)
-    num_rows, hidden = expert_out.shape
+    num_rows = expert_out.shape[0]
     check_tensor("row_of_slot", row_of_slot, (num_rows,), (torch.int32,), expert_out)
     check_tensor("weights", weights, ("tokens", "top_k"), (torch.float32,), expert_out)
     check_contiguous("weights", weights)
-    num_tokens, top_k = weights.shape
-    if num_tokens * top_k != num_rows:
+    if weights.numel() != num_rows:
         raise ValueError(f"weights {list(weights.shape)} must hold one weight for each of the {num_rows} slots")
+    return launch_unpermute_combine(expert_out, row_of_slot, weights)
+
+
+def launch_unpermute_combine(
+    expert_out: torch.Tensor, row_of_slot: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """`unpermute_combine` without its checks."""
+    num_tokens, top_k = weights.shape
+    hidden = expert_out.shape[1]
     y = torch.empty((num_tokens, hidden), dtype=expert_out.dtype, device=expert_out.device)
     block_r, block_h = _block(num_tokens, hidden, expert_out.is_cuda)
     _unpermute_combine_kernel[(triton.cdiv(num_tokens, block_r), triton.cdiv(hidden, block_h))](

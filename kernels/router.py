@@ -72,10 +72,15 @@ def score_topk(logits: torch.Tensor, top_k: int, gating: Gating) -> tuple[torch.
     correction bias, which this family does not have.
     """
     check_tensor("logits", logits, ("tokens", "num_experts"), LOGIT_DTYPES, None)
-    num_tokens, num_experts = logits.shape
-    check_num_experts(num_experts)
-    check_top_k(top_k, num_experts)
+    check_num_experts(logits.shape[1])
+    check_top_k(top_k, logits.shape[1])
     check_gating(gating)
+    return launch_score_topk(logits, top_k, gating)
+
+
+def launch_score_topk(logits: torch.Tensor, top_k: int, gating: Gating) -> tuple[torch.Tensor, torch.Tensor]:
+    """`score_topk` without its checks."""
+    num_tokens, num_experts = logits.shape
     weights = torch.empty((num_tokens, top_k), dtype=torch.float32, device=logits.device)
     experts = torch.empty((num_tokens, top_k), dtype=torch.int32, device=logits.device)
     block_e = triton.next_power_of_2(num_experts)
@@ -104,8 +109,17 @@ def router(
     """
     check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
     check_tensor("router_weight", router_weight, ("num_experts", x.shape[1]), (x.dtype,), x)
+    check_num_experts(router_weight.shape[0])
+    check_top_k(top_k, router_weight.shape[0])
     check_gating(gating, correction_bias)
-    return score_topk(torch.mm(x, router_weight.t()), top_k, gating)
+    return launch_router(x, router_weight, top_k, gating)
+
+
+def launch_router(
+    x: torch.Tensor, router_weight: torch.Tensor, top_k: int, gating: Gating
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`router` without its checks."""
+    return launch_score_topk(torch.mm(x, router_weight.t()), top_k, gating)
 
 
 def check_gating(gating: Gating, correction_bias: torch.Tensor | None = None) -> None:

@@ -2,7 +2,7 @@
 
 experts int32 [tokens, top_k] -> slots in expert order, and a list of row blocks of BLOCK_M rows, none of which crosses
 from one expert to the next. A slot is a token-expert pair, number token * top_k + position. Built on the host, as the
-paper does, with a synchronisation; or on the GPU with none, in two launches and a list as long as the most there can be.
+paper does, with a synchronisation; or on the GPU with none, in two launches and a list as long as any routing may need.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import MAX_SLOTS, check_contiguous, check_num_experts, check_tensor
+from .checks import INDEX_DTYPES, MAX_SLOTS, check_contiguous, check_num_experts, check_tensor
 from .tiles import BLOCK_M
 
 
@@ -32,6 +32,10 @@ class Schedule:
     offsets: torch.Tensor
     block_expert: torch.Tensor
     block_row: torch.Tensor
+
+    @property
+    def num_experts(self) -> int:
+        return self.offsets.shape[0] - 1
 
 
 def max_blocks(num_slots: int, num_experts: int) -> int:
@@ -86,8 +90,13 @@ def schedule_on_gpu(experts: torch.Tensor, num_experts: int) -> Schedule:
     `experts` holds is not checked, because that would need the host.
     Raises TypeError or ValueError for another dtype, shape or stride, or a number of experts or slots out of range.
     """
-    num_slots = _check_experts(experts, num_experts)
-    device = experts.device
+    _check_experts(experts, num_experts)
+    return launch_schedule(experts, num_experts)
+
+
+def launch_schedule(experts: torch.Tensor, num_experts: int) -> Schedule:
+    """`schedule_on_gpu` without its checks."""
+    num_slots, device = experts.numel(), experts.device
     num_blocks = max_blocks(num_slots, num_experts)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
     offsets = torch.empty(num_experts + 1, dtype=torch.int32, device=device)
@@ -109,13 +118,13 @@ def schedule_on_host(experts: torch.Tensor, num_experts: int) -> Schedule:
 
     Waits for the GPU. Raises as `schedule_on_gpu`.
     """
+    _check_experts(experts, num_experts)
     order, offsets = sort_slots(experts, num_experts)
     return Schedule(order, offsets, *list_blocks_on_host(offsets))
 
 
 def sort_slots(experts: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(order, offsets) of a `Schedule` by PyTorch's stable sort, with no synchronisation. Raises as the builders."""
-    _check_experts(experts, num_experts)
+    """(order, offsets) of a `Schedule` by PyTorch's stable sort, with no synchronisation and no checks."""
     ascending, order = torch.sort(experts.view(-1), stable=True)
     every = torch.arange(num_experts + 1, dtype=experts.dtype, device=experts.device)
     return order, torch.searchsorted(ascending, every, out_int32=True)
@@ -132,10 +141,19 @@ def list_blocks_on_host(offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return block_expert, block_row
 
 
-def _check_experts(experts: torch.Tensor, num_experts: int) -> int:
+def check_schedule(schedule: Schedule, rows: torch.Tensor) -> None:
+    """Raises TypeError for what is no Schedule, ValueError for one that is not of these rows and their device."""
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule must be a Schedule, got {type(schedule).__name__}")
+    check_tensor("schedule.order", schedule.order, (rows.shape[0],), INDEX_DTYPES, rows)
+    check_tensor("schedule.offsets", schedule.offsets, ("num_experts + 1",), (torch.int32,), rows)
+    check_tensor("schedule.block_expert", schedule.block_expert, ("num_blocks",), (torch.int32,), rows)
+    check_tensor("schedule.block_row", schedule.block_row, (len(schedule.block_expert),), (torch.int32,), rows)
+
+
+def _check_experts(experts: torch.Tensor, num_experts: int) -> None:
     check_num_experts(num_experts)
     check_tensor("experts", experts, ("tokens", "top_k"), (torch.int32,), None)
     check_contiguous("experts", experts)
     if experts.numel() > MAX_SLOTS:
         raise ValueError(f"experts holds {experts.numel()} slots: at most {MAX_SLOTS}, 8192 tokens of top-16")
-    return experts.numel()

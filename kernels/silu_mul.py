@@ -30,7 +30,12 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     check_tensor("up", up, tuple(gate.shape), (gate.dtype,), gate)
     check_contiguous("gate", gate)
     check_contiguous("up", up)
-    hidden = torch.empty_like(gate)
+    return launch_silu_mul(gate, up)
+
+
+def launch_silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """`silu_mul` without its checks."""
+    hidden = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     block = 2048 if gate.is_cuda else 2**18
     _silu_mul_kernel[(triton.cdiv(gate.numel(), block),)](gate, up, hidden, gate.numel(), BLOCK=block)
     return hidden

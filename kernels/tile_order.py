@@ -12,9 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def locate_tile(
-    block_expert, block_row, offsets, num_columns, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr
-):
+def locate_tile(block_expert, block_row, offsets, num_columns, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr):
     """(expert, first row, end of the expert's rows, column) of this program's tile; expert -1 if it has none.
 
     block_expert, block_row: int32 [num_blocks] and offsets: int32 [num_experts + 1], as in `Schedule`;

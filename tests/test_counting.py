@@ -6,7 +6,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from tritonmoe_bench.experiments.counting import OutOfBoundsError, Traffic, count_bytes, forbid_out_of_bounds
+from tritonmoe_bench.experiments.accesses import OutOfBoundsError
+from tritonmoe_bench.experiments.counting import Traffic, count_bytes, forbid_out_of_bounds
 
 pytestmark = pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="counts in the interpreter")
 

@@ -104,7 +104,7 @@ def build(python: str, arch: str | None, out: Path) -> None:
     # The interpreter's own ninja, without which torch compiles one file after the other.
     environment["PATH"] = os.pathsep.join([str(Path(facts["executable"]).parent), environment.get("PATH", "")])
     print(f"megablocks: building for {describe(record)} with {toolkit}/bin/nvcc into {out}")
-    print(f"megablocks: {len(record['patches'])} patches, 4 builds; 6 minutes on 2 cores; log in {out / 'build.log'}")
+    print(f"megablocks: {len(record['patches'])} patches; 6 to 8 minutes on 2 cores; log in {out / 'build.log'}")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, open(out / "build.log", "w") as log:
         stage = Path(scratch) / "stage"
@@ -157,7 +157,7 @@ def probe(python: str) -> dict:
 
 
 def cuda_toolkit(cuda: str) -> Path:
-    """Folder of the CUDA toolkit, by CUDA_HOME or nvcc on PATH. Raises BuildError if its major is not that of `cuda`."""
+    """Folder of the CUDA toolkit, by CUDA_HOME or nvcc on PATH. Raises BuildError if its major is not `cuda`'s."""
     home = os.environ.get("CUDA_HOME")
     nvcc = str(Path(home, "bin", "nvcc")) if home else shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     if not Path(nvcc).is_file():
@@ -217,9 +217,9 @@ def slim(stage: Path) -> None:
             path.unlink()
     for path in list(stage.rglob("__pycache__")):
         shutil.rmtree(path)
-    strip = shutil.which("strip")
-    for path in stage.rglob("*.so") if strip else ():
-        subprocess.run([strip, "-s", str(path)], check=True)
+    if strip := shutil.which("strip"):
+        for path in stage.rglob("*.so"):
+            subprocess.run([strip, "-s", str(path)], check=True)
 
 
 def verify(python: str, stage: Path, environment: dict[str, str], log) -> None:

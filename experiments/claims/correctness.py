@@ -45,7 +45,6 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     "results/portability.csv, every kernel and configuration compiled for each target, and the recorded tests. Holds "
     "if all compile for the A100 and the MI300X and the tests passed on both; in part if all compile for both but were "
     "not run on both, or some compile for each; does not hold if nothing compiles for one of them.",
-    figure="portability",
 )
 def portability(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.portability

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,27 +25,15 @@ class NoEvidence(Exception):
 
 @dataclass(frozen=True)
 class Evidence:
-    """frames: the current run of each study, by its name, absent if there is no CSV; tests: outcomes of the test suite
+    """What the rules are given.
+
+    frames: the current run of each study, by its name, absent if there is no CSV; tests: outcomes of the test suite
     by where it ran (`tests/outcomes.py` writes them); portability: results/portability.csv, empty if there is none."""
 
     device: str
     frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     portability: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    @classmethod
-    def load(cls, results: Path, device: str) -> Evidence:
-        """From the folder `results` as the sweeps leave it."""
-        frames = {}
-        for study in STUDIES:
-            frame = current_run(schema.read(results / device / f"{study}.csv", KEYS.get(study, schema.ROW_KEY)))
-            if len(frame):
-                frames[study] = frame
-        tests = {
-            path.stem.removeprefix("tests-"): json.loads(path.read_text()) for path in results.glob("tests-*.json")
-        }
-        portability = results / "portability.csv"
-        return cls(device, frames, tests, pd.read_csv(portability) if portability.exists() else pd.DataFrame())
 
     def study(self, name: str) -> pd.DataFrame:
         """The rows of a study; raises NoEvidence if it was not run on this device."""

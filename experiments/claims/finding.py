@@ -26,6 +26,14 @@ class Verdict(str, enum.Enum):
     NOT_TESTABLE = "not testable here"
     UNDECIDED = "undecided"
 
+    def counted(self, count: int) -> str:
+        """So many claims, and this verdict, as in "2 hold in part"."""
+        if self in (Verdict.NOT_TESTABLE, Verdict.UNDECIDED):
+            return f"{count} {'is' if count == 1 else 'are'} {self.value}"
+        verb, _, rest = self.value.partition(" ")
+        plural = {"holds": "hold", "does": "do"}[verb]
+        return " ".join(filter(None, [str(count), verb if count == 1 else plural, rest]))
+
     @classmethod
     def of(cls, everywhere: bool, somewhere: bool) -> Verdict:
         """Holds at every point, in part at some, or at none."""

@@ -18,10 +18,11 @@ COUNTS = {"unique": ("unique_read_bytes", "unique_write_bytes"), "issued": ("rea
 
 @rule(
     "memory-traffic",
-    "Points: the paper's three models, every batch size and dtype with traffic of both pipelines, by each method (model, "
-    "interpreter, counters), each byte once a kernel (unique) and as often as it is asked for (issued), with the weights "
-    "and without. Holds if 1 - fused / unfused is at least {saving} at each point with the weights; in part if it is at "
-    "some point, with them or without; does not hold if at none. Other shapes are shown and do not decide.",
+    "Points: the paper's three models, every batch size and dtype with traffic of both pipelines, by each method "
+    "(model, interpreter, counters), each byte once a kernel (unique) and as often as it is asked for (issued), with "
+    "the weights and without. Holds if 1 - fused / unfused is at least {saving} at each point with the weights; in "
+    "part if it is at some point, with them or without; does not hold if at none. Other shapes are shown and do not "
+    "decide.",
     figure="traffic",
 )
 def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
@@ -35,9 +36,11 @@ def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         raise no_pairs(frame[frame["model"].isin(PAPER_MODELS)], [PAPER, UNFUSED])
     reached = deciding["saving"] >= figures["saving"]
     verdict = Verdict.of(reached[deciding["weights"]].all(), reached.any())
-    shown = savings.assign(shape=savings["model"].where(~savings["model"].isin(PAPER_MODELS), "paper's models"))
+    # A method that has no row of the paper's models is shown on the shapes that it has.
+    elsewhere = savings[~savings["method"].isin(deciding["method"])]
+    shown = pd.concat([deciding.assign(shape="the paper's models"), elsewhere.assign(shape=elsewhere["model"])])
     measured = "; ".join(
-        f"{method}, {count}, {shape}: "
+        f"{method} on {shape}, {count}: "
         + " and ".join(
             f"{span(100 * part['saving'], 0)} % {_accounting(weights)}"
             for weights, part in sorted(group.groupby("weights"), reverse=True)

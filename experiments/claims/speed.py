@@ -26,8 +26,8 @@ def paper_points(frame: pd.DataFrame) -> pd.DataFrame:
     "throughput-vs-megablocks",
     "Points: the paper's three models, every batch size up to 512 tokens, fp16 and bf16, each Megablocks path that "
     "ran; eager against eager, as paper_fused and Megablocks both wait for the host. Holds if all three models have "
-    "points and at each the throughput ratio lies in {low}–{high} within its noise; in part if it reaches {low} at "
-    "some; does not hold if it is below {low} at all.",
+    "points and at each the throughput ratio lies in {low:.2f}–{high:.2f} within its noise; in part if it reaches "
+    "{low:.2f} at some; does not hold if it is below {low:.2f} at all.",
     figure="ratio_to_megablocks",
 )
 def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
@@ -40,14 +40,11 @@ def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> 
     inside = points - below - above
     absent = [model for model in PAPER_MODELS if model not in set(pairs["model"])]
     verdict = Verdict.of(inside == points and not absent, below < points)
-    measured = "; ".join(
-        f"{path}: {span(group['ratio'])} eager, {span(best.loc[best['peer'] == path, 'ratio'])} best to best"
-        for path, group in pairs.groupby("peer")
-    )
+    measured = "; ".join(f"{path}: {span(group['ratio'])}" for path, group in pairs.groupby("peer"))
     without = f"; there is no point for {', '.join(absent)}" if absent else ""
     sentence = (
-        f"Of {points} points, eager to eager, {inside} lie inside {figures['low']}–{figures['high']}, {above} above "
-        f"and {below} below{without}; with each system in its best launch mode the ratio is {span(best['ratio'])}."
+        f"Of {points} ratios of paper_fused to a Megablocks path, eager to eager, {inside} lie inside {_band(figures)}, {above} above and {below} "
+        f"below{without}; with each system in its best launch mode the ratio is {span(best['ratio'])}."
     )
     return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)))
 
@@ -83,8 +80,8 @@ def mixtral_32_tokens(evidence: Evidence, figures: Mapping[str, Any]) -> Finding
 @rule(
     "fused-over-unfused",
     "Points: the paper's three models, every batch size up to 512 tokens, fp16 and bf16, eager. Holds if at each "
-    "paper_fused is faster than paper_unfused beyond the noise and the speed-up lies in {low}–{high} within it; in "
-    "part if it is faster beyond the noise at some; does not hold if at none.",
+    "paper_fused is faster than paper_unfused beyond the noise and the speed-up lies in {low:.2f}–{high:.2f} within "
+    "it; in part if it is faster beyond the noise at some; does not hold if at none.",
     figure="fused_vs_unfused",
 )
 def fused_over_unfused(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
@@ -97,7 +94,11 @@ def fused_over_unfused(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
     measured = "; ".join(f"{model}: {span(group['ratio'])}" for model, group in pairs.groupby("model"))
     sentence = (
         f"Fused is faster at {int(faster.sum())} of {len(pairs)} points, the same within noise at {same} and slower at "
-        f"{len(pairs) - int(faster.sum()) - same}; the speed-up lies in {figures['low']}–{figures['high']} at "
-        f"{int(inside.sum())}, its median is {pairs['ratio'].median():.2f}."
+        f"{len(pairs) - int(faster.sum()) - same}; the speed-up lies in {_band(figures)} at {int(inside.sum())}, its "
+        f"median is {pairs['ratio'].median():.2f}."
     )
     return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)))
+
+
+def _band(figures: Mapping[str, Any]) -> str:
+    return f"{figures['low']:.2f}–{figures['high']:.2f}"

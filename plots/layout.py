@@ -1,0 +1,185 @@
+"""Sheets of panels, with the legend and the caption under them and never on the data."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from . import style
+
+WIDTH_IN = 7.0
+"""Two columns of a paper; a panel of a row of two is one column wide."""
+PAD_IN = 0.06
+STRIP_IN = 0.085
+"""Height of a row of missing points."""
+
+
+def sheet(
+    rows: int, columns: int, panel_height: float, title: str, *, used: int | None = None, **sharing: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of rows x columns panels, `panel_height` inches each; `used` of them, row by row, are kept."""
+    style.apply()
+    figure = plt.figure(figsize=(WIDTH_IN, rows * panel_height + 0.25), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
+    for spare in axes[used:] if used is not None else []:
+        spare.remove()
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+    return figure, axes[:used]
+
+
+def finish(figure: Figure, handles: Sequence[Artist], caption: str) -> Figure:
+    """Adds legend and caption under the panels and makes the figure as much taller as they need."""
+    panels = figure.get_figheight()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    width, dpi = figure.get_figwidth(), figure.dpi
+    note = figure.text(PAD_IN / width, 0, caption, va="bottom", linespacing=1.25, color="#444444")
+    for characters in range(170, 60, -2):
+        note.set_text("\n".join(textwrap.fill(line, characters) for line in caption.splitlines()))
+        extent = note.get_window_extent(renderer)
+        if extent.width <= (width - 2 * PAD_IN) * dpi:
+            break
+    below = extent.height / dpi + 2 * PAD_IN
+    legend_height = 0.0
+    if handles:
+        for columns in range(min(6, len(handles)), 0, -1):
+            legend = figure.legend(handles=_by_row(handles, columns), loc="lower center", ncols=columns)
+            extent = legend.get_window_extent(renderer)
+            if extent.width <= width * dpi or columns == 1:
+                break
+            legend.remove()
+        legend_height = extent.height / dpi
+    height = panels + below + legend_height
+    figure.set_figheight(height)
+    note.set_y(PAD_IN / height)
+    if handles:
+        legend.set_bbox_to_anchor((0.5, below / height))
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0, (below + legend_height) / height, 1, panels / height))
+    return figure
+
+
+def _by_row(handles: Sequence[Artist], columns: int) -> list[Artist]:
+    """Reordered so that a legend, which fills column by column, reads row by row."""
+    rows = -(-len(handles) // columns)
+    full = len(handles) - (rows - 1) * columns
+    order = [row * columns + column for column in range(columns) for row in range(rows if column < full else rows - 1)]
+    return [handles[index] for index in order]
+
+
+def plot_system(axes: Axes, name: str, x: Iterable[float], y: Iterable[float], eager: Iterable[bool] = ()) -> None:
+    """The line of a system; points timed eagerly are drawn open, those in a CUDA graph filled."""
+    look = style.look(name)
+    x, y, eager = np.asarray(list(x)), np.asarray(list(y)), np.asarray(list(eager) or [False] * len(list(x)), bool)
+    z = 3 if look.family in ("paper", "fast") else 2
+    axes.plot(x, y, color=look.color, linestyle=look.linestyle, zorder=z, label=look.label)
+    for opened, face in ((False, look.color), (True, "white")):
+        chosen = eager == opened
+        if chosen.any() and look.marker != "None":
+            axes.plot(x[chosen], y[chosen], color=look.color, marker=look.marker, mfc=face, ls="none", zorder=z + 0.1)
+
+
+def handles_of(names: Iterable[str]) -> list[Line2D]:
+    """Legend entries of systems, in the order of all figures."""
+    looks = [style.look(name) for name in style.in_order(names)]
+    return [Line2D([], [], color=k.color, marker=k.marker, linestyle=k.linestyle, label=k.label) for k in looks]
+
+
+def missing_handle() -> Line2D:
+    return Line2D([], [], color=style.INK, marker="x", ms=2.6, linestyle="none", label="missing: reason below")
+
+
+def mark_missing(panels: Sequence[tuple[Axes, pd.DataFrame, int]], column: str) -> None:
+    """Crossed-out markers at the bottom of each panel for the systems that have no timing there.
+
+    panels: (axes, missing points, number of points that a system should have). A system that lacks some has a row of
+    its own, with a mark at each place in `column`; those that lack all share one row. Call it last: the axes are
+    lengthened so that the marks lie under all data, once for those that share a y axis.
+    """
+    some: dict[Axes, list[str]] = {}
+    none: dict[Axes, list[str]] = {}
+    for axes, missing, points in panels:
+        lacking = missing["implementation"].value_counts()
+        none[axes] = style.in_order(lacking[lacking >= points].index)
+        some[axes] = style.in_order(lacking[lacking < points].index)
+    rows = {axes: len(some[axes]) + bool(none[axes]) for axes in some}
+    if panels:
+        panels[0][0].figure.draw_without_rendering()  # places the panels, whose heights are needed now
+    lengthened: set[Axes] = set()
+    for axes, missing, _ in panels:
+        sharing = [other for other in rows if other is axes or axes.get_shared_y_axes().joined(axes, other)]
+        strip = STRIP_IN / (axes.get_position().height * axes.figure.get_figheight())
+        room = strip * (max(rows[other] for other in sharing) + 0.3)
+        if not rows[axes] and axes not in lengthened and room < strip:
+            continue
+        if axes not in lengthened:
+            _lengthen(axes, room)
+            lengthened.update(sharing)
+        axes.add_patch(Rectangle((0, 0), 1, room, transform=axes.transAxes, color="#f2f2f2", lw=0, zorder=0))
+        for index, name in enumerate(some[axes]):
+            places = missing.loc[missing["implementation"] == name, column]
+            _cross(axes, name, places, strip * (rows[axes] - index - 0.4), axes.get_xaxis_transform())
+        if none[axes]:
+            axes.text(0.02, strip * 0.55, "none:", transform=axes.transAxes, va="center", color=style.GREY)
+            for index, name in enumerate(none[axes]):
+                _cross(axes, name, [0.26 + 0.08 * index], strip * 0.6, axes.transAxes)
+
+
+def _cross(axes: Axes, name: str, places: Iterable[float], height: float, transform: Any) -> None:
+    look = style.look(name)
+    places = list(places)
+    for marker, color, size in ((look.marker, look.color, 3.6), ("x", style.INK, 2.6)):
+        axes.plot(places, [height] * len(places), transform=transform, color=color, marker=marker, ms=size, mew=0.7,
+                  mfc="white", ls="none", zorder=4, clip_on=False)  # fmt: skip
+
+
+def _lengthen(axes: Axes, room: float) -> None:
+    """Moves the lower end of the y axis down, so that what was all of the panel is all but `room` of it."""
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log":
+        axes.set_ylim(low / (high / low) ** (room / (1 - room)), high)
+    else:
+        axes.set_ylim(low - (high - low) * room / (1 - room), high)
+
+
+def power_axis(axis: Any, values: Iterable[float], every: int = 1) -> None:
+    """A base-2 log axis with ticks at every `every`-th of the values, written out."""
+    ticks = sorted(set(values))[::every]
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def log_labels(axis: Any, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """A log axis whose ticks are written as plain numbers, with k and M for thousands and millions."""
+    axis.set_major_locator(LogLocator(10, subs=subs, numticks=20))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def short(value: float) -> str:
+    """1500000 as 1.5M, 20000 as 20k."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def panel_title(key: tuple[str, str, str]) -> str:
+    """Model and dtype, and the gating where it is not the plain softmax that all systems run."""
+    model, dtype, gating = key
+    return f"{style.model_label(model)}, {dtype}" + ("" if gating == "softmax" else f", {gating}")

@@ -1,0 +1,55 @@
+"""Share of the measured limit against tokens: limit_us / p50_us of every system in its best launch mode."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from . import caption, data, layout, style
+
+NAME = "limit_share"
+TITLE = "Share of the measured limit"
+STUDIES = ("throughput",)
+
+
+def draw(results: data.Results) -> Figure:
+    study = results.study("throughput")
+    keys = list(data.panels(study.rows))
+    columns = min(3, len(keys))
+    figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
+    best = data.timed(study.rows, "best")
+    best = best[best["limit_us"].notna()]
+    missing = data.missing(study.rows)
+    for panel, key in zip(axes, keys):
+        for name in data.systems(best):
+            rows = data.panel_rows(best, key, name).sort_values("tokens")
+            if name != data.LIMIT:
+                share = rows["limit_us"] / rows["p50_us"]
+                layout.plot_system(panel, name, rows["tokens"], share, rows["launch"] == "eager")
+        limit = style.look(data.LIMIT)
+        panel.axhline(1, color=limit.color, linestyle=limit.linestyle)
+        panel.set_ylim(0, 1.05)
+        layout.power_axis(panel.xaxis, study.rows["tokens"], every=2)
+        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        panel.yaxis.set_major_formatter(PercentFormatter(1))
+        panel.set_title(layout.panel_title(key))
+        panel.set_xlabel("tokens")
+        panel.set_ylabel("limit / latency (%)")
+    layout.mark_missing(
+        [
+            (panel, data.panel_rows(missing, key), data.panel_rows(study.rows, key)["case_hash"].nunique())
+            for panel, key in zip(axes, keys)
+        ],
+        "tokens",
+    )
+    rates = study.record.get("matrix_tflops", {})
+    measured = ", ".join(f"{dtype} {rate:.0f}" for dtype, rate in rates.items())
+    notes = (
+        "Limit: the larger of the time to read the active experts' weights once (stream) and the operations at the matrix "
+        f"rate, both measured in this run{f' ({measured} TFLOP/s)' if measured else ''}. Each system in its faster launch "
+        "mode. Filled: CUDA graph; open: eager."
+    )
+    handles = layout.handles_of([*study.rows["implementation"], data.LIMIT])
+    if len(missing):
+        handles.append(layout.missing_handle())
+    return layout.finish(figure, handles, caption.text(study, notes, missing))

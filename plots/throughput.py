@@ -1,0 +1,42 @@
+"""Throughput against tokens: every system in its best launch mode, one panel a model and dtype."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from . import caption, data, layout
+
+NAME = "throughput"
+TITLE = "Throughput against batch size"
+STUDIES = ("throughput",)
+
+
+def draw(results: data.Results) -> Figure:
+    study = results.study("throughput")
+    keys = list(data.panels(study.rows))
+    columns = min(3, len(keys))
+    figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
+    best = data.timed(study.rows, "best")
+    missing = data.missing(study.rows)
+    for panel, key in zip(axes, keys):
+        for name in data.systems(best):
+            rows = data.panel_rows(best, key, name).sort_values("tokens")
+            layout.plot_system(panel, name, rows["tokens"], rows["tokens_per_s"], rows["launch"] == "eager")
+        panel.set_yscale("log")
+        layout.power_axis(panel.xaxis, study.rows["tokens"], every=2)
+        layout.log_labels(panel.yaxis, subs=(1,))
+        panel.set_title(layout.panel_title(key))
+        panel.set_xlabel("tokens")
+        panel.set_ylabel("throughput (tokens/s)")
+    layout.mark_missing(
+        [
+            (panel, data.panel_rows(missing, key), data.panel_rows(study.rows, key)["case_hash"].nunique())
+            for panel, key in zip(axes, keys)
+        ],
+        "tokens",
+    )
+    notes = "Each system in its faster launch mode. Filled: CUDA graph; open: eager, launch cost included."
+    handles = layout.handles_of(study.rows["implementation"])
+    if len(missing):
+        handles.append(layout.missing_handle())
+    return layout.finish(figure, handles, caption.text(study, notes, missing))

@@ -1,0 +1,51 @@
+"""Records how many tests passed and where, for the report: hooks that conftest.py imports.
+
+With TRITONMOE_RECORD_TESTS set, a test session writes results/tests-<where>.json, where is `interpreter` or the name of
+the GPU: {"paper_grid": {"passed": n, "failed": m, "skipped": k, "where": where}, "ours": {...}}, the tests marked
+paper_grid and all others. A group of which no test ran keeps what an earlier session recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SWITCH = "TRITONMOE_RECORD_TESTS"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+OUTCOMES = ("passed", "failed", "skipped")
+
+_outcomes: dict[str, tuple[str, str]] = {}
+"""(group, outcome) of every test, by its id."""
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """A test has the outcome of its call, unless its set-up or tear-down failed or skipped it."""
+    if report.when == "call" or report.outcome != "passed":
+        group = "paper_grid" if "paper_grid" in report.keywords else "ours"
+        failed_before = _outcomes.get(report.nodeid, ("", ""))[1] == "failed"
+        _outcomes[report.nodeid] = (group, "failed" if failed_before else report.outcome)
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    if os.environ.get(SWITCH) and not hasattr(session.config, "workerinput"):
+        write(RESULTS, where(), Counter(_outcomes.values()))
+
+
+def where() -> str:
+    """`interpreter`, or the GPU's name as results folders are called."""
+    import torch
+    from tritonmoe_bench.experiments.provenance import INTERPRETER, slug
+
+    return slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else INTERPRETER
+
+
+def write(folder: Path, place: str, counts: Counter) -> None:
+    """Merges the counts of (group, outcome) into `folder`/tests-<place>.json."""
+    path = folder / f"tests-{place}.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    for group in sorted({group for group, _ in counts}):
+        record[group] = {outcome: counts[group, outcome] for outcome in OUTCOMES} | {"where": place}
+    path.write_text(json.dumps(record, indent=1) + "\n")
