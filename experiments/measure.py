@@ -58,6 +58,10 @@ class Bench:
             kept.case = case
         return list(self._sets.values())
 
+    def release(self) -> None:
+        """Drops all weights, to give their memory back after a failure."""
+        self._sets.clear()
+
     def reference(self, case: Case, x: torch.Tensor, weights: Weights) -> tuple[torch.Tensor, float]:
         """(float32 output, relative error of PyTorch's own 16-bit computation); made once for all workers of a run."""
         path = self.reference_folder / f"{case.case_hash}-{self.device.type}.pt"
@@ -138,7 +142,13 @@ def measure_stages(
             raise ValueError(f"{implementation.name} does not offer its stages one by one")
         for stage, call in stages:
             for launch in launches:
-                row: dict[str, Any] = {"stage": stage, "launch": launch, "timing_method": "none", "status": "ok", "reason": ""}
+                row: dict[str, Any] = {
+                    "stage": stage,
+                    "launch": launch,
+                    "timing_method": "none",
+                    "status": "ok",
+                    "reason": "",
+                }
                 if launch == "graph" and implementation.host_sync:
                     row |= {"status": "unsupported", "reason": implementation.host_sync}
                 elif bench.timed:
@@ -165,7 +175,7 @@ def measure_traffic(
             rows.append(schema.failed("traffic", method, "unsupported", "too large for Triton's interpreter"))
         else:
             rows += traffic_rows(case, implementation.name, method)
-    return [row | {"config": implementation.config(case)} for row in rows]
+    return [{"config": implementation.config(case)} | row for row in rows]
 
 
 def workspace_bytes(call: Callable[[], object]) -> int:

@@ -45,7 +45,7 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
         kinds.pop(1)
     columns = [(path, *kind) for path in MEGABLOCKS for kind in kinds]
     header = ["tokens", "published"]
-    header += [f"{path.removeprefix('megablocks_')}: {system}, {launch}" for path, system, launch in columns]
+    header += [f"{system} / {path.removeprefix('megablocks_')}, {launch}" for path, system, launch in columns]
     tables = []
     for model, dtype, gating in panels(frame):
         rows = frame[(frame["model"] == model) & (frame["dtype"] == dtype) & (frame["gating"] == gating)]

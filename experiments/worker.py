@@ -96,7 +96,6 @@ def _rows(take, kind: str, implementation: Implementation, case: Case, modes: li
 
     from tritonmoe_bench.experiments.measure import IncorrectOutput
 
-
     def failed(status: str, reason: str) -> list[dict[str, Any]]:
         return [schema.failed(kind, mode, status, reason) for mode in modes]
 
@@ -115,7 +114,7 @@ def _rows(take, kind: str, implementation: Implementation, case: Case, modes: li
         failure = ("error", f"{type(error).__name__}: {error}")
     rows = failed(*failure)
     if bench.timed:
-        bench._sets.clear()
+        bench.release()
         torch.cuda.empty_cache()
         torch.cuda.synchronize()  # a fault of the device itself ends this process here, and the parent says so
     return rows

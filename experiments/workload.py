@@ -99,8 +99,10 @@ class Weights:
 
     def router(self) -> torch.Tensor:
         """[num_experts, hidden_dim], row e one-hot at feature e."""
-        return self._once("router", lambda: torch.eye(
-            self.case.num_experts, self.case.hidden_dim, dtype=self.dtype, device=self.device))
+        return self._once(
+            "router",
+            lambda: torch.eye(self.case.num_experts, self.case.hidden_dim, dtype=self.dtype, device=self.device),
+        )
 
     def correction_bias(self) -> torch.Tensor | None:
         """float32 [num_experts] for the gatings that have one, else None."""
@@ -131,9 +133,12 @@ class Weights:
 
     def flat(self) -> torch.Tensor:
         """int32 [num_experts, expert_bytes / 4] of random words: the layer's bytes for a reader that only reads."""
-        return self._once("flat", lambda: torch.empty(
-            (self.case.num_experts, self.case.expert_bytes // 4), dtype=torch.int32, device=self.device
-        ).random_(generator=torch.Generator(self.device).manual_seed(self.set_index)))
+        return self._once(
+            "flat",
+            lambda: torch.empty(
+                (self.case.num_experts, self.case.expert_bytes // 4), dtype=torch.int32, device=self.device
+            ).random_(generator=torch.Generator(self.device).manual_seed(self.set_index)),
+        )
 
     def release(self) -> None:
         """Drops every tensor made so far."""

@@ -50,6 +50,12 @@ def check_contiguous(name: str, tensor: torch.Tensor) -> None:
         raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}: call .contiguous()")
 
 
+def check_expert_size(name: str, weights: torch.Tensor) -> None:
+    """Raises ValueError if one expert's matrix is larger than the 32-bit offsets inside of an expert reach."""
+    if weights.shape[1] * weights.stride(1) >= 2**31:
+        raise ValueError(f"{name}: an expert of {list(weights.shape[1:])} elements is too large, allowed are 2**31 - 1")
+
+
 def check_top_k(top_k: object, num_experts: int) -> int:
     """`top_k`, if that many experts can be chosen. Raises TypeError for no int, ValueError for one out of range."""
     if isinstance(top_k, bool) or not isinstance(top_k, int):

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import DTYPES, check_contiguous, check_tensor
+from .checks import DTYPES, check_contiguous, check_expert_size, check_tensor
 from .schedule import Schedule, check_schedule
 from .tile_order import locate_tile
 from .tiles import BLOCK_M, GROUP_M, GemmTile, device_tiles
@@ -70,6 +70,7 @@ def fused_gate_up(
     check_contiguous("rows", rows)
     check_schedule(schedule, rows)
     check_tensor("gate_up", gate_up, (schedule.num_experts, "2 * ffn", rows.shape[1]), (rows.dtype,), rows)
+    check_expert_size("gate_up", gate_up)
     if gate_up.shape[1] % 2:
         raise ValueError(f"gate_up must hold as many gate as up rows, got {gate_up.shape[1]} in all")
     return launch_fused_gate_up(rows, gate_up, schedule, tile or device_tiles(rows.device).fused)

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import DTYPES, check_contiguous, check_tensor
+from .checks import DTYPES, check_contiguous, check_expert_size, check_tensor
 from .schedule import Schedule, check_schedule
 from .tile_order import locate_tile
 from .tiles import BLOCK_M, GROUP_M, GemmTile, device_tiles
@@ -60,6 +60,7 @@ def grouped_gemm(
     check_contiguous("rows", rows)
     check_schedule(schedule, rows)
     check_tensor("weights", weights, (schedule.num_experts, "n", rows.shape[1]), (rows.dtype,), rows)
+    check_expert_size("weights", weights)
     return launch_grouped_gemm(rows, weights, schedule, tile or device_tiles(rows.device).down)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checks import DTYPES, MAX_SLOTS, check_num_experts, check_tensor, check_top_k
+from .checks import DTYPES, MAX_SLOTS, check_expert_size, check_num_experts, check_tensor, check_top_k
 from .fused_gate_up import launch_fused_gate_up
 from .gating import Gating
 from .grouped_gemm import launch_grouped_gemm
@@ -157,6 +157,8 @@ def _layer(x, router_weight, gate_up, down, top_k, gating, fused, schedule, corr
     num_experts = check_num_experts(router_weight.shape[0])
     check_tensor("down", down, (num_experts, hidden, "ffn"), (x.dtype,), x)
     check_tensor("gate_up", gate_up, (num_experts, 2 * down.shape[2], hidden), (x.dtype,), x)
+    check_expert_size("gate_up", gate_up)
+    check_expert_size("down", down)
     check_top_k(top_k, num_experts)
     check_gating(gating, correction_bias)
     if x.shape[0] * top_k > MAX_SLOTS:

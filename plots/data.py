@@ -68,7 +68,9 @@ def newest_device(root: Path) -> str:
             stamp = str(rows["timestamp_utc"].max()) if len(rows) else ""
             newest[path.parent.name] = max(stamp, newest.get(path.parent.name, ""))
     if not newest:
-        raise MissingStudy(f"no results/<device>/<study>.csv under {root}: python experiments/sweep.py study=... makes one")
+        raise MissingStudy(
+            f"no results/<device>/<study>.csv under {root}: python experiments/sweep.py study=... makes one"
+        )
     return max(newest, key=lambda device: (device != INTERPRETER, newest[device]))
 
 
@@ -116,7 +118,9 @@ def to_best(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def panels(rows: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
     """(model, dtype, gating) of the rows, in the order of panels: bf16 before fp16, the paper's models first."""
-    found = {tuple(map(str, key)) for key in rows[["model", "dtype", "gating"]].drop_duplicates().itertuples(index=False)}
+    found = {
+        tuple(map(str, key)) for key in rows[["model", "dtype", "gating"]].drop_duplicates().itertuples(index=False)
+    }
     models = style.models_in_order(key[0] for key in found)
     return sorted(found, key=lambda key: (key[1], models.index(key[0]), key[2]))
 

@@ -18,7 +18,6 @@ if not __package__:
     runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
 
 import matplotlib  # noqa: E402
-
 from tritonmoe_bench.plots import data, registry  # noqa: E402
 
 DPI = 220

@@ -22,6 +22,7 @@ from . import style
 WIDTH_IN = 7.0
 """Two columns of a paper; a panel of a row of two is one column wide."""
 PAD_IN = 0.06
+FASTER = "Each system in its faster launch mode. Filled: CUDA graph; open: eager."
 STRIP_IN = 0.085
 """Height of a row of missing points."""
 
@@ -92,14 +93,19 @@ def plot_system(axes: Axes, name: str, x: Iterable[float], y: Iterable[float], e
             axes.plot(x[chosen], y[chosen], color=look.color, marker=look.marker, mfc=face, ls="none", zorder=z + 0.1)
 
 
-def handles_of(names: Iterable[str]) -> list[Line2D]:
-    """Legend entries of systems, in the order of all figures."""
+def legend_of(names: Iterable[str], missing: pd.DataFrame) -> list[Artist]:
+    """Legend entries of systems, in the order of all figures, and of missing points if there are any."""
     looks = [style.look(name) for name in style.in_order(names)]
-    return [Line2D([], [], color=k.color, marker=k.marker, linestyle=k.linestyle, label=k.label) for k in looks]
+    entries: list[Artist] = [
+        Line2D([], [], color=look.color, marker=look.marker, linestyle=look.linestyle, label=look.label)
+        for look in looks
+    ]
+    return entries + missing_entry(missing)
 
 
-def missing_handle() -> Line2D:
-    return Line2D([], [], color=style.INK, marker="x", ms=2.6, linestyle="none", label="missing: reason below")
+def missing_entry(missing: pd.DataFrame) -> list[Artist]:
+    cross = Line2D([], [], color=style.INK, marker="x", ms=2.6, linestyle="none", label="missing: reason below")
+    return [cross] if len(missing) else []
 
 
 def mark_missing(panels: Sequence[tuple[Axes, pd.DataFrame, int]], column: str) -> None:
@@ -121,21 +127,22 @@ def mark_missing(panels: Sequence[tuple[Axes, pd.DataFrame, int]], column: str) 
     lengthened: set[Axes] = set()
     for axes, missing, _ in panels:
         sharing = [other for other in rows if other is axes or axes.get_shared_y_axes().joined(axes, other)]
-        strip = STRIP_IN / (axes.get_position().height * axes.figure.get_figheight())
+        box = axes.get_window_extent()
+        strip, step = STRIP_IN * axes.figure.dpi / box.height, STRIP_IN * axes.figure.dpi / box.width
         room = strip * (max(rows[other] for other in sharing) + 0.3)
         if not rows[axes] and axes not in lengthened and room < strip:
             continue
         if axes not in lengthened:
             _lengthen(axes, room)
             lengthened.update(sharing)
-        axes.add_patch(Rectangle((0, 0), 1, room, transform=axes.transAxes, color="#f2f2f2", lw=0, zorder=0))
+        axes.add_patch(Rectangle((0, 0), 1, room, transform=axes.transAxes, color="#f2f2f2", lw=0, zorder=0.6))
         for index, name in enumerate(some[axes]):
             places = missing.loc[missing["implementation"] == name, column]
             _cross(axes, name, places, strip * (rows[axes] - index - 0.4), axes.get_xaxis_transform())
         if none[axes]:
-            axes.text(0.02, strip * 0.55, "none:", transform=axes.transAxes, va="center", color=style.GREY)
+            axes.text(step / 4, strip * 0.55, "none:", transform=axes.transAxes, va="center", color="#666666")
             for index, name in enumerate(none[axes]):
-                _cross(axes, name, [0.26 + 0.08 * index], strip * 0.6, axes.transAxes)
+                _cross(axes, name, [step * (4.6 + 1.2 * index)], strip * 0.6, axes.transAxes)
 
 
 def _cross(axes: Axes, name: str, places: Iterable[float], height: float, transform: Any) -> None:
@@ -147,8 +154,13 @@ def _cross(axes: Axes, name: str, places: Iterable[float], height: float, transf
 
 
 def _lengthen(axes: Axes, room: float) -> None:
-    """Moves the lower end of the y axis down, so that what was all of the panel is all but `room` of it."""
+    """Moves the lower end of the y axis down, so that what was all of the panel is all but `room` of it.
+
+    Ticks below the old end stay unlabelled.
+    """
     low, high = axes.get_ylim()
+    labels = axes.yaxis.get_major_formatter()
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, at: labels(value, at) if value >= low else ""))
     if axes.get_yscale() == "log":
         axes.set_ylim(low / (high / low) ** (room / (1 - room)), high)
     else:

@@ -45,11 +45,8 @@ def draw(results: data.Results) -> Figure:
     rates = study.record.get("matrix_tflops", {})
     measured = ", ".join(f"{dtype} {rate:.0f}" for dtype, rate in rates.items())
     notes = (
-        "Limit: the larger of the time to read the active experts' weights once (stream) and the operations at the matrix "
-        f"rate, both measured in this run{f' ({measured} TFLOP/s)' if measured else ''}. Each system in its faster launch "
-        "mode. Filled: CUDA graph; open: eager."
+        "Limit: the larger of the time to read the active experts' weights once (stream) and that of the operations at "
+        f"the matrix rate, both measured in this run{f' ({measured} TFLOP/s)' if measured else ''}. {layout.FASTER}"
     )
-    handles = layout.handles_of([*study.rows["implementation"], data.LIMIT])
-    if len(missing):
-        handles.append(layout.missing_handle())
+    handles = layout.legend_of([*study.rows["implementation"], data.LIMIT], missing)
     return layout.finish(figure, handles, caption.text(study, notes, missing))

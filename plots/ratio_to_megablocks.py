@@ -5,10 +5,13 @@ A column a model; a row a dtype and a way to compare: eager to eager, or each si
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from . import caption, data, layout, published, style
 
@@ -16,7 +19,9 @@ NAME = "ratio_to_megablocks"
 TITLE = "Throughput relative to Megablocks (above 1: the paper's pipeline is faster)"
 STUDIES = ("throughput",)
 LAUNCHES = {"eager": "eager / eager", "best": "best / best"}
-LINES = {"paper_fused": ("-", "full"), "paper_fused_graph": (style.DASH, "none")}
+FillStyle = Literal["full", "none"]
+CLAIM = "throughput-vs-megablocks"
+LINES: dict[str, tuple[style.Line, FillStyle]] = {"paper_fused": ("-", "full"), "paper_fused_graph": (style.DASH, "none")}
 """Line style and marker filling of each of our pipelines; the colour and marker are those of the Megablocks path."""
 
 
@@ -25,7 +30,7 @@ def draw(results: data.Results) -> Figure:
     keys = list(data.panels(study.rows))
     models = list(dict.fromkeys((model, gating) for model, _, gating in keys))
     kinds = [(dtype, launch) for dtype in dict.fromkeys(key[1] for key in keys) for launch in LAUNCHES]
-    figure, grid = layout.sheet(len(kinds), len(models), 1.3, TITLE, sharex=True, sharey=True)
+    figure, grid = layout.sheet(len(kinds), len(models), 1.35, TITLE, sharex=True, sharey="row")
     paths = data.family(study.rows, "megablocks")
     ours = [name for name in LINES if name in set(study.rows["implementation"])]
     lacking = data.missing(study.rows)
@@ -43,7 +48,7 @@ def draw(results: data.Results) -> Figure:
         _published(panel, model, rows["tokens"].max())
         layout.power_axis(panel.xaxis, study.rows["tokens"], every=2)
         panel.set_yscale("log")
-        layout.log_labels(panel.yaxis, subs=(1, 2, 5))
+        layout.log_labels(panel.yaxis, subs=(1, 1.5, 2, 3, 5))
         panel.set_title(layout.panel_title(key))
         panel.tick_params(labelbottom=True)
         if index % len(models) == 0:
@@ -52,16 +57,15 @@ def draw(results: data.Results) -> Figure:
         panel.set_xlabel("tokens")
         panels.append((panel, data.panel_rows(lacking, key), rows["case_hash"].nunique()))
     layout.mark_missing(panels, "tokens")
-    band = published.claim("throughput-vs-megablocks")
     notes = (
         "Latency of Megablocks / latency of the pipeline. Eager / eager: both launched from the host; best / best: each "
-        f"side in its faster launch mode. Band: {band['low']:.2f} to {band['high']:.2f}, as the paper claims up to its "
-        "512 tokens; stars: its own points."
+        f"side in its faster launch mode. {published.band_text(CLAIM)}"
     )
-    return layout.finish(figure, _handles(ours, paths, bool(len(lacking))), caption.text(study, notes, lacking))
+    handles = [*_handles(ours, paths), *layout.missing_entry(lacking)]
+    return layout.finish(figure, handles, caption.text(study, notes, lacking))
 
 
-def _lines(panel: Axes, pairs, name: str) -> None:
+def _lines(panel: Axes, pairs: pd.DataFrame, name: str) -> None:
     line, filling = LINES[name]
     for path, group in pairs.groupby("peer"):
         look = style.look(str(path))
@@ -69,25 +73,19 @@ def _lines(panel: Axes, pairs, name: str) -> None:
 
 
 def _published(panel: Axes, model: str, most: int) -> None:
-    band = published.claim("throughput-vs-megablocks")
-    panel.axhspan(band["low"], band["high"], color=style.BAND, lw=0, zorder=0.5)
-    panel.axhline(1, color=style.INK, lw=0.7, zorder=0.6)
+    published.draw_band(panel, CLAIM)
     points = published.ratios("vs_megablocks", "megablocks", "triton_fused")
     points = points[(points["model"] == model) & (points["tokens"] <= most)]
-    panel.plot(points["tokens"], points["ratio"], **STAR)
+    panel.plot(points["tokens"], points["ratio"], **published.STAR)
 
 
-STAR = {"color": "#d0003c", "marker": "*", "ms": 6.5, "mec": "white", "mew": 0.5, "ls": "none", "zorder": 5}
-
-
-def _handles(ours: list[str], paths: list[str], lacking: bool) -> list:
-    handles: list = [
-        Line2D([], [], color=style.look(path).color, marker=style.look(path).marker, label=f"over {style.look(path).label}")
-        for path in paths
+def _handles(ours: list[str], paths: list[str]) -> list[Artist]:
+    looks = [style.look(path) for path in paths]
+    handles: list[Artist] = [
+        Line2D([], [], color=look.color, marker=look.marker, label=f"over {look.label}") for look in looks
     ]
-    handles += [
-        Line2D([], [], color=style.GREY, ls=LINES[name][0], marker="o", fillstyle=LINES[name][1], label=style.look(name).label)
-        for name in ours
-    ]
-    handles += [Patch(color=style.BAND, label="the paper's claim"), Line2D([], [], **STAR, label=published.LABEL)]
-    return [*handles, layout.missing_handle()] if lacking else handles
+    for name in ours:
+        line, filling = LINES[name]
+        label = style.look(name).label
+        handles.append(Line2D([], [], color=style.GREY, ls=line, marker="o", fillstyle=filling, label=label))
+    return [*handles, *published.handles()]

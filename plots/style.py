@@ -10,6 +10,7 @@ import colorsys
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib import rcParams
 
@@ -20,15 +21,19 @@ BAND = "#e9e3d0"
 MISSING = "#d9d9d9"
 
 
+Line = Any
+"""A line style as matplotlib takes it: a name, or (offset, on and off lengths)."""
+
+
 @dataclass(frozen=True)
 class Look:
-    """family: groups systems; linestyle: as matplotlib takes it."""
+    """family: systems of one hue; marker: as matplotlib takes it."""
 
     label: str
     family: str
     color: str
     marker: str
-    linestyle: str | tuple = "-"
+    linestyle: Line = "-"
 
 
 DASH, DOT, DASHDOT = (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))
@@ -75,8 +80,8 @@ MODELS = {
 }
 """Labels of the models, in the order of panels: the paper's first."""
 
-_MARKERS = "oSs^vDPX<>ph*d8H".replace("S", "")
-_LINES: tuple[str | tuple, ...] = ("-", DASH, DASHDOT, DOT)
+_MARKERS = "os^vDPX<>ph*d8H"
+_LINES: tuple[Line, ...] = ("-", DASH, DASHDOT, DOT)
 
 
 def look(name: str) -> Look:

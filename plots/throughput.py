@@ -35,8 +35,5 @@ def draw(results: data.Results) -> Figure:
         ],
         "tokens",
     )
-    notes = "Each system in its faster launch mode. Filled: CUDA graph; open: eager, launch cost included."
-    handles = layout.handles_of(study.rows["implementation"])
-    if len(missing):
-        handles.append(layout.missing_handle())
-    return layout.finish(figure, handles, caption.text(study, notes, missing))
+    handles = layout.legend_of(study.rows["implementation"], missing)
+    return layout.finish(figure, handles, caption.text(study, layout.FASTER, missing))

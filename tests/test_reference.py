@@ -54,7 +54,11 @@ def test_an_error_is_relative_and_nan_does_not_pass():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"scoring": "relu"}, "softmax, sigmoid"), ({"groups": 2, "top_groups": 3}, "1..groups"), ({"scale": 0}, "positive")],
+    [
+        ({"scoring": "relu"}, "softmax, sigmoid"),
+        ({"groups": 2, "top_groups": 3}, "1..groups"),
+        ({"scale": 0}, "positive"),
+    ],
 )
 def test_a_gating_that_cannot_be_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -10,9 +10,7 @@ import pandas as pd
 
 from .. import schema
 
-STUDIES = ("throughput", "skew", "experts", "stages", "traffic", "decode", "fusion", "smoke")
 KEYS = {"stages": schema.STAGE_KEY, "traffic": schema.TRAFFIC_KEY}
-POINT = ["model", "num_experts", "top_k", "tokens", "skew", "dtype", "gating"]
 
 
 class NoEvidence(Exception):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from .evidence import Evidence, NoEvidence
@@ -35,7 +36,7 @@ class Verdict(str, enum.Enum):
         return " ".join(filter(None, [str(count), verb if count == 1 else plural, rest]))
 
     @classmethod
-    def of(cls, everywhere: bool, somewhere: bool) -> Verdict:
+    def of(cls, everywhere: bool | np.bool_, somewhere: bool | np.bool_) -> Verdict:
         """Holds at every point, in part at some, or at none."""
         return cls.HOLDS if everywhere else cls.IN_PART if somewhere else cls.DOES_NOT
 

@@ -7,72 +7,61 @@ from typing import Any
 
 import pandas as pd
 
-from .evidence import POINT, Evidence, no_pairs, rows_text, span
+from ...plots.traffic_data import ACCOUNTINGS, saving
+from .evidence import Evidence, no_pairs, rows_text, span
 from .finding import Finding, Verdict, rule
 from .speed import MEGABLOCKS, PAPER, PAPER_MODELS, UNFUSED
 
 LOOP = "torch_loop"
-WHOLE_FORWARD = "total"
-COUNTS = {"unique": ("unique_read_bytes", "unique_write_bytes"), "issued": ("read_bytes", "write_bytes")}
+WITHOUT_WEIGHTS = "activations"
 
 
 @rule(
     "memory-traffic",
     "Points: the paper's three models, every batch size and dtype with traffic of both pipelines, by each method "
-    "(model, interpreter, counters), each byte once a kernel (unique) and as often as it is asked for (issued), with "
-    "the weights and without. Holds if 1 - fused / unfused is at least {saving} at each point with the weights; in "
-    "part if it is at some point, with them or without; does not hold if at none. Other shapes are shown and do not "
-    "decide.",
+    "(model, interpreter, counters) and accounting: every access issued, each address once a stage, and the latter "
+    "without the weights. Holds if 1 - fused / unfused is at least {saving} at each point of the first two; in part if "
+    "it is at some point of any; does not hold if at none. Other shapes are shown and do not decide.",
     figure="traffic",
 )
 def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("traffic")
-    ok = frame[(frame["status"] == "ok") & frame["implementation"].isin([PAPER, UNFUSED])]
-    savings = pd.concat(
-        [_savings(ok, count, weights=weights) for count in COUNTS for weights in (True, False)], ignore_index=True
-    )
-    deciding = savings[savings["model"].isin(PAPER_MODELS)]
-    if not deciding["weights"].any():
-        raise no_pairs(frame[frame["model"].isin(PAPER_MODELS)], [PAPER, UNFUSED])
-    reached = deciding["saving"] >= figures["saving"]
-    verdict = Verdict.of(reached[deciding["weights"]].all(), reached.any())
+    rows = frame[frame["implementation"].isin([PAPER, UNFUSED])]
+    found = _savings(rows)
+    found["reached"] = found["saving"] >= figures["saving"]
+    deciding = found[found["model"].isin(PAPER_MODELS)]
+    whole = deciding[deciding["accounting"] != WITHOUT_WEIGHTS]
+    if whole.empty:
+        raise no_pairs(rows[rows["model"].isin(PAPER_MODELS)], [PAPER, UNFUSED])
     # A method that has no row of the paper's models is shown on the shapes that it has.
-    elsewhere = savings[~savings["method"].isin(deciding["method"])]
+    elsewhere = found[~found["method"].isin(deciding["method"])]
     shown = pd.concat([deciding.assign(shape="the paper's models"), elsewhere.assign(shape=elsewhere["model"])])
     measured = "; ".join(
-        f"{method} on {shape}, {count}: "
-        + " and ".join(
-            f"{span(100 * part['saving'], 0)} % {_accounting(weights)}"
-            for weights, part in sorted(group.groupby("weights"), reverse=True)
+        f"{method} on {shape}: "
+        + ", ".join(
+            f"{span(100 * part['saving'], 0)} % of {ACCOUNTINGS[name]}"
+            for name, part in group.groupby("accounting", sort=False)
         )
-        for (shape, method, count), group in shown.groupby(["shape", "method", "count"], sort=False)
+        for (method, shape), group in shown.groupby(["method", "shape"], sort=False)
     )
-    counts = " and at ".join(
-        f"{int(reached[group.index].sum())} of {len(group)} points {_accounting(weights)}"
-        for weights, group in sorted(deciding.groupby("weights"), reverse=True)
+    counts = ", ".join(
+        f"{int(part['reached'].sum())} of {len(part)} points counting {ACCOUNTINGS[name]}"
+        for name, part in deciding.groupby("accounting", sort=False)
     )
     sentence = f"Fusing gate and up saves {100 * figures['saving']:.0f} % of the bytes or more at {counts}."
-    used = int(ok["model"].isin(PAPER_MODELS).sum())
-    return Finding(verdict, measured, sentence, rows_text(frame, used))
+    verdict = Verdict.of(whole["reached"].all(), deciding["reached"].any())
+    return Finding(verdict, measured, sentence, rows_text(frame, int(rows["model"].isin(PAPER_MODELS).sum())))
 
 
-def _savings(ok: pd.DataFrame, count: str, *, weights: bool) -> pd.DataFrame:
-    """1 - fused / unfused bytes, read and written, of the whole forward, per point and method that counts so."""
-    read, write = COUNTS[count]
-    rows = ok[ok[read].notna() & ok[write].notna()]
-    if weights:
-        rows = rows[rows["stage"] == WHOLE_FORWARD]
-    else:
-        rows = rows[(rows["stage"] != WHOLE_FORWARD) & ~rows["tensor"].astype(str).str.contains("weight")]
-    rows = rows.assign(bytes=rows[read] + rows[write])
-    table = rows.pivot_table(index=[*POINT, "method"], columns="implementation", values="bytes", aggfunc="sum")
-    table = table.reindex(columns=[PAPER, UNFUSED]).dropna()
-    saving = (1 - table[PAPER] / table[UNFUSED]).rename("saving").reset_index()
-    return saving.assign(count=count, weights=weights)
-
-
-def _accounting(weights: bool) -> str:
-    return "with the weights" if weights else "without them"
+def _savings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Columns model, method, accounting and saving: 1 - fused / unfused bytes of a forward, for each point."""
+    found = []
+    for (_, method), group in rows.groupby(["case_hash", "method"], sort=False):
+        for accounting in ACCOUNTINGS:
+            share = saving(group, accounting)
+            if share is not None:
+                found.append((group["model"].iloc[0], method, accounting, share))
+    return pd.DataFrame(found, columns=["model", "method", "accounting", "saving"])
 
 
 @rule(

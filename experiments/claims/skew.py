@@ -54,7 +54,8 @@ def imbalance_gain(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     pairs = compare(frame, PAPER, MEGABLOCKS, "eager")
     changes = []
     for _, group in pairs.groupby(["num_experts", "top_k", "tokens", "dtype", "peer"]):
-        first, last = group.loc[group["skew"].idxmin()], group.loc[group["skew"].idxmax()]
+        ordered = group.sort_values("skew")
+        first, last = ordered.iloc[0], ordered.iloc[-1]
         if last["skew"] > first["skew"]:
             changes.append({
                 "gain": last["ratio"] / first["ratio"], "up": last["low"] > first["high"],
@@ -113,6 +114,7 @@ def _spread(rows: pd.DataFrame, point: list[str]) -> pd.DataFrame:
     found = []
     for _, group in rows.groupby(point):
         if group["skew"].nunique() > 1:
-            slow, fast = group.loc[group["p50_us"].idxmax()], group.loc[group["p50_us"].idxmin()]
+            ordered = group.sort_values("p50_us")
+            fast, slow = ordered.iloc[0], ordered.iloc[-1]
             found.append({"spread": slow["p50_us"] / fast["p50_us"], "differs": slow["p20_us"] > fast["p80_us"]})
     return pd.DataFrame(found, columns=["spread", "differs"])

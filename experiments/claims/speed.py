@@ -43,8 +43,9 @@ def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> 
     measured = "; ".join(f"{path}: {span(group['ratio'])}" for path, group in pairs.groupby("peer"))
     without = f"; there is no point for {', '.join(absent)}" if absent else ""
     sentence = (
-        f"Of {points} ratios of paper_fused to a Megablocks path, eager to eager, {inside} lie inside {_band(figures)}, {above} above and {below} "
-        f"below{without}; with each system in its best launch mode the ratio is {span(best['ratio'])}."
+        f"Of {points} ratios of paper_fused to a Megablocks path, eager to eager, {inside} lie inside "
+        f"{_band(figures)}, {above} above and {below} below{without}; with each system in its best launch mode the "
+        f"ratio is {span(best['ratio'])}."
     )
     return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)))
 

@@ -1,0 +1,48 @@
+"""Latency against expert count at equal total and equal active parameters, every system in its best launch mode."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import caption, data, layout
+
+NAME = "latency_vs_experts"
+TITLE = "Latency against expert count"
+STUDIES = ("experts",)
+
+
+def draw(results: data.Results) -> Figure:
+    study = results.study("experts")
+    tokens = sorted(study.rows["tokens"].unique())
+    figure, axes = layout.sheet(1, len(tokens), 2.2, TITLE, sharey=True)
+    best, missing = data.timed(study.rows, "best"), data.missing(study.rows)
+    shapes = study.rows[["num_experts", "top_k"]].drop_duplicates("num_experts").sort_values("num_experts")
+    panels = []
+    for panel, batch in zip(axes, tokens):
+        for name in data.systems(best):
+            rows = best[(best["tokens"] == batch) & (best["implementation"] == name)].sort_values("num_experts")
+            layout.plot_system(panel, name, rows["num_experts"], rows["p50_us"], rows["launch"] == "eager")
+        layout.power_axis(panel.xaxis, study.rows["num_experts"])
+        panel.set_xticks(shapes["num_experts"], [f"{e}\n({k})" for e, k in shapes.itertuples(index=False)])
+        panel.set_yscale("log")
+        layout.log_labels(panel.yaxis)
+        panel.set_title(f"{batch} tokens")
+        panel.set_xlabel("experts (top-k)")
+        panels.append((panel, missing[missing["tokens"] == batch], len(shapes)))
+    axes[0].set_ylabel("latency (µs)")
+    layout.mark_missing(panels, "num_experts")
+    layer = study.rows.iloc[0]
+    total = _span(study.rows["num_experts"] * study.rows["ffn_dim"])
+    active = _span(study.rows["top_k"] * study.rows["ffn_dim"])
+    notes = (
+        f"{layer['dtype']}, hidden {layer['hidden_dim']}; experts x ffn {total}, top-k x ffn {active}. "
+        f"{layout.FASTER}"
+    )
+    handles = layout.legend_of(study.rows["implementation"], missing)
+    return layout.finish(figure, handles, caption.text(study, notes, missing))
+
+
+def _span(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low} at every point" if low == high else f"from {low} to {high}"
