@@ -164,7 +164,7 @@ def _picture_base64(path: Path) -> str:
 def hazards(readme: str) -> list[str]:
     """The list under the heading Hazards."""
     section = readme.split("## Hazards", 1)[1].split("\n## ", 1)[0]
-    return [line.removeprefix("- ") for line in section.splitlines() if line.startswith("- ")]
+    return [" ".join(item.split()) for item in re.findall(r"^- (.+(?:\n  .+)*)", section, re.MULTILINE)]
 
 
 def replace_block(readme: Path, block: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import pandas as pd
 
@@ -48,7 +47,10 @@ def missing_text(missing: pd.DataFrame) -> str:
     parts = []
     for (status, reason), group in sorted(groups, key=lambda item: -len(item[1])):
         names = ", ".join(style.look(name).label for name in style.in_order(group["implementation"]))
-        points = f"{len(group)} point{'s' * (len(group) > 1)}"
+        counts = group["implementation"].value_counts()
+        each = len(counts) > 1 and counts.nunique() == 1
+        number = int(counts.iloc[0]) if each else len(group)
+        points = f"{number} point{'s' * (number > 1)}{' each' * each}"
         parts.append(f"{names}: {status} at {points} ({reason})")
     if len(parts) > MAX_GROUPS:
         rest = len(parts) - MAX_GROUPS
@@ -61,5 +63,5 @@ def _short(reason: object) -> str:
     return line if len(line) <= MAX_REASON else line[: MAX_REASON - 1].rstrip() + "…"
 
 
-def _values(column: Iterable[object]) -> str:
-    return ", ".join(dict.fromkeys(str(value) for value in column if pd.notna(value) and value != ""))
+def _values(column: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in column.dropna() if value != ""))

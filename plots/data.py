@@ -79,6 +79,14 @@ def systems(rows: pd.DataFrame) -> list[str]:
     return style.in_order(rows["implementation"])
 
 
+def plain(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one dtype and gating, for figures that show one: bf16 and plain softmax where there are such rows."""
+    for column, first in (("dtype", "bf16"), ("gating", "softmax")):
+        values = list(rows[column].unique())
+        rows = rows[rows[column] == (first if first in values else values[0])]
+    return rows
+
+
 def family(rows: pd.DataFrame, name: str) -> list[str]:
     """The implementations of one family in the rows, in the order of all figures."""
     return [system for system in systems(rows) if style.look(system).family == name]
@@ -116,11 +124,9 @@ def to_best(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.sort_values("ratio").drop_duplicates(["case_hash", "implementation"])
 
 
-def panels(rows: pd.DataFrame) -> Iterable[tuple[str, str, str]]:
+def panels(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(model, dtype, gating) of the rows, in the order of panels: bf16 before fp16, the paper's models first."""
-    found = {
-        tuple(map(str, key)) for key in rows[["model", "dtype", "gating"]].drop_duplicates().itertuples(index=False)
-    }
+    found = set(zip(rows["model"].astype(str), rows["dtype"].astype(str), rows["gating"].astype(str)))
     models = style.models_in_order(key[0] for key in found)
     return sorted(found, key=lambda key: (key[1], models.index(key[0]), key[2]))
 

@@ -33,7 +33,7 @@ def draw(results: data.Results) -> Figure:
             panel.plot(pairs["tokens"], pairs["ratio"], color=color, marker=marker, ls=line)
         mine = points[(points["model"] == model) & (points["tokens"] <= rows["tokens"].max())]
         panel.plot(mine["tokens"], mine["ratio"], **published.STAR)
-        layout.power_axis(panel.xaxis, rows["tokens"], every=2)
+        layout.power_axis(panel.xaxis, rows["tokens"])
         panel.set_title(style.model_label(model) + ("" if gating == "softmax" else f", {gating}"))
         panel.set_xlabel("tokens")
         panel.set_ylabel("unfused / fused (ratio)")
@@ -43,8 +43,8 @@ def draw(results: data.Results) -> Figure:
         panels.append((panel, here, rows.loc[rows["model"] == model, "case_hash"].nunique()))
     layout.mark_missing(panels, "tokens")
     notes = (
-        "Latency of the unfused pipeline / latency of the fused one, both eager, schedule built on the host; shaded: what "
-        f"the 20th to 80th percentiles of both leave open. {published.band_text(CLAIM)}"
+        "Latency of the unfused pipeline / latency of the fused one, both eager, schedule built on the host; shaded: "
+        f"what the 20th to 80th percentiles of both leave open. {published.band_text(CLAIM)}"
     )
     handles: list[Artist] = [
         Line2D([], [], color=color, marker=marker, ls=line, label=f"measured here, {dtype}")

@@ -14,16 +14,17 @@ STUDIES = ("experts",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("experts")
-    tokens = sorted(study.rows["tokens"].unique())
+    every = data.plain(study.rows)
+    tokens = sorted(every["tokens"].unique())
     figure, axes = layout.sheet(1, len(tokens), 2.2, TITLE, sharey=True)
-    best, missing = data.timed(study.rows, "best"), data.missing(study.rows)
-    shapes = study.rows[["num_experts", "top_k"]].drop_duplicates("num_experts").sort_values("num_experts")
+    best, missing = data.timed(every, "best"), data.missing(every)
+    shapes = every[["num_experts", "top_k"]].drop_duplicates("num_experts").sort_values("num_experts")
     panels = []
     for panel, batch in zip(axes, tokens):
         for name in data.systems(best):
             rows = best[(best["tokens"] == batch) & (best["implementation"] == name)].sort_values("num_experts")
             layout.plot_system(panel, name, rows["num_experts"], rows["p50_us"], rows["launch"] == "eager")
-        layout.power_axis(panel.xaxis, study.rows["num_experts"])
+        layout.power_axis(panel.xaxis, shapes["num_experts"])
         panel.set_xticks(shapes["num_experts"], [f"{e}\n({k})" for e, k in shapes.itertuples(index=False)])
         panel.set_yscale("log")
         layout.log_labels(panel.yaxis)
@@ -32,14 +33,13 @@ def draw(results: data.Results) -> Figure:
         panels.append((panel, missing[missing["tokens"] == batch], len(shapes)))
     axes[0].set_ylabel("latency (µs)")
     layout.mark_missing(panels, "num_experts")
-    layer = study.rows.iloc[0]
-    total = _span(study.rows["num_experts"] * study.rows["ffn_dim"])
-    active = _span(study.rows["top_k"] * study.rows["ffn_dim"])
+    layer = every.iloc[0]
+    total = _span(every["num_experts"] * every["ffn_dim"])
+    active = _span(every["top_k"] * every["ffn_dim"])
     notes = (
-        f"{layer['dtype']}, hidden {layer['hidden_dim']}; experts x ffn {total}, top-k x ffn {active}. "
-        f"{layout.FASTER}"
+        f"{layer['dtype']}, hidden {layer['hidden_dim']}; experts x ffn {total}, top-k x ffn {active}. {layout.FASTER}"
     )
-    handles = layout.legend_of(study.rows["implementation"], missing)
+    handles = layout.legend_of(every["implementation"], missing)
     return layout.finish(figure, handles, caption.text(study, notes, missing))
 
 

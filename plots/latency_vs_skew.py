@@ -15,9 +15,10 @@ MAX_COLUMNS, MAX_ROWS = 4, 3
 
 def draw(results: data.Results) -> Figure:
     study = results.study("skew")
-    experts, tokens = spread(study.rows["num_experts"], MAX_COLUMNS), spread(study.rows["tokens"], MAX_ROWS)
+    every = data.plain(study.rows)
+    experts, tokens = spread(every["num_experts"], MAX_COLUMNS), spread(every["tokens"], MAX_ROWS)
     figure, axes = layout.sheet(len(tokens), len(experts), 1.55, TITLE, sharex=True, sharey="row")
-    shown = study.rows[study.rows["num_experts"].isin(experts) & study.rows["tokens"].isin(tokens)]
+    shown = every[every["num_experts"].isin(experts) & every["tokens"].isin(tokens)]
     best, missing = data.timed(shown, "best"), data.missing(shown)
     panels = []
     for index, panel in enumerate(axes):
@@ -34,7 +35,7 @@ def draw(results: data.Results) -> Figure:
         panel.set_yscale("log")
         layout.log_labels(panel.yaxis)
         panel.set_title(f"{count} experts, {batch} tokens")
-        panel.set_xticks(sorted(study.rows["skew"].unique()))
+        panel.set_xticks(sorted(every["skew"].unique()))
         panel.xaxis.set_major_formatter("{x:g}")
         if row == len(tokens) - 1:
             panel.set_xlabel("Zipf exponent (0: uniform)")
@@ -45,9 +46,9 @@ def draw(results: data.Results) -> Figure:
     layer = shown.iloc[0]
     notes = (
         f"{layer['dtype']}, hidden {layer['hidden_dim']}, ffn {layer['ffn_dim']}, top-{layer['top_k']}. "
-        f"{layout.FASTER} With skew fewer experts are active, and the limit falls."
+        f"{layout.FASTER} The limit reads the weights of the active experts only."
     )
-    handles = layout.legend_of(study.rows["implementation"], missing)
+    handles = layout.legend_of(every["implementation"], missing)
     return layout.finish(figure, handles, caption.text(study, notes, missing))
 
 

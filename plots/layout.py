@@ -32,12 +32,12 @@ def sheet(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of rows x columns panels, `panel_height` inches each; `used` of them, row by row, are kept."""
     style.apply()
-    figure = plt.figure(figsize=(WIDTH_IN, rows * panel_height + 0.25), layout="constrained")
+    engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+    figure = plt.figure(figsize=(WIDTH_IN, rows * panel_height + 0.25), layout=engine)
     axes = list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
     for spare in axes[used:] if used is not None else []:
         spare.remove()
     figure.suptitle(title, x=0.01, ha="left")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
     return figure, axes[:used]
 
 
@@ -48,7 +48,9 @@ def finish(figure: Figure, handles: Sequence[Artist], caption: str) -> Figure:
     width, dpi = figure.get_figwidth(), figure.dpi
     note = figure.text(PAD_IN / width, 0, caption, va="bottom", linespacing=1.25, color="#444444")
     for characters in range(170, 60, -2):
-        note.set_text("\n".join(textwrap.fill(line, characters) for line in caption.splitlines()))
+        note.set_text(
+            "\n".join(textwrap.fill(line, characters, break_on_hyphens=False) for line in caption.splitlines())
+        )
         extent = note.get_window_extent(renderer)
         if extent.width <= (width - 2 * PAD_IN) * dpi:
             break
@@ -122,8 +124,9 @@ def mark_missing(panels: Sequence[tuple[Axes, pd.DataFrame, int]], column: str) 
         none[axes] = style.in_order(lacking[lacking >= points].index)
         some[axes] = style.in_order(lacking[lacking < points].index)
     rows = {axes: len(some[axes]) + bool(none[axes]) for axes in some}
-    if panels:
-        panels[0][0].figure.draw_without_rendering()  # places the panels, whose heights are needed now
+    for figure in {axes.get_figure(root=True) for axes in rows}:
+        assert figure is not None
+        figure.draw_without_rendering()  # places the panels, whose heights are needed now
     lengthened: set[Axes] = set()
     for axes, missing, _ in panels:
         sharing = [other for other in rows if other is axes or axes.get_shared_y_axes().joined(axes, other)]
@@ -140,9 +143,9 @@ def mark_missing(panels: Sequence[tuple[Axes, pd.DataFrame, int]], column: str) 
             places = missing.loc[missing["implementation"] == name, column]
             _cross(axes, name, places, strip * (rows[axes] - index - 0.4), axes.get_xaxis_transform())
         if none[axes]:
-            axes.text(step / 4, strip * 0.55, "none:", transform=axes.transAxes, va="center", color="#666666")
+            axes.text(step / 4, strip * 0.55, "no point:", transform=axes.transAxes, va="center", color="#666666")
             for index, name in enumerate(none[axes]):
-                _cross(axes, name, [step * (4.6 + 1.2 * index)], strip * 0.6, axes.transAxes)
+                _cross(axes, name, [step * (6.6 + 1.2 * index)], strip * 0.6, axes.transAxes)
 
 
 def _cross(axes: Axes, name: str, places: Iterable[float], height: float, transform: Any) -> None:
@@ -167,10 +170,15 @@ def _lengthen(axes: Axes, room: float) -> None:
         axes.set_ylim(low - (high - low) * room / (1 - room), high)
 
 
-def power_axis(axis: Any, values: Iterable[float], every: int = 1) -> None:
-    """A base-2 log axis with ticks at every `every`-th of the values, written out."""
-    ticks = sorted(set(values))[::every]
+def power_axis(axis: Any, values: Iterable[float], apart: float = 4) -> None:
+    """A log axis over the values, with ticks at those at least a factor `apart` from each other, the largest first."""
+    ticks: list[float] = []
+    values = sorted(set(values), reverse=True)
+    for value in values:
+        if not ticks or ticks[-1] >= apart * value:
+            ticks.append(value)
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.axes.set(**{f"{axis.axis_name}lim": (values[-1] / 1.35, values[0] * 1.35)})
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

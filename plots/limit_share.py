@@ -14,7 +14,7 @@ STUDIES = ("throughput",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("throughput")
-    keys = list(data.panels(study.rows))
+    keys = data.panels(study.rows)
     columns = min(3, len(keys))
     figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
     best = data.timed(study.rows, "best")
@@ -29,7 +29,7 @@ def draw(results: data.Results) -> Figure:
         limit = style.look(data.LIMIT)
         panel.axhline(1, color=limit.color, linestyle=limit.linestyle)
         panel.set_ylim(0, 1.05)
-        layout.power_axis(panel.xaxis, study.rows["tokens"], every=2)
+        layout.power_axis(panel.xaxis, study.rows["tokens"])
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
         panel.yaxis.set_major_formatter(PercentFormatter(1))
         panel.set_title(layout.panel_title(key))

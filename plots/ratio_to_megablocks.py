@@ -21,13 +21,16 @@ STUDIES = ("throughput",)
 LAUNCHES = {"eager": "eager / eager", "best": "best / best"}
 FillStyle = Literal["full", "none"]
 CLAIM = "throughput-vs-megablocks"
-LINES: dict[str, tuple[style.Line, FillStyle]] = {"paper_fused": ("-", "full"), "paper_fused_graph": (style.DASH, "none")}
+LINES: dict[str, tuple[style.Line, FillStyle]] = {
+    "paper_fused": ("-", "full"),
+    "paper_fused_graph": (style.DASH, "none"),
+}
 """Line style and marker filling of each of our pipelines; the colour and marker are those of the Megablocks path."""
 
 
 def draw(results: data.Results) -> Figure:
     study = results.study("throughput")
-    keys = list(data.panels(study.rows))
+    keys = data.panels(study.rows)
     models = list(dict.fromkeys((model, gating) for model, _, gating in keys))
     kinds = [(dtype, launch) for dtype in dict.fromkeys(key[1] for key in keys) for launch in LAUNCHES]
     figure, grid = layout.sheet(len(kinds), len(models), 1.35, TITLE, sharex=True, sharey="row")
@@ -46,7 +49,7 @@ def draw(results: data.Results) -> Figure:
         for name in ours:
             _lines(panel, data.ratios(rows, name, paths, launch), name)
         _published(panel, model, rows["tokens"].max())
-        layout.power_axis(panel.xaxis, study.rows["tokens"], every=2)
+        layout.power_axis(panel.xaxis, study.rows["tokens"])
         panel.set_yscale("log")
         layout.log_labels(panel.yaxis, subs=(1, 1.5, 2, 3, 5))
         panel.set_title(layout.panel_title(key))
@@ -58,8 +61,8 @@ def draw(results: data.Results) -> Figure:
         panels.append((panel, data.panel_rows(lacking, key), rows["case_hash"].nunique()))
     layout.mark_missing(panels, "tokens")
     notes = (
-        "Latency of Megablocks / latency of the pipeline. Eager / eager: both launched from the host; best / best: each "
-        f"side in its faster launch mode. {published.band_text(CLAIM)}"
+        "Latency of Megablocks / latency of the pipeline. Eager / eager: both launched from the host; best / best: "
+        f"each side in its faster launch mode. {published.band_text(CLAIM)}"
     )
     handles = [*_handles(ours, paths), *layout.missing_entry(lacking)]
     return layout.finish(figure, handles, caption.text(study, notes, lacking))

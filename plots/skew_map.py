@@ -20,8 +20,9 @@ NAME = "skew_map"
 TITLE = "Throughput relative to Megablocks, by experts and skew"
 STUDIES = ("skew",)
 COLORS = LinearSegmentedColormap.from_list("ratio", ["#2166ac", "#a6cbe3", "#fbfbfb", "#f5b183", "#c0510c"])
-NORM = Normalize(-1, 1, clip=True)
-"""Of the logarithm to base 2: twice as fast, or half, has the full colour."""
+FULL_COLOR = 2
+"""The ratio, or one over it, from which the colour is full."""
+NORM = Normalize(-np.log2(FULL_COLOR), np.log2(FULL_COLOR), clip=True)
 
 
 class Comparison(NamedTuple):
@@ -41,39 +42,38 @@ COMPARISONS = (
 
 def draw(results: data.Results) -> Figure:
     study = results.study("skew")
-    names = set(study.rows["implementation"])
+    every = data.plain(study.rows)
+    names = set(every["implementation"])
     comparisons = [c for c in COMPARISONS if c.system in names and (not c.peer or c.peer in names)]
     if not comparisons:
         raise data.MissingStudy(
             f"{study.path} has no rows of the paper's pipelines: python experiments/sweep.py study=skew"
         )
-    tokens = sorted(study.rows["tokens"].unique())
+    tokens = sorted(every["tokens"].unique())
     figure, axes = layout.sheet(len(comparisons), len(tokens), 1.95, TITLE)
-    paths = data.family(study.rows, "megablocks")
-    tables = [
-        data.to_best(data.ratios(study.rows, c.system, [c.peer] if c.peer else paths, c.launch)) for c in comparisons
-    ]
+    paths = data.family(every, "megablocks")
+    tables = [data.to_best(data.ratios(every, c.system, [c.peer] if c.peer else paths, c.launch)) for c in comparisons]
     for index, panel in enumerate(axes):
         row, column = divmod(index, len(tokens))
-        _map(panel, study.rows[study.rows["tokens"] == tokens[column]], tables[row])
+        _map(panel, every[every["tokens"] == tokens[column]], tables[row])
         panel.set_title(f"{tokens[column]} tokens")
         panel.set_xlabel("Zipf exponent")
         if column == 0:
             panel.set_ylabel(_label(comparisons[row]) + "\nexperts")
     compared = [name for name in names if name in paths or name in {c.system for c in comparisons}]
-    missing = data.missing(study.rows[study.rows["implementation"].isin(compared)])
-    layer = study.rows.iloc[0]
+    missing = data.missing(every[every["implementation"].isin(compared)])
+    layer = every.iloc[0]
     notes = (
         f"{layer['dtype']}, hidden {layer['hidden_dim']}, ffn {layer['ffn_dim']}, top-{layer['top_k']}. In each cell: "
         "latency of Megablocks / latency of the pipeline; eager: both launched from the host, best: each side in its "
-        "faster launch mode; best Megablocks: the fastest path at that point. Above 1 the pipeline is faster; line: "
-        f"where the ratio crosses 1. Colours end at a factor of {2**NORM.vmax:g}."
+        "faster launch mode; best Megablocks: the fastest path at that point. Line: "
+        f"where the ratio crosses 1. Colours end at a factor of {FULL_COLOR}."
     )
     handles = [
-        Patch(facecolor=COLORS(0.85), label="the paper's pipeline is faster"),
-        Patch(facecolor=COLORS(0.15), label="Megablocks is faster"),
+        Patch(facecolor=COLORS(0.85), label="above 1: the paper's pipeline is faster"),
+        Patch(facecolor=COLORS(0.15), label="below 1: Megablocks is faster"),
     ]
-    if any(len(table) < study.rows["case_hash"].nunique() for table in tables):
+    if any(len(table) < every["case_hash"].nunique() for table in tables):
         handles.append(Patch(facecolor=style.MISSING, hatch="////", edgecolor="white", label="missing: reason below"))
     return layout.finish(figure, handles, caption.text(study, notes, missing))
 

@@ -22,7 +22,7 @@ STAGES = {
 """Label, colour, hatch and marker of each stage, in order."""
 OTHERS = (("#999933", "....", "v"), ("#44aa99", "xxxx", "P"), ("#cc6677", "\\\\\\\\", "X"))
 VARIANTS = ("unfused", "fused")
-PIPELINES = {"paper_unfused": "unfused", "paper_fused": "fused", "paper_fused_graph": "fused, GPU schedule"}
+PIPELINES = {"paper_unfused": "unfused", "paper_fused": "fused", "paper_fused_graph": "fused + GPU schedule"}
 Bars = list[tuple[str, dict[str, float]]]
 
 

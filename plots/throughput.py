@@ -13,7 +13,7 @@ STUDIES = ("throughput",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("throughput")
-    keys = list(data.panels(study.rows))
+    keys = data.panels(study.rows)
     columns = min(3, len(keys))
     figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
     best = data.timed(study.rows, "best")
@@ -23,7 +23,7 @@ def draw(results: data.Results) -> Figure:
             rows = data.panel_rows(best, key, name).sort_values("tokens")
             layout.plot_system(panel, name, rows["tokens"], rows["tokens_per_s"], rows["launch"] == "eager")
         panel.set_yscale("log")
-        layout.power_axis(panel.xaxis, study.rows["tokens"], every=2)
+        layout.power_axis(panel.xaxis, study.rows["tokens"])
         layout.log_labels(panel.yaxis, subs=(1,))
         panel.set_title(layout.panel_title(key))
         panel.set_xlabel("tokens")

@@ -6,13 +6,13 @@ import pandas as pd
 
 FUSED, UNFUSED = "paper_fused", "paper_unfused"
 TENSORS = {
-    "weights": ("weights", "#d0d0d0", ""),
+    "weights": ("weights", "#dcdcdc", ""),
     "x": ("x", "#1b1b1b", ""),
-    "permuted": ("permuted x", "#5b8db8", "////"),
-    "gate": ("gate", "#f2a65a", ""),
-    "up": ("up", "#b35806", "...."),
-    "intermediate": ("SiLU(gate) x up", "#8073ac", ""),
-    "expert_out": ("expert outputs", "#35978f", "\\\\\\\\"),
+    "permuted": ("permuted x", "#9ecae1", "////"),
+    "gate": ("gate", "#fdd0a2", ""),
+    "up": ("up", "#a63603", ""),
+    "intermediate": ("SiLU(gate) x up", "#4a2c85", ""),
+    "expert_out": ("expert outputs", "#41ab5d", "\\\\\\\\"),
     "output": ("y", "#f7f1c8", ""),
     "rest": ("routing, schedule", "#c51b7d", ""),
     "all": ("not told apart", "#efefef", "xx"),
@@ -21,7 +21,7 @@ TENSORS = {
 ACCOUNTINGS = {
     "issued": "every access issued",
     "unique": "each address once a stage",
-    "activations": "the same, without weights",
+    "activations": "each address once a stage, without weights",
 }
 COLUMNS = {"issued": ("read_bytes", "write_bytes"), "unique": ("unique_read_bytes", "unique_write_bytes")}
 

@@ -53,8 +53,8 @@ def draw(results: data.Results) -> Figure:
     axes[0].set_ylabel("traffic saved (%)")
     dtype = rows["dtype"].iloc[0]
     notes = (
-        f"1 - bytes of the fused pipeline / bytes of the unfused one, {dtype}, by the closed-form model. Red: "
-        f"what the paper claims, {claimed:.0%}."
+        f"1 - bytes of the fused pipeline / bytes of the unfused one, {dtype}, by the closed-form model. "
+        f"The paper claims {claimed:.0%}."
     )
     handles = [
         Line2D([], [], color=color, marker=marker, ls=line, label=style.model_label(model))

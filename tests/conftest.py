@@ -17,6 +17,7 @@ if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 
 import pytest  # noqa: E402
+from outcomes import pytest_runtest_logreport, pytest_sessionfinish  # noqa: E402, F401
 
 if not HAS_GPU:
     from tritonmoe_bench.experiments import counting, interpreter

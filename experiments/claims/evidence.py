@@ -44,7 +44,7 @@ def current_run(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the run with the newest row: runs are never mixed."""
     if frame.empty:
         return frame
-    newest = frame.loc[frame["timestamp_utc"].astype(str).idxmax(), "run_id"]
+    newest = frame.sort_values("timestamp_utc", kind="stable")["run_id"].iloc[-1]
     return frame[frame["run_id"] == newest].reset_index(drop=True)
 
 

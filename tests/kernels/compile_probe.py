@@ -45,10 +45,14 @@ RAGGED_HIDDEN, RAGGED_FFN = 2888, 1416  # whole 16 bytes, but no tile divides th
 
 
 def kernels(dtype: str, shared_bytes: int) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
-    """(name, kernel, types of the run-time arguments, compile-time arguments, options), with the default tiles."""
+    """(name, kernel, types of the run-time arguments, compile-time arguments, options), with the default tiles.
+
+    For fp16 the GEMMs alone: the other kernels do nothing with the dtype but load and store it.
+    """
     ptr, tiles = f"*{dtype}", default_tiles(shared_bytes)
     schedule = dict.fromkeys(("block_expert", "block_row", "offsets"), "*i32") | {"stride_expert": "i32"}
-    for label, n, k in (("", FFN, HIDDEN), ("_ragged", RAGGED_FFN, RAGGED_HIDDEN)):
+    ragged = [("_ragged", RAGGED_FFN, RAGGED_HIDDEN)] if dtype == "bf16" else []
+    for label, n, k in (("", FFN, HIDDEN), *ragged):
         yield (f"fused_gate_up{label}", _fused_gate_up_kernel,
                {"rows": ptr, "gate_up": ptr, "hidden": ptr, **schedule},
                {"FFN": n, "K": k, "STRIDE_N": k, **blocks(tiles.fused)}, options(tiles.fused))  # fmt: skip
@@ -56,6 +60,8 @@ def kernels(dtype: str, shared_bytes: int) -> Iterator[tuple[str, Any, dict[str,
             yield (f"{name}{label}", _grouped_gemm_kernel,
                    {"rows": ptr, "weights": ptr, "out": ptr, **schedule},
                    {"N": n, "K": k, "STRIDE_N": k, **blocks(tile)}, options(tile))  # fmt: skip
+    if dtype != "bf16":
+        return
     yield ("score_topk", _score_topk_kernel,
            {"logits": ptr, "weights": "*fp32", "experts": "*i32", "num_tokens": "i32", "stride_token": "i32",
             "scale": "fp32"},

@@ -4,7 +4,7 @@ import pytest
 import torch
 from moe_cases import FORMS, make_layer
 from tritonmoe_bench.baselines.reference import relative_error
-from tritonmoe_bench.kernels import GemmTile, Gating, Tiles, moe, paper_moe, paper_stages
+from tritonmoe_bench.kernels import Gating, GemmTile, Tiles, moe, paper_moe, paper_stages
 
 SHAPES = {
     "one_token": {"tokens": 1, "experts": 8, "top_k": 2, "hidden": 128, "ffn": 256},
@@ -29,14 +29,18 @@ def test_shapes(shape, form, dtype, device):
 @form
 @pytest.mark.parametrize("gating", ["softmax_renorm", "sigmoid", "sigmoid_renorm"])
 def test_gatings(gating, form, dtype, device):
-    make_layer(device, tokens=20, experts=8, top_k=3, hidden=64, ffn=48, dtype=dtype, gating=gating).assert_right(**form)
+    make_layer(device, tokens=20, experts=8, top_k=3, hidden=64, ffn=48, dtype=dtype, gating=gating).assert_right(
+        **form
+    )
 
 
 @form
 def test_all_tokens_on_one_expert(form, dtype, device):
     logits = torch.zeros(130, 8)
     logits[:, 5] = 4.0
-    make_layer(device, tokens=130, experts=8, top_k=1, hidden=64, ffn=48, dtype=dtype, logits=logits).assert_right(**form)
+    make_layer(device, tokens=130, experts=8, top_k=1, hidden=64, ffn=48, dtype=dtype, logits=logits).assert_right(
+        **form
+    )
 
 
 @form

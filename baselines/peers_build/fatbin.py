@@ -1,0 +1,167 @@
+"""Drops the machine code of other GPUs from a CUDA shared library, and the room that it took.
+
+A CUDA library holds, in its section .nv_fatbin, one container a source file, each with the same code for several
+architectures; .nvFatBinSegment points at the containers. Kept containers are moved together, the pointers follow, and
+the pages that fall empty are cut out of the file by splitting the read-only segment in two. The layout of a container
+is not documented by NVIDIA; it was read off files (`cuobjdump -lelf` of the result lists what was kept).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+CONTAINER_MAGIC, WRAPPER_MAGIC = 0xBA55ED50, 0x466243B1
+CONTAINER_HEADER = struct.Struct("<IHHQ")  # magic, version, size of this header, size of the entries
+ENTRY_HEADER = struct.Struct("<HHIQ")  # kind, version, size of this header, size of the code
+ENTRY_ARCH = 28  # offset of the architecture, 10 x major + minor, in an entry
+CUBIN = 2
+PAGE = 0x1000
+PT_LOAD, PT_NOTE = 1, 4
+SHT_RELA = 4
+PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")  # type, flags, offset, vaddr, paddr, filesz, memsz, align
+SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")  # name, type, flags, addr, offset, size, link, info, addralign, entsize
+RELOCATION = struct.Struct("<QQq")  # offset, info, addend
+R_X86_64_RELATIVE = 8
+
+
+class FatbinError(ValueError):
+    """The library is not laid out as this tool knows it."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of an ELF file; `header` is the offset of its header."""
+
+    header: int
+    kind: int
+    address: int
+    offset: int
+    size: int
+
+
+def keep_architecture(library: bytes, arch: int) -> bytes:
+    """The x86-64 shared library `library` with the code of `arch` (90 for compute capability 9.0) alone.
+
+    A container without any is left with a code that no GPU of `arch` loads, the smallest of the file, since the runtime
+    wants one. Raises FatbinError for a file that is not understood.
+    """
+    data = bytearray(library)
+    sections = _sections(data)
+    try:
+        code, wrappers = sections[".nv_fatbin"], sections[".nvFatBinSegment"]
+    except KeyError as error:
+        raise FatbinError(f"no section {error}: not a CUDA library") from None
+    shift = code.address - code.offset
+    containers = dict(_containers(data, code))
+    entries = {offset: list(_entries(data, offset)) for offset in containers}
+    others = [entry for found in entries.values() for entry in found if entry[1] != arch]
+    if not others:
+        return library
+    filler = min((data[start:end] for _, _, start, end in others), key=len)
+
+    moved, packed = {}, bytearray()
+    for offset, (header, version) in containers.items():
+        kept = [data[s:e] for kind, at, s, e in entries[offset] if kind == CUBIN and at == arch] or [filler]
+        body = b"".join(kept)
+        moved[offset + shift] = code.address + len(packed)
+        packed += CONTAINER_HEADER.pack(CONTAINER_MAGIC, version, header, len(body)) + body
+        packed += bytes(-len(packed) % 8)
+    _repoint(data, sections, wrappers, moved)
+    data[code.offset : code.offset + len(packed)] = packed
+
+    first = -(-(code.offset + len(packed)) // PAGE) * PAGE
+    last = (code.offset + code.size) // PAGE * PAGE
+    if last <= first:
+        return bytes(data)
+    _put(data, code.header, size=len(packed))
+    _cut(data, first, last)
+    return bytes(data[:first] + data[last:])
+
+
+def _sections(data: bytes | bytearray) -> dict[str, Section]:
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise FatbinError("not a 64-bit little-endian ELF file")
+    table, count, names = *struct.unpack_from("<Q", data, 0x28), *struct.unpack_from("<2H", data, 0x3C)
+    headers = [(at, SECTION_HEADER.unpack_from(data, at)) for at in range(table, table + 64 * count, 64)]
+    strings = headers[names][1][4]
+    return {
+        bytes(data[strings + h[0] : data.index(b"\0", strings + h[0])]).decode(): Section(at, h[1], h[3], h[4], h[5])
+        for at, h in headers
+    }
+
+
+def _containers(data: bytearray, code: Section):
+    """(offset, (size of its header, version)) of each container, in order."""
+    at, end = code.offset, code.offset + code.size
+    while at < end:
+        magic, version, header, size = CONTAINER_HEADER.unpack_from(data, at)
+        if magic != CONTAINER_MAGIC:
+            raise FatbinError(f"no container at {at:#x}")
+        yield at, (header, version)
+        at += -(-(header + size) // 8) * 8
+
+
+def _entries(data: bytearray, container: int):
+    """(kind, architecture, start, end) of each code in a container."""
+    _, _, header, size = CONTAINER_HEADER.unpack_from(data, container)
+    at, end = container + header, container + header + size
+    while at < end:
+        kind, _, entry_header, code_size = ENTRY_HEADER.unpack_from(data, at)
+        (arch,) = struct.unpack_from("<I", data, at + ENTRY_ARCH)
+        yield kind, arch, at, at + entry_header + code_size
+        at += entry_header + code_size
+
+
+def _repoint(data: bytearray, sections: dict[str, Section], wrappers: Section, moved: dict[int, int]) -> None:
+    """Each wrapper (magic, version, pointer, 8 bytes) finds its container by a relative relocation of the pointer."""
+    left = {wrappers.address + at + 8 for at in range(0, wrappers.size, 24)}
+    for section in sections.values():
+        if section.kind != SHT_RELA:
+            continue
+        for at in range(section.offset, section.offset + section.size, RELOCATION.size):
+            target, info, addend = RELOCATION.unpack_from(data, at)
+            if target in left:
+                if info != R_X86_64_RELATIVE or addend not in moved:
+                    raise FatbinError(f"a wrapper points outside of .nv_fatbin: {addend:#x}")
+                RELOCATION.pack_into(data, at, target, info, moved[addend])
+                left.remove(target)
+    if left:
+        raise FatbinError("a wrapper has no relocation")
+
+
+def _put(data: bytearray, header: int, *, size: int) -> None:
+    struct.pack_into("<Q", data, header + 32, size)
+
+
+def _cut(data: bytearray, first: int, last: int) -> None:
+    """Prepares headers for the removal of the file's bytes [first, last), whole pages inside one read-only segment.
+
+    Addresses stay; the second part of the segment takes the program header of a note, which nothing needs at run time.
+    """
+    table, count = struct.unpack_from("<Q", data, 0x20)[0], struct.unpack_from("<H", data, 0x38)[0]
+    headers = [PROGRAM_HEADER.unpack_from(data, table + 56 * index) for index in range(count)]
+    rewritten, spare = [], 0
+    for kind, flags, offset, vaddr, paddr, filesz, memsz, align in headers:
+        if kind == PT_NOTE and not spare:
+            spare += 1
+        elif kind == PT_LOAD and offset <= first and last <= offset + filesz:
+            if align > PAGE:
+                raise FatbinError(f"segments are aligned to {align:#x}")
+            head, tail = first - offset, last - offset
+            rewritten += [
+                (kind, flags, offset, vaddr, paddr, head, head, align),
+                (kind, flags, first, vaddr + tail, paddr + tail, filesz - tail, memsz - tail, align),
+            ]
+        else:
+            rewritten.append((kind, flags, offset - (last - first) * (offset >= last), vaddr, paddr, filesz, memsz, align))
+    if len(rewritten) != count:
+        raise FatbinError("no program header to spare, or .nv_fatbin is not inside of one segment")
+    for index, header in enumerate(rewritten):
+        PROGRAM_HEADER.pack_into(data, table + 56 * index, *header)
+    for section in _sections(data).values():
+        if section.offset >= last:
+            struct.pack_into("<Q", data, section.header + 24, section.offset - (last - first))
+    table = struct.unpack_from("<Q", data, 0x28)[0]
+    if table >= last:
+        struct.pack_into("<Q", data, 0x28, table - (last - first))

@@ -1,0 +1,165 @@
+"""What the figures read: one run at a time, the newest device, every missing point, and systems that nobody listed."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from tritonmoe_bench.plots import data, registry, style, traffic_data
+from tritonmoe_bench.plots.data import MissingStudy, Results, newest_device
+
+
+@pytest.fixture
+def results(fixture_results, tmp_path):
+    """A copy of the synthetic results that a test may change."""
+    shutil.copytree(fixture_results, tmp_path / "results")
+    return Results(tmp_path / "results", "fixture-gpu")
+
+
+def change(results, study, edit):
+    """Rewrites a CSV as `edit` makes it of its frame."""
+    frame = pd.read_csv(results.path(study), dtype="string")
+    edit(frame).to_csv(results.path(study), index=False)
+
+
+def test_two_runs_are_not_mixed(results):
+    def older(frame):
+        old = frame[(frame["tokens"] == "32") & (frame["status"] == "ok")]
+        return pd.concat([frame, old.assign(run_id="OLD", timestamp_utc="2020-01-01T00:00:00Z", p50_us="1.0")])
+
+    before = results.study("throughput").rows
+    change(results, "throughput", older)
+    after = results.study("throughput").rows
+    assert set(after["run_id"]) == {"SYNTHETIC-throughput"}
+    assert len(after) == len(before)
+    assert (after["p50_us"] != 1.0).all()
+
+
+def test_ratios_stay_inside_a_run(results):
+    rows = results.study("throughput").rows
+    other = rows.assign(run_id="OTHER", p50_us=rows["p50_us"] * 100)
+    mixed = pd.concat(
+        [rows[rows["implementation"] == "paper_fused"], other[other["implementation"] == "paper_unfused"]]
+    )
+    assert data.ratios(mixed, "paper_fused", ["paper_unfused"], "eager").empty
+    assert len(data.ratios(rows, "paper_fused", ["paper_unfused"], "eager"))
+
+
+def test_an_unlisted_system_appears_by_itself(results):
+    def add(frame):
+        return pd.concat([frame, frame[frame["implementation"] == "paper_fused"].assign(implementation="brand_new")])
+
+    change(results, "throughput", add)
+    figure = registry.figures()["throughput"].draw(results)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    lines = [line for line in figure.axes[0].lines if line.get_label() == "brand_new"]
+    pyplot.close(figure)
+    assert "brand_new" in labels
+    assert len(lines) == 1
+    assert lines[0].get_color() == style.look("brand_new").color
+
+
+def test_the_look_of_an_unlisted_system_is_its_own():
+    looks = [style.look(f"system_{index}") for index in range(6)]
+    assert style.look("system_0") == looks[0]
+    assert len({(look.color, look.marker, str(look.linestyle)) for look in looks}) == len(looks)
+    assert style.in_order(["zzz", "torch_loop", "aaa", "stream"]) == ["stream", "torch_loop", "aaa", "zzz"]
+
+
+def test_listed_systems_are_told_apart_without_colour():
+    looks = [look for name, look in style.SYSTEMS.items()]
+    assert len({look.color for look in looks}) == len(looks)
+    assert len({(look.marker, str(look.linestyle)) for look in looks}) == len(looks)
+
+
+def test_best_launch_mode_is_the_faster_one(results):
+    rows = results.study("throughput").rows
+    best = data.timed(rows, "best").set_index(["case_hash", "implementation"])["p50_us"]
+    every = rows[rows["status"] == "ok"].groupby(["case_hash", "implementation"])["p50_us"].min()
+    pd.testing.assert_series_equal(best.sort_index(), every.sort_index())
+
+
+def test_missing_points_have_status_and_reason(results):
+    rows = results.study("throughput").rows
+    missing = data.missing(rows)
+    done = data.timed(rows, "best")
+    assert len(missing) + len(done) == rows["case_hash"].nunique() * rows["implementation"].nunique()
+    assert set(missing["status"]) == {"unsupported", "oom", "error", "incorrect", "timeout"}
+    # A system that only lacks the graph has its eager time, and is not missing.
+    assert "paper_fused" not in set(missing["implementation"])
+    assert "paper_fused" in set(data.missing(rows, "graph")["implementation"])
+
+
+def test_a_point_without_a_row_is_missing(results):
+    rows = results.study("throughput").rows
+    gone = rows[rows["implementation"] == "paper_fused"].iloc[0]["case_hash"]
+    cut = rows[~((rows["case_hash"] == gone) & (rows["implementation"] == "paper_fused"))]
+    missing = data.missing(cut)
+    assert missing.loc[missing["implementation"] == "paper_fused", "status"].tolist() == ["not run"]
+
+
+def test_a_missing_csv_names_the_study_that_makes_it(results):
+    results.path("skew").unlink()
+    with pytest.raises(MissingStudy, match="study=skew"):
+        registry.figures()["skew_map"].draw(results)
+
+
+def test_the_newest_device_is_taken_but_never_the_interpreter_before_a_gpu(results):
+    root = results.root
+    shutil.copytree(root / "fixture-gpu", root / "interpreter")
+    shutil.copytree(root / "fixture-gpu", root / "newer-gpu")
+    (root / "paper").mkdir()
+    change(Results(root, "newer-gpu"), "skew", lambda frame: frame.assign(timestamp_utc="2026-02-02T00:00:00Z"))
+    change(Results(root, "interpreter"), "skew", lambda frame: frame.assign(timestamp_utc="2027-02-02T00:00:00Z"))
+    assert newest_device(root) == "newer-gpu"
+    shutil.rmtree(root / "newer-gpu")
+    assert newest_device(root) == "fixture-gpu"
+    shutil.rmtree(root / "fixture-gpu")
+    assert newest_device(root) == "interpreter"
+    shutil.rmtree(root / "interpreter")
+    with pytest.raises(MissingStudy):
+        newest_device(root)
+
+
+def test_counted_bytes_of_the_interpreter_serve_every_device(results):
+    (results.root / "interpreter").mkdir()
+    shutil.move(results.root / "fixture-gpu" / "traffic.csv", results.root / "interpreter" / "traffic.csv")
+    assert len(results.study("traffic").rows)
+    with pytest.raises(MissingStudy):
+        Results(results.root, "no-such-gpu").study("throughput")
+
+
+def test_traffic_without_tensors_is_not_split(results):
+    rows = results.study("traffic").rows
+    case = rows[(rows["model"] == "mixtral") & (rows["tokens"] == 512) & (rows["implementation"] == "paper_fused")]
+    counters = case[case["stage"] == "total"].assign(unique_read_bytes=None, unique_write_bytes=None)
+    assert traffic_data.grouped(case, "issued").sum() == traffic_data.grouped(counters, "issued").sum()
+    assert list(traffic_data.grouped(counters, "issued").index) == ["all"]
+    assert traffic_data.grouped(counters, "unique").empty
+    assert "weights" not in traffic_data.grouped(case, "activations").index
+
+
+@pytest.mark.parametrize("name", sorted(registry.figures()))
+def test_a_study_in_which_nothing_ran_is_still_drawn(results, name):
+    """Every system but the limit failed: the figure says so, or what it lacks."""
+
+    def fail(frame):
+        failed = frame["implementation"] != "stream"
+        numbers = [column for column in frame if column.endswith(("_us", "_bytes", "_per_s"))]
+        frame.loc[failed, numbers] = pd.NA
+        return frame.assign(
+            status=frame["status"].where(~failed, "error"), reason=frame["reason"].where(~failed, "it broke")
+        )
+
+    picture = registry.figures()[name]
+    for study in picture.studies:
+        change(results, study, fail)
+    if name.startswith("traffic"):
+        with pytest.raises(MissingStudy, match="study=traffic"):
+            picture.draw(results)
+        return
+    figure = picture.draw(results)
+    printed = " ".join(" ".join(text.get_text() for text in figure.texts).split())
+    pyplot.close(figure)
+    assert "error at" in printed
+    assert "(it broke)" in printed
