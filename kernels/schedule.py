@@ -38,9 +38,9 @@ class Schedule:
         return self.offsets.shape[0] - 1
 
 
-def max_blocks(num_slots: int, num_experts: int) -> int:
-    """The most row blocks that any routing of so many slots needs: min(E, N) + N // BLOCK_M."""
-    return min(num_experts, num_slots) + num_slots // BLOCK_M
+def max_blocks(num_slots: int, num_experts: int, block_m: int = BLOCK_M) -> int:
+    """The most row blocks that any routing of so many slots needs: min(E, N) + N // block_m."""
+    return min(num_experts, num_slots) + num_slots // block_m
 
 
 @triton.jit
@@ -96,21 +96,27 @@ def schedule_on_gpu(experts: torch.Tensor, num_experts: int) -> Schedule:
 
 def launch_schedule(experts: torch.Tensor, num_experts: int) -> Schedule:
     """`schedule_on_gpu` without its checks."""
-    num_slots, device = experts.numel(), experts.device
-    num_blocks = max_blocks(num_slots, num_experts)
-    order = torch.empty(num_slots, dtype=torch.int32, device=device)
-    offsets = torch.empty(num_experts + 1, dtype=torch.int32, device=device)
-    block_expert, block_row = torch.empty((2, num_blocks), dtype=torch.int32, device=device)
-    block = min(max(triton.next_power_of_2(num_slots), 128), 4096)
-    _sort_slots_kernel[(num_experts,)](
-        experts, order, offsets, num_slots, NUM_EXPERTS=num_experts, BLOCK=block, num_warps=8 if block > 1024 else 4
-    )
+    num_blocks = max_blocks(experts.numel(), num_experts)
+    order, offsets = launch_sort_slots(experts, num_experts)
+    block_expert, block_row = torch.empty((2, num_blocks), dtype=torch.int32, device=experts.device)
     block_b = 32
     _list_blocks_kernel[(triton.cdiv(num_blocks, block_b),)](
         offsets, block_expert, block_row, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=BLOCK_M,
         BLOCK_E=triton.next_power_of_2(num_experts), BLOCK_B=block_b,
     )  # fmt: skip
     return Schedule(order, offsets, block_expert, block_row)
+
+
+def launch_sort_slots(experts: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(order, offsets) of a `Schedule`, int32, in one launch."""
+    num_slots, device = experts.numel(), experts.device
+    order = torch.empty(num_slots, dtype=torch.int32, device=device)
+    offsets = torch.empty(num_experts + 1, dtype=torch.int32, device=device)
+    block = min(max(triton.next_power_of_2(num_slots), 128), 4096)
+    _sort_slots_kernel[(num_experts,)](
+        experts, order, offsets, num_slots, NUM_EXPERTS=num_experts, BLOCK=block, num_warps=8 if block > 1024 else 4
+    )
+    return order, offsets
 
 
 def schedule_on_host(experts: torch.Tensor, num_experts: int) -> Schedule:

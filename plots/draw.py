@@ -18,9 +18,8 @@ if not __package__:
     runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
 
 import matplotlib  # noqa: E402
-from tritonmoe_bench.plots import data, registry  # noqa: E402
 
-DPI = 220
+from tritonmoe_bench.plots import data, layout, registry  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "plots" / "figures")
     parser.add_argument("--device", help="a folder of results; by default the one with the newest rows")
     parser.add_argument("--only", nargs="+", choices=sorted(registry.figures()), metavar="FIGURE", help="%(choices)s")
-    parser.add_argument("--dpi", type=int, default=DPI)
+    parser.add_argument("--dpi", type=int, default=layout.DPI)
     chosen = parser.parse_args(arguments)
     matplotlib.use("Agg")
     try:
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if written else 1
 
 
-def draw_all(results: data.Results, out: Path, only: Sequence[str] | None = None, dpi: int = DPI) -> list[Path]:
+def draw_all(results: data.Results, out: Path, only: Sequence[str] | None = None, dpi: int = layout.DPI) -> list[Path]:
     """Draws into `out` the figures that have their CSVs; returns the files, and prints them as they are written."""
     from matplotlib import pyplot
 

@@ -21,6 +21,8 @@ from . import style
 
 WIDTH_IN = 7.0
 """Two columns of a paper; a panel of a row of two is one column wide."""
+DPI = 220
+"""Of the PNGs; text is measured at it too, as its width depends on it a little."""
 PAD_IN = 0.06
 FASTER = "Each system in its faster launch mode. Filled: CUDA graph; open: eager."
 STRIP_IN = 0.085
@@ -33,7 +35,7 @@ def sheet(
     """A figure of rows x columns panels, `panel_height` inches each; `used` of them, row by row, are kept."""
     style.apply()
     engine = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
-    figure = plt.figure(figsize=(WIDTH_IN, rows * panel_height + 0.25), layout=engine)
+    figure = plt.figure(figsize=(WIDTH_IN, rows * panel_height + 0.25), layout=engine, dpi=DPI)
     axes = list(figure.subplots(rows, columns, squeeze=False, **sharing).flat)
     for spare in axes[used:] if used is not None else []:
         spare.remove()

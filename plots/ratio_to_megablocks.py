@@ -51,7 +51,6 @@ def draw(results: data.Results) -> Figure:
         _published(panel, model, rows["tokens"].max())
         layout.power_axis(panel.xaxis, study.rows["tokens"])
         panel.set_yscale("log")
-        layout.log_labels(panel.yaxis, subs=(1, 1.5, 2, 3, 5))
         panel.set_title(layout.panel_title(key))
         panel.tick_params(labelbottom=True)
         if index % len(models) == 0:
@@ -59,6 +58,9 @@ def draw(results: data.Results) -> Figure:
             panel.yaxis.set_tick_params(labelleft=True)
         panel.set_xlabel("tokens")
         panels.append((panel, data.panel_rows(lacking, key), rows["case_hash"].nunique()))
+    for panel, _, _ in panels:
+        low, high = panel.get_ylim()
+        layout.log_labels(panel.yaxis, subs=(1, 1.5, 2, 3, 5) if high < 8 * low else (1, 2, 5))
     layout.mark_missing(panels, "tokens")
     notes = (
         "Latency of Megablocks / latency of the pipeline. Eager / eager: both launched from the host; best / best: "

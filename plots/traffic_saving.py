@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
@@ -48,7 +50,7 @@ def draw(results: data.Results) -> Figure:
         panel.axhline(0, color=style.INK, lw=0.7, zorder=1)
         layout.power_axis(panel.xaxis, rows.loc[rows["model"].isin(models), "tokens"])
         panel.yaxis.set_major_formatter(PercentFormatter(1))
-        panel.set_title(label)
+        panel.set_title(textwrap.fill(label, 30))
         panel.set_xlabel("tokens")
     axes[0].set_ylabel("traffic saved (%)")
     dtype = rows["dtype"].iloc[0]

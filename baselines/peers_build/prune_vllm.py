@@ -46,6 +46,8 @@ MODULES = (
 TABLES = f"{MOE}/configs/"
 LIBRARIES = ("vllm/_moe_C.abi3.so", "vllm/_C_stable_libtorch.abi3.so")
 TRITON_KERNELS = "vllm/third_party/triton_kernels/"
+TRITON_KERNELS_VERSION = "3.5.1"
+"""The tag of Triton's repository that vLLM's build pins; the wheel itself does not say it."""
 
 
 class PruneError(Exception):
@@ -100,7 +102,7 @@ def prune(wheel: Path, out: Path, arch: str) -> int:
         for name in LIBRARIES:
             _write(out / "vllm" / name, _library(archive.read(name), arch))
     shutil.copy(HERE / "left_out.py", out / "vllm" / "vllm" / "_left_out.py")
-    record = {"vllm": VERSION, "arch": arch}
+    record = {"vllm": VERSION, "triton_kernels": TRITON_KERNELS_VERSION, "arch": arch}
     (out / "BUILD.json").write_text(json.dumps(record) + "\n")
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 

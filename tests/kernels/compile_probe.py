@@ -22,6 +22,7 @@ runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
 import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
+
 from tritonmoe_bench.kernels import default_tiles  # noqa: E402
 from tritonmoe_bench.kernels.fused_gate_up import _fused_gate_up_kernel  # noqa: E402
 from tritonmoe_bench.kernels.grouped_gemm import _grouped_gemm_kernel  # noqa: E402

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
 from tritonmoe_bench.baselines.reference import moe_forward, relative_error
 from tritonmoe_bench.experiments.case import Case
 from tritonmoe_bench.experiments.workload import TORCH_DTYPE, Weights, activations, draw_routing

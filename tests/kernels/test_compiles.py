@@ -1,4 +1,4 @@
-"""Every kernel, with its default tiles, compiles for every target: matrix instructions, no spills, shared memory fits."""
+"""Every kernel, with its default tiles, compiled for every target: matrix instructions, no spills, shared memory."""
 
 import json
 import os

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import triton
+
 from tritonmoe_bench.kernels import Gating, GemmTile, Tiles, default_tiles, paper_moe
 from tritonmoe_bench.kernels.checks import check_expert_size
 from tritonmoe_bench.kernels.fused_gate_up import fused_gate_up
@@ -61,7 +62,8 @@ MOE_ERRORS = {
     "x of three dimensions": (
         {"x": lambda d: zeros(1, TOKENS, HIDDEN, device=d)},
         ValueError, "x must have shape [tokens, hidden], got [1, 4, 32]"),
-    "no tokens": ({"x": lambda d: zeros(0, HIDDEN, device=d)}, ValueError, "x must have shape [tokens, hidden], got [0, 32]"),
+    "no tokens": (
+        {"x": lambda d: zeros(0, HIDDEN, device=d)}, ValueError, "x must have shape [tokens, hidden], got [0, 32]"),
     "x by columns": (
         {"x": lambda d: transposed(TOKENS, HIDDEN, device=d)},
         ValueError, "x must have stride 1 in its last dimension, got strides (1, 4): call .contiguous()"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from moe_cases import assert_accurate, random
+
 from tritonmoe_bench.kernels.fused_gate_up import fused_gate_up
 from tritonmoe_bench.kernels.grouped_gemm import grouped_gemm
 from tritonmoe_bench.kernels.schedule import schedule_on_gpu, schedule_on_host

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from moe_cases import assert_accurate
+
 from tritonmoe_bench import kernels
 from tritonmoe_bench.baselines.contract import Status
 from tritonmoe_bench.baselines.reference import moe_forward

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from moe_cases import FORMS, make_layer
+
 from tritonmoe_bench.baselines.reference import relative_error
 from tritonmoe_bench.kernels import Gating, GemmTile, Tiles, moe, paper_moe, paper_stages
 
@@ -17,6 +18,7 @@ SHAPES = {
     "skewed": {"tokens": 150, "experts": 16, "top_k": 2, "hidden": 64, "ffn": 64, "skew": 2.0},
     "many_experts": {"tokens": 9, "experts": 256, "top_k": 8, "hidden": 256, "ffn": 32},
 }
+SMALL = {"experts": 8, "top_k": 2, "hidden": 64, "ffn": 48}
 form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
@@ -45,18 +47,18 @@ def test_all_tokens_on_one_expert(form, dtype, device):
 
 @form
 def test_equal_logits_send_every_token_to_the_first_experts(form, dtype, device):
-    layer = make_layer(device, tokens=70, experts=8, top_k=2, hidden=64, ffn=48, dtype=dtype, logits=torch.zeros(70, 8))
+    layer = make_layer(device, tokens=70, **SMALL, dtype=dtype, logits=torch.zeros(70, 8))
     layer.assert_right(**form)
 
 
 @form
 def test_a_forward_is_the_same_every_time(form, dtype, device):
-    layer = make_layer(device, tokens=65, experts=8, top_k=2, hidden=64, ffn=48, dtype=dtype)
+    layer = make_layer(device, tokens=65, **SMALL, dtype=dtype)
     assert torch.equal(layer.forward(**form), layer.forward(**form))
 
 
 def test_both_schedules_give_the_same_bits(dtype, device):
-    layer = make_layer(device, tokens=65, experts=8, top_k=2, hidden=64, ffn=48, dtype=dtype, skew=1.2)
+    layer = make_layer(device, tokens=65, **SMALL, dtype=dtype, skew=1.2)
     assert torch.equal(layer.forward(schedule="host"), layer.forward(schedule="gpu"))
 
 
@@ -69,7 +71,7 @@ def test_tiles_of_ones_own(form, dtype, device):
 
 @form
 def test_the_stages_chain_to_the_forward(form, dtype, device):
-    layer = make_layer(device, tokens=30, experts=8, top_k=2, hidden=64, ffn=48, dtype=dtype)
+    layer = make_layer(device, tokens=30, **SMALL, dtype=dtype)
     stages = paper_stages(layer.x, *layer.parameters, **form)
     assert [name for name, _ in stages] == ["router", "permute", "expert_ffn", "unpermute_combine"]
     for _, thunk in stages[:-1]:
@@ -96,7 +98,7 @@ def test_the_gpu_schedule_never_asks_the_host(device, monkeypatch):
     def refuse(*_):
         raise AssertionError("the host was asked for what the GPU decides")
 
-    layer = make_layer(device, tokens=30, experts=8, top_k=2, hidden=64, ffn=48)
+    layer = make_layer(device, tokens=30, **SMALL)
     monkeypatch.setattr(moe, "list_blocks_on_host", refuse)
     monkeypatch.setattr(torch.Tensor, "item", refuse)
     monkeypatch.setattr(torch.Tensor, "tolist", refuse)

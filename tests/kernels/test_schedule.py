@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tritonmoe_bench.kernels.schedule import max_blocks, schedule_on_gpu, schedule_on_host
 from tritonmoe_bench.kernels.tiles import BLOCK_M
 

@@ -3,6 +3,7 @@
 import pytest
 from matplotlib import pyplot
 from matplotlib.text import Text
+
 from tritonmoe_bench.plots import data, published, registry, style
 from tritonmoe_bench.plots.data import Results
 
@@ -45,7 +46,7 @@ def legend_labels(figure):
 
 
 def test_every_figure_of_the_issue_is_there(drawn):
-    assert set(drawn) == set(UNITS)
+    assert set(UNITS) <= set(drawn)
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -74,10 +75,10 @@ def test_text_is_large_enough_and_inside_the_figure(drawn, name):
     for text in texts(figure):
         box = text.get_window_extent(renderer)
         if id(text) not in ticks:
-            assert box.x0 >= edge.x0 - 1, text
-            assert box.x1 <= edge.x1 + 1, text
-            assert box.y0 >= edge.y0 - 1, text
-            assert box.y1 <= edge.y1 + 1, text
+            assert box.x0 >= edge.x0, text
+            assert box.x1 <= edge.x1, text
+            assert box.y0 >= edge.y0, text
+            assert box.y1 <= edge.y1, text
         assert text.get_fontsize() >= style.FONT_PT
 
 

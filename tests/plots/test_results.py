@@ -5,6 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+
 from tritonmoe_bench.plots import data, registry, style, traffic_data
 from tritonmoe_bench.plots.data import MissingStudy, Results, newest_device
 

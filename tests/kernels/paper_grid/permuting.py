@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from moe_cases import assert_accurate, random
+
+from paper_grid.rows import SOFTMAX, Row, check, logits_of, routed_experts
 from tritonmoe_bench.baselines.reference import route
 from tritonmoe_bench.kernels.permute import permute, unpermute_combine
 from tritonmoe_bench.kernels.schedule import schedule_on_host
-
-from paper_grid.rows import SOFTMAX, Row, check, logits_of, routed_experts
 
 
 def reference_permute(x: torch.Tensor, experts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import torch
 from moe_cases import make_layer
+
+from paper_grid.rows import SIGMOID, SOFTMAX, Row, check, logits_of
 from tritonmoe_bench.baselines.reference import route
 from tritonmoe_bench.kernels.gating import Gating
 from tritonmoe_bench.kernels.router import router, score_topk
-
-from paper_grid.rows import SIGMOID, SOFTMAX, Row, check, logits_of
 
 
 def assert_routes_as_reference(row: Row, gating: Gating) -> None:
     weights, experts = score_topk(logits_of(row), row.top_k, gating)
     expected_weights, expected_experts = route(logits_of(row), row.top_k, gating)
     assert torch.equal(experts.long(), expected_experts)
-    torch.testing.assert_close(weights, expected_weights, rtol=2e-6, atol=1e-9)
+    torch.testing.assert_close(weights, expected_weights, rtol=5e-6, atol=1e-9)
 
 
 def assert_model_routes(row: Row) -> None:
@@ -28,7 +28,7 @@ def assert_model_routes(row: Row) -> None:
     weights, experts = router(layer.x, layer.weights.router(), row.top_k, SOFTMAX)
     expected_weights, expected_experts = route(layer.x[:, : row.experts], row.top_k, SOFTMAX)
     assert torch.equal(experts.long(), expected_experts)
-    torch.testing.assert_close(weights, expected_weights, rtol=2e-6, atol=1e-9)
+    torch.testing.assert_close(weights, expected_weights, rtol=5e-6, atol=1e-9)
 
 
 @check
@@ -51,7 +51,7 @@ def softmax_weights_match_reference(row):
 def softmax_weights_sum_to_topk_fraction(row):
     weights, _ = score_topk(logits_of(row), row.top_k, SOFTMAX)
     fraction = logits_of(row).softmax(-1).topk(row.top_k).values.sum(-1)
-    torch.testing.assert_close(weights.sum(-1), fraction, rtol=2e-6, atol=0)
+    torch.testing.assert_close(weights.sum(-1), fraction, rtol=5e-6, atol=0)
     assert bool((fraction < 1).all())
 
 
@@ -69,7 +69,7 @@ def sigmoid_weights_match_reference(row):
 @check
 def sigmoid_weights_normalized(row):
     weights, _ = score_topk(logits_of(row), row.top_k, SIGMOID)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(row.tokens, device=row.device), rtol=1e-6, atol=0)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(row.tokens, device=row.device), rtol=3e-6, atol=0)
 
 
 @check
@@ -100,7 +100,7 @@ def topk_equals_num_experts(row):
     every = replace(row, top_k=row.experts)
     assert_routes_as_reference(every, SOFTMAX)
     weights, _ = score_topk(logits_of(every), every.top_k, SOFTMAX)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(row.tokens, device=row.device), rtol=1e-6, atol=0)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(row.tokens, device=row.device), rtol=3e-6, atol=0)
 
 
 def assert_finite_at(row: Row, scale: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from moe_cases import rounded_logits
+
 from tritonmoe_bench.baselines.reference import route
 from tritonmoe_bench.kernels.gating import Gating
 

@@ -1,0 +1,162 @@
+"""OpenAI's triton_kernels: routing, then `matmul_ogs` twice, with gather, scatter and the activation inside the GEMMs.
+
+vLLM's wheel ships it. Its own SwiGLU is the clamped one of gpt-oss, so SiLU x up is given to it as a fused activation
+(baselines/peers/silu_mul.py), which wants the gate and up columns interleaved. Its default tile choice, weights and
+activations in 16 bits. Weights lie with the reduced dimension last, as its own benchmark lays them in bf16.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..kernels.gating import Gating
+from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from .peers import tree
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+TILE = ("block_m", "block_n", "block_k", "num_warps", "num_stages", "split_k", "is_persistent")
+"""What of triton_kernels' OptFlags stands in a row."""
+
+
+class OpenaiTritonKernels(Implementation):
+    name = "openai_triton_kernels"
+    family = "triton_kernels"
+    source = f"PyPI vllm {tree.VLLM_VERSION}, vllm/third_party/triton_kernels"
+
+    def __init__(self) -> None:
+        self._config: dict[tuple, str] = {}
+        self._gate_up: weakref.WeakKeyDictionary[Weights, torch.Tensor] = weakref.WeakKeyDictionary()
+
+    def version(self) -> str:
+        if tree.folders("triton_kernels"):
+            return tree.record()["triton_kernels"]
+        return tree.installed_version("triton_kernels") or _version_in_vllm()
+
+    def search_path(self) -> list[Path]:
+        return tree.folders("triton_kernels") or _inside_vllm()
+
+    def code(self) -> list[Path]:
+        here = Path(tree.__file__).parent
+        return [here / "tree.py", here / "silu_mul.py"]
+
+    def check(self, case: Case) -> Check:
+        problem = _problem()
+        if problem:
+            return unavailable(problem)
+        if case.gate not in (Gating(), Gating(renormalize=True)):
+            return unsupported(f"gating={case.gating}: triton_kernels routes by softmax, over all experts or over the "
+                               "chosen ones")  # fmt: skip
+        if case.top_k & (case.top_k - 1):
+            return unsupported(f"top_k={case.top_k}: its top-k kernel needs a power of two")
+        return OK
+
+    def config(self, case: Case) -> str:
+        return self._config.get(_key(case), "")
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        import torch
+        from triton_kernels import matmul_ogs as module
+        from triton_kernels.matmul_ogs import FnSpecs, FusedActivation, PrecisionConfig, matmul_ogs
+        from triton_kernels.routing import routing
+
+        from .peers.silu_mul import silu_mul
+
+        router = weights.router()
+        gate_up = self._interleaved(case, weights).transpose(1, 2)  # [E, hidden, 2 * ffn]
+        down = weights.down("nk").transpose(1, 2)  # [E, ffn, hidden]
+        top_k, before_top_k = case.top_k, not case.gate.renormalize
+        activation = FusedActivation(FnSpecs("silu_mul", silu_mul, ()), (), 2)
+        precision = PrecisionConfig()
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            logits = torch.nn.functional.linear(x, router)
+            data, gather, scatter = routing(logits, top_k, sm_first=before_top_k)
+            hidden = matmul_ogs(x, gate_up, None, data, gather_indx=gather, precision_config=precision,
+                                fused_activation=activation)  # fmt: skip
+            return matmul_ogs(hidden, down, None, data, scatter_indx=scatter, precision_config=precision,
+                              gammas=data.gate_scal)  # fmt: skip
+
+        with torch.inference_mode(), _recorded(module, "make_opt_flags") as chosen:
+            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
+        self._config[_key(case)] = " ".join(f"{gemm}:{_words(flags)}" for gemm, flags in zip(("gate_up", "down"), chosen))
+        return forward
+
+    def _interleaved(self, case: Case, weights: Weights) -> torch.Tensor:
+        """[num_experts, 2 * ffn, hidden], rows gate 0, up 0, gate 1, ...; made once a weight set, an expert at a time."""
+        import torch
+
+        if weights not in self._gate_up:
+            shape = (case.num_experts, case.ffn_dim, 2, case.hidden_dim)
+            pairs = torch.empty(shape, dtype=weights.dtype, device=weights.device)
+            for index in range(case.num_experts):
+                gate, up, _ = weights.expert(index)
+                pairs[index, :, 0].copy_(gate)
+                pairs[index, :, 1].copy_(up)
+            self._gate_up[weights] = pairs.flatten(1, 2)
+        return self._gate_up[weights]
+
+
+@contextmanager
+def _recorded(module: Any, name: str) -> Iterator[list[Any]]:
+    """Inside, what `module.name` returns is also put into the list."""
+    returned: list[Any] = []
+    original: Callable[..., Any] = getattr(module, name)
+
+    def recording(*arguments: Any, **options: Any) -> Any:
+        returned.append(original(*arguments, **options))
+        return returned[-1]
+
+    setattr(module, name, recording)
+    try:
+        yield returned
+    finally:
+        setattr(module, name, original)
+
+
+def _words(flags: Any) -> str:
+    return ",".join(f"{name}={int(getattr(flags, name))}" for name in TILE)
+
+
+def _key(case: Case) -> tuple:
+    return (*case.weights_key, case.top_k, case.tokens)
+
+
+def _inside_vllm() -> list[Path]:
+    """The folder of an installed vllm that holds triton_kernels, unless a triton_kernels is installed by itself."""
+    from importlib.util import find_spec
+
+    if find_spec("triton_kernels") is not None:
+        return []
+    vllm = find_spec("vllm")
+    folders = [Path(folder) / "third_party" for folder in (vllm.submodule_search_locations or [])] if vllm else []
+    return [folder for folder in folders if (folder / "triton_kernels").is_dir()]
+
+
+def _version_in_vllm() -> str:
+    version = tree.installed_version("vllm")
+    return f"of vllm {version}" if version else ""
+
+
+@functools.cache
+def _problem() -> str:
+    """Why it cannot run in this process, with the command that would mend it; empty if it can."""
+    import torch
+
+    try:
+        from triton_kernels.matmul_ogs import FusedActivation, matmul_ogs  # noqa: F401
+        from triton_kernels.routing import routing  # noqa: F401
+    except Exception as error:  # another package of that name, or one for another Triton, fails in ways of its own
+        return f"{tree.first_line(error)}: {tree.INSTALL}"
+    if not torch.cuda.is_available():
+        return "triton_kernels need an NVIDIA GPU"
+    return ""

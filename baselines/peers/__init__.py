@@ -1,0 +1,1 @@
+"""What the adapters of vLLM and of OpenAI's triton_kernels share, apart from the adapters themselves."""

@@ -1,0 +1,139 @@
+"""`fast`: a whole Mixture-of-Experts layer, no host synchronisation, few launches, tile heights chosen on the GPU.
+
+logits -> routing (weights, order, row blocks) -> gate_up (gathers its rows of x) -> down (slot order) -> combine.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .checks import DTYPES, MAX_SLOTS, check_num_experts, check_tensor, check_top_k
+from .fast_gemm import launch_down, launch_gate_up
+from .fast_schedule import launch_routing
+from .fast_tiles import FastTiles, choose_tiles
+from .gating import Gating
+from .pdl import launch_options, release_next, wait_for_previous
+
+FEW_TOKENS = 8
+"""Up to so many tokens the logits are computed by our own kernel, whose launch can overlap."""
+
+
+@triton.jit
+def _logits_kernel(
+    x, router_weight, logits, stride_token, num_experts,
+    TOKENS: tl.constexpr, K: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """logits[t, e] = x[t] @ router_weight[e] for a few tokens, one program for BLOCK_E experts."""
+    wait_for_previous(PDL)
+    release_next(PDL)
+    expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)  # [BLOCK_E]
+    k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
+    for token in tl.static_range(TOKENS):
+        total = tl.zeros([BLOCK_E, BLOCK_K], dtype=tl.float32)
+        for start in tl.range(0, K, BLOCK_K):
+            inside = k + start < K
+            row = tl.load(x + token * stride_token + start + k, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
+            mask = (expert < num_experts)[:, None] & inside[None, :]
+            weight = tl.load(router_weight + expert.to(tl.int64)[:, None] * K + (start + k)[None, :], mask=mask, other=0.0)
+            total += weight.to(tl.float32) * row[None, :]
+        tl.store(logits + token * num_experts + expert, tl.sum(total, axis=1), mask=expert < num_experts)
+
+
+@triton.jit
+def _combine_kernel(
+    out, weights, y, num_tokens,
+    TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """y[t] = sum over j of weights[t, j] * out[t, j], in float32, one program for a piece of a token."""
+    wait_for_previous(PDL)
+    release_next(PDL)
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)  # [BLOCK_H]
+    total = tl.zeros([BLOCK_H], dtype=tl.float32)
+    for j in tl.static_range(TOP_K):
+        weight = tl.load(weights + token * TOP_K + j)
+        values = tl.load(out + (token * TOP_K + j) * HIDDEN + column, mask=column < HIDDEN, other=0.0)
+        total += weight * values.to(tl.float32)
+    tl.store(y + token * HIDDEN + column, total.to(y.dtype.element_ty), mask=column < HIDDEN)
+
+
+def fast_moe(
+    x: torch.Tensor,
+    router_weight: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    top_k: int,
+    gating: Gating | None = None,
+    *,
+    correction_bias: torch.Tensor | None = None,
+    tiles: FastTiles | None = None,
+) -> torch.Tensor:
+    """y [tokens, hidden] = sum over the k experts of weight * down(silu(gate x) * up x), in the dtype of x.
+
+    x: float16 or bfloat16 [tokens, hidden], up to 8192 tokens of top-16; router_weight: [num_experts, hidden];
+    gate_up: [num_experts, 2 * ffn, hidden], gate rows then up rows; down: [num_experts, hidden, ffn], all contiguous,
+    in the dtype and on the device of x. gating: plain softmax by default; correction_bias: float32 [num_experts] for
+    the gatings that have one. tiles: by default chosen from shape, tokens and device. Never waits for the GPU; a CUDA
+    graph can hold it. Inference only: no gradient is recorded.
+    Raises TypeError or ValueError, before any launch, for another dtype, device, shape, stride, top_k or gating.
+    """
+    gating = Gating() if gating is None else gating
+    _check(x, router_weight, gate_up, down, top_k, gating, correction_bias)
+    tokens, hidden = x.shape
+    num_experts, ffn = down.shape[0], down.shape[2]
+    tiles = tiles or choose_tiles(x.device, num_experts, top_k, hidden, ffn, tokens)
+    logits = _logits(x, router_weight)
+    blocks = launch_routing(logits, top_k, gating, correction_bias, tiles.block_m)
+    inner = launch_gate_up(x, gate_up, blocks, top_k, tiles.gate_up)
+    out = launch_down(inner, down, blocks, tiles.down)
+    y = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
+    block_h = min(triton.next_power_of_2(hidden), 1024 if x.is_cuda else 2**16)
+    _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
+        out, blocks.weights, y, tokens, TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(x.device)
+    )
+    return y
+
+
+def _logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
+    """float32 [tokens, num_experts]."""
+    (tokens, hidden), num_experts = x.shape, router_weight.shape[0]
+    if tokens > FEW_TOKENS:
+        if x.is_cuda:
+            return torch.mm(x, router_weight.t(), out_dtype=torch.float32)
+        return x.float() @ router_weight.float().t()
+    logits = torch.empty((tokens, num_experts), dtype=torch.float32, device=x.device)
+    block_e = 1 if num_experts <= 128 else 2
+    _logits_kernel[(triton.cdiv(num_experts, block_e),)](
+        x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_E=block_e,
+        BLOCK_K=min(triton.next_power_of_2(hidden), 4096), **launch_options(x.device),
+    )  # fmt: skip
+    return logits
+
+
+def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias) -> None:
+    check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
+    hidden = x.shape[1]
+    check_tensor("router_weight", router_weight, ("num_experts", hidden), (x.dtype,), x)
+    num_experts = check_num_experts(router_weight.shape[0])
+    check_tensor("down", down, (num_experts, hidden, "ffn"), (x.dtype,), x)
+    check_tensor("gate_up", gate_up, (num_experts, 2 * down.shape[2], hidden), (x.dtype,), x)
+    for name, tensor in (("router_weight", router_weight), ("gate_up", gate_up), ("down", down)):
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}: call .contiguous()")
+    check_top_k(top_k, num_experts)
+    if x.shape[0] * top_k > MAX_SLOTS:
+        raise ValueError(f"{x.shape[0]} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-16")
+    if not isinstance(gating, Gating):
+        raise TypeError(f"gating must be a Gating, got {type(gating).__name__}")
+    if gating.correction_bias != (correction_bias is not None):
+        raise ValueError("correction_bias must be given exactly when the gating has one")
+    if correction_bias is not None:
+        check_tensor("correction_bias", correction_bias, (num_experts,), (torch.float32,), x)
+    if gating.groups > 1:
+        members = num_experts // gating.groups
+        if num_experts % gating.groups or num_experts & (num_experts - 1) or gating.groups & (gating.groups - 1):
+            raise ValueError(f"{gating.groups} expert groups need powers of two, got {num_experts} experts")
+        if members < 2 or top_k > gating.top_groups * members:
+            raise ValueError(f"top_k={top_k} does not fit into {gating.top_groups} groups of {members} experts")

@@ -1,0 +1,37 @@
+"""Programmatic dependent launch: lets a kernel start while the one before it drains. NVIDIA, compute capability 9 on.
+
+A kernel that is launched so must call `wait_for_previous` before it touches anything that an earlier kernel wrote, and
+calls `release_next` when the next one may take up idle multiprocessors. Elsewhere PDL is False and both are nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra import cuda
+
+
+@triton.jit
+def wait_for_previous(PDL: tl.constexpr):
+    if PDL:
+        cuda.gdc_wait()
+
+
+@triton.jit
+def release_next(PDL: tl.constexpr):
+    if PDL:
+        cuda.gdc_launch_dependents()
+
+
+def launch_options(device: torch.device) -> dict[str, Any]:
+    """Keyword arguments of a launch: the constexpr PDL and, where the device can, the option that goes with it."""
+    return {"PDL": True, "launch_pdl": True} if _supported(device) else {"PDL": False}
+
+
+@functools.cache
+def _supported(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
