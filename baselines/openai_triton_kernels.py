@@ -88,11 +88,12 @@ class OpenaiTritonKernels(Implementation):
 
         with torch.inference_mode(), _recorded(module, "make_opt_flags") as chosen:
             forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        self._config[_key(case)] = " ".join(f"{gemm}:{_words(flags)}" for gemm, flags in zip(("gate_up", "down"), chosen))
+        gate_up_flags, down_flags = map(_words, chosen)
+        self._config[_key(case)] = f"gate_up:{gate_up_flags} down:{down_flags}"
         return forward
 
     def _interleaved(self, case: Case, weights: Weights) -> torch.Tensor:
-        """[num_experts, 2 * ffn, hidden], rows gate 0, up 0, gate 1, ...; made once a weight set, an expert at a time."""
+        """[num_experts, 2 * ffn, hidden], rows gate 0, up 0, gate 1, ...; made once a weight set, expert by expert."""
         import torch
 
         if weights not in self._gate_up:

@@ -145,10 +145,12 @@ def _route_small_kernel(
     tl.store(table + 2 * num_blocks + block, tl.minimum(count - rank, BLOCK_M), mask=begins)
     tl.store(table + 3 * num_blocks + block, block - rank // BLOCK_M, mask=begins)
     tl.store(table + 4 * num_blocks + block, tl.cdiv(count, BLOCK_M), mask=begins)
-    unused = tl.arange(0, BLOCK_B)  # [BLOCK_B]
-    is_unused = (unused >= tl.sum(begins.to(tl.int32), axis=0)) & (unused < num_blocks)
+    column = tl.arange(0, BLOCK_B)  # [BLOCK_B]
+    # Column by column: a sum over `begins` alone came out wrong on an H200 (Triton 3.6), and left columns unwritten.
+    filled = tl.sum((begins[None, :] & (block[None, :] == column[:, None])).to(tl.int32), axis=1)  # [BLOCK_B]
+    is_unused = (filled == 0) & (column < num_blocks)
     for line in tl.static_range(5):
-        tl.store(table + line * num_blocks + unused, tl.zeros([BLOCK_B], dtype=tl.int32), mask=is_unused)
+        tl.store(table + line * num_blocks + column, tl.zeros([BLOCK_B], dtype=tl.int32), mask=is_unused)
 
 
 @triton.jit

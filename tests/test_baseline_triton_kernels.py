@@ -1,4 +1,4 @@
-"""The adapter of OpenAI's triton_kernels over a stub of the API that it calls, and its activation in the interpreter."""
+"""The adapter of OpenAI's triton_kernels over a stub of the API that it calls, and its activation as a kernel."""
 
 import json
 import sys

@@ -95,7 +95,7 @@ class Kernel:
         return self.launch
 
     def launch(self, a, b, c, bias, a_scale, b_scale, topk_weights, sorted_ids, expert_ids, padded, n, k, em, slots,
-               *strides, MUL_ROUTED_WEIGHT, top_k, BLOCK_SIZE_M, naive_block_assignment, **options) -> None:  # fmt: skip
+               *strides, MUL_ROUTED_WEIGHT, top_k, BLOCK_SIZE_M, naive_block_assignment, **options):  # fmt: skip
         assert (b.shape[1], b.shape[2]) == (n, k)
         assert strides[:4] == (a.stride(0), a.stride(1), b.stride(0), b.stride(2))
         out = c.flatten(0, -2)
@@ -171,9 +171,7 @@ def run() -> list[dict]:
         case = Case(**fields)
         weights = Weights(case, "cpu")
         x = activations(case, draw_routing(case), "cpu")
-        reference = moe_forward(
-            x, weights.router(), weights.expert, case.top_k, case.gate, weights.correction_bias()
-        )
+        reference = moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, weights.correction_bias())
         adapter = adapters.Vllm()
         LAUNCHES.clear()
         CALLED.clear()

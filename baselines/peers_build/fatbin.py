@@ -41,9 +41,9 @@ class Section:
 
 
 def keep_architecture(library: bytes, arch: int) -> bytes:
-    """The x86-64 shared library `library` with the code of `arch` (90 for compute capability 9.0) alone.
+    """The x86-64 shared library `library` with the machine code that a GPU of `arch` (90 for 9.0) would choose, alone.
 
-    A container without any is left with a code that no GPU of `arch` loads, the smallest of the file, since the runtime
+    A container without any is left with a code that the GPU cannot load, the smallest of the file, since the runtime
     wants one. Raises FatbinError for a file that is not understood.
     """
     data = bytearray(library)
@@ -55,15 +55,15 @@ def keep_architecture(library: bytes, arch: int) -> bytes:
     shift = code.address - code.offset
     containers = dict(_containers(data, code))
     entries = {offset: list(_entries(data, offset)) for offset in containers}
-    others = [entry for found in entries.values() for entry in found if entry[1] != arch]
-    if not others:
+    cubins = [entry for found in entries.values() for entry in found if entry[0] == CUBIN]
+    foreign = [data[start:end] for _, at, start, end in cubins if at // 10 != arch // 10]
+    if not foreign:
         return library
-    filler = min((data[start:end] for _, _, start, end in others), key=len)
+    filler = min(foreign, key=len)
 
     moved, packed = {}, bytearray()
     for offset, (header, version) in containers.items():
-        kept = [data[s:e] for kind, at, s, e in entries[offset] if kind == CUBIN and at == arch] or [filler]
-        body = b"".join(kept)
+        body = b"".join(data[start:end] for start, end in _chosen(entries[offset], arch)) or bytes(filler)
         moved[offset + shift] = code.address + len(packed)
         packed += CONTAINER_HEADER.pack(CONTAINER_MAGIC, version, header, len(body)) + body
         packed += bytes(-len(packed) % 8)
@@ -74,9 +74,16 @@ def keep_architecture(library: bytes, arch: int) -> bytes:
     last = (code.offset + code.size) // PAGE * PAGE
     if last <= first:
         return bytes(data)
-    _put(data, code.header, size=len(packed))
+    struct.pack_into("<Q", data, code.header + 32, len(packed))  # the size of the section
     _cut(data, first, last)
     return bytes(data[:first] + data[last:])
+
+
+def _chosen(entries: list[tuple[int, int, int, int]], arch: int) -> list[tuple[int, int]]:
+    """Where the machine code lies that a GPU of `arch` loads: of its generation, the newest that is not newer."""
+    fitting = [entry for entry in entries if entry[0] == CUBIN and entry[1] // 10 == arch // 10 and entry[1] <= arch]
+    best = max((at for _, at, _, _ in fitting), default=0)
+    return [(start, end) for _, at, start, end in fitting if at == best]
 
 
 def _sections(data: bytes | bytearray) -> dict[str, Section]:
@@ -130,10 +137,6 @@ def _repoint(data: bytearray, sections: dict[str, Section], wrappers: Section, m
         raise FatbinError("a wrapper has no relocation")
 
 
-def _put(data: bytearray, header: int, *, size: int) -> None:
-    struct.pack_into("<Q", data, header + 32, size)
-
-
 def _cut(data: bytearray, first: int, last: int) -> None:
     """Prepares headers for the removal of the file's bytes [first, last), whole pages inside one read-only segment.
 
@@ -154,7 +157,8 @@ def _cut(data: bytearray, first: int, last: int) -> None:
                 (kind, flags, first, vaddr + tail, paddr + tail, filesz - tail, memsz - tail, align),
             ]
         else:
-            rewritten.append((kind, flags, offset - (last - first) * (offset >= last), vaddr, paddr, filesz, memsz, align))
+            moved = offset - (last - first) if offset >= last else offset
+            rewritten.append((kind, flags, moved, vaddr, paddr, filesz, memsz, align))
     if len(rewritten) != count:
         raise FatbinError("no program header to spare, or .nv_fatbin is not inside of one segment")
     for index, header in enumerate(rewritten):
