@@ -7,7 +7,7 @@ JOBS ?= auto
 ARGS ?=
 STUDY ?= throughput
 PAPER_STUDIES := throughput skew experts stages
-ALL_STUDIES := $(PAPER_STUDIES)
+ALL_STUDIES := $(PAPER_STUDIES) headline
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # Without a GPU one fixed release keeps gigabytes of CUDA libraries away wherever that release has a CPU build.
 TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)

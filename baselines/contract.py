@@ -106,5 +106,5 @@ class Implementation(ABC):
         return []
 
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
-        """The forward cut into its stages, (name, thunk) in order, each with its inputs prepared; empty if it cannot."""
+        """The forward cut into its stages, (name, thunk) in order, each with its inputs prepared; empty if not."""
         return []

@@ -30,7 +30,9 @@ class TorchGroupedMm(Implementation):
         if not hasattr(torch.nn.functional, "grouped_mm"):
             return unavailable(f"torch {torch.__version__} has no grouped_mm: pip install 'torch>=2.11'")
         if case.dtype != "bf16":
-            return unsupported("PyTorch's CUDA grouped_mm takes bf16 only")
+            return unsupported(
+                "PyTorch's grouped kernel takes bf16 only; for fp16 it loops over GEMMs and waits for the host"
+            )
         if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
             return unsupported(f"grouped_mm needs hidden_dim and ffn_dim divisible by {ALIGNMENT}")
         return OK

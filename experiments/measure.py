@@ -122,7 +122,8 @@ def measure_layer(
                 timing = time_calls(calls, launch, bench.settings, flush=count == 0, verify=verify)
                 row |= {
                     "timing_method": timing.method, "p50_us": timing.p50_us, "p20_us": timing.p20_us,
-                    "p80_us": timing.p80_us, "samples": timing.samples, "tokens_per_s": 1e6 * case.tokens / timing.p50_us,
+                    "p80_us": timing.p80_us, "samples": timing.samples,
+                    "tokens_per_s": 1e6 * case.tokens / timing.p50_us,
                 }  # fmt: skip
             rows.append(row | {"config": implementation.config(case)})
     return rows
@@ -222,8 +223,10 @@ def _gate(reference: torch.Tensor, torch_error: float) -> Callable[[object], flo
             raise IncorrectOutput(f"output has shape {tuple(getattr(y, 'shape', ()))}, not {tuple(reference.shape)}")
         error = relative_error(y, reference)
         if not math.isfinite(error) or error > allowed:
-            raise IncorrectOutput(f"relative error {error:.3g} against the float32 reference; allowed is {allowed:.3g}, "
-                                  f"{TOLERANCE:g} x PyTorch's own in 16 bits")  # fmt: skip
+            raise IncorrectOutput(
+                f"relative error {error:.3g} against the float32 reference; "
+                f"allowed is {allowed:.3g}, {TOLERANCE:g} x PyTorch's own in 16 bits"
+            )
         return error
 
     return verify

@@ -60,7 +60,7 @@ class StudyConfig:
 class TimingConfig:
     """See experiments/timing.py, TimingSettings."""
 
-    samples: int = 30
+    samples: int = 40
     min_samples: int = 8
     budget_ms: float = 120.0
     min_replay_us: float = 1000.0

@@ -55,7 +55,8 @@ def _modules() -> Iterator[ModuleType]:
         for path in sorted(Path(folder).glob("*.py")):
             name = f"tritonmoe_adapter_{path.stem}"
             spec = importlib.util.spec_from_file_location(name, path)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             yield module

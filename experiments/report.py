@@ -28,6 +28,7 @@ if not __package__:
 import jinja2
 import pandas as pd
 from PIL import Image
+
 from tritonmoe_bench.experiments import report_tables
 from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Finding, Verdict, decide, rules_text
 from tritonmoe_bench.plots import registry

@@ -71,7 +71,7 @@ class Run:
         frame = frame.fillna({"implementation_version": "", "code_hash": ""})
         keys = ["case_hash", "implementation_version", "code_hash"]
         held = frame.groupby(keys)[schema.MODE_COLUMN[self.kind]].agg(set) if len(frame) else {}
-        return [tuple(map(str, key)) for key, found in held.items() if found >= set(modes)]
+        return [(str(a), str(b), str(c)) for (a, b, c), found in held.items() if found >= set(modes)]
 
     def append(self, case: Case, row: dict[str, Any]) -> None:
         """Completes a worker's row with run, case, limits and provenance, and writes it."""

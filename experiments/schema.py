@@ -50,6 +50,12 @@ TRAFFIC_COLUMNS = (
 """results/<device>/traffic.csv: bytes per stage and tensor, stage `total` for the whole forward. The unique columns
 count each address once, the others every access that a kernel issues; a method that cannot tell leaves one empty."""
 
+TEXT_COLUMNS = (
+    "case_hash", "code_hash", "run_id", "implementation_version", "reason", "config", "git_commit", "torch", "triton",
+    "driver",
+)  # fmt: skip
+"""Columns that a reader must not take for numbers."""
+
 ROW_KEY = ("case_hash", "implementation", "launch")
 STAGE_KEY = (*ROW_KEY, "stage")
 TRAFFIC_KEY = ("case_hash", "implementation", "stage", "tensor", "method")
@@ -112,11 +118,7 @@ def read(path: Path, key: tuple[str, ...] = ROW_KEY) -> pd.DataFrame:
     """
     if not path.exists():
         return pd.DataFrame()
-    frame = pd.read_csv(
-        path, on_bad_lines="skip", low_memory=False,
-        dtype={name: "string" for name in ("case_hash", "code_hash", "run_id", "implementation_version", "reason",
-                                           "config", "git_commit", "torch", "triton", "driver")},
-    )  # fmt: skip
+    frame = pd.read_csv(path, on_bad_lines="skip", low_memory=False, dtype=dict.fromkeys(TEXT_COLUMNS, "string"))
     if frame.empty:
         return frame
     frame = frame[frame["status"].isin(STATUSES) & frame["timestamp_utc"].notna()]

@@ -17,7 +17,8 @@ def plan_text(plan: Plan) -> str:
         f"study {plan.study}: {len(plan.cases)} points x {len(plan.implementations)} implementations "
         f"x {len(plan.modes)} modes ({', '.join(plan.modes)}) = {plan.results} results",
         f"  models: {', '.join(models)}",
-        f"  tokens: {_list(case.tokens for case in plan.cases)}; experts: {_list(case.num_experts for case in plan.cases)}; "
+        f"  tokens: {_list(case.tokens for case in plan.cases)}; "
+        f"experts: {_list(case.num_experts for case in plan.cases)}; "
         f"skew: {_list(case.skew for case in plan.cases)}; dtype: {_list(case.dtype for case in plan.cases)}",
         f"  implementations: {', '.join(plan.implementations)}",
         f"  on a GPU: about {max(plan.minutes(), 1):.0f} minutes, {plan.gpu_bytes() / 1e9:.1f} GB of its memory",
@@ -84,18 +85,19 @@ def _layer_table(ok: pd.DataFrame) -> str:
     point = ["model", "num_experts", "top_k", "dtype", "skew", "tokens"]
     latency = best.pivot_table(index=point, columns="implementation", values="p50_us", sort=False)
     limit = best.groupby(point, sort=False)["limit_us"].first()
-    megablocks = latency[[name for name in latency if name.startswith("megablocks")]].min(axis=1)
-    cells = latency.copy().astype(object)
+    megablocks = latency[[name for name in latency if str(name).startswith("megablocks")]].min(axis=1)
+
+    def cell(value: float, share: float, ratio: float) -> str:
+        if pd.isna(value):
+            return "-"
+        parts = [f"{value:.0f}", f"{share:.0f}%" if pd.notna(share) else "", f"{ratio:.2f}x" if pd.notna(ratio) else ""]
+        return " ".join(filter(None, parts))
+
+    columns = {}
     for name in latency:
         shares, ratios = 100 * limit / latency[name], megablocks / latency[name]
-        for index in latency.index:
-            value = latency.loc[index, name]
-            if pd.isna(value):
-                cells.loc[index, name] = "-"
-                continue
-            share = f" {shares[index]:.0f}%" if pd.notna(shares[index]) else ""
-            ratio = f" {ratios[index]:.2f}x" if pd.notna(ratios.get(index)) else ""
-            cells.loc[index, name] = f"{value:.0f}{share}{ratio}"
+        columns[name] = [cell(*values) for values in zip(latency[name], shares, ratios)]
+    cells = pd.DataFrame(columns, index=latency.index)
     order = sorted(latency, key=lambda name: latency[name].median())
     note = "best launch mode: latency in us, share of the measured limit, speed over the best Megablocks path"
     return f"{cells[order].to_string()}\n{note}"

@@ -7,6 +7,7 @@ are too small for that, the L2 is flushed before every single forward instead. T
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class TimingSettings:
     """samples: most samples of a latency; min_samples: fewest; budget_ms: GPU time that one latency may take between
     the two; min_replay_us: least length of a chained sample; cold_factor: the working set of a chain over the L2."""
 
-    samples: int = 30
+    samples: int = 40
     min_samples: int = 8
     budget_ms: float = 120.0
     min_replay_us: float = 1000.0
@@ -54,7 +55,7 @@ def time_calls(
     settings: TimingSettings,
     *,
     flush: bool = False,
-    verify: Callable[[object], None] | None = None,
+    verify: Callable[[object], object] | None = None,
 ) -> Timing:
     """Latency of one of `calls`, which are the same forward over different weight sets. Runs on the current device.
 
@@ -109,15 +110,21 @@ def _samples(run: Call, count: int, flush: bool) -> list[float]:
         l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
         scratch = torch.empty(4 * l2_bytes, dtype=torch.int8, device="cuda")
     pairs = []
-    for _ in range(count):
-        if scratch is not None:
-            scratch.zero_()
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        pairs.append((start, end))
-    torch.cuda.synchronize()
+    collecting = gc.isenabled()
+    gc.disable()  # a collection in the middle of an eager forward would be timed with it
+    try:
+        for _ in range(count):
+            if scratch is not None:
+                scratch.zero_()
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            run()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+    finally:
+        if collecting:
+            gc.enable()
     return [1e3 * start.elapsed_time(end) for start, end in pairs]
 
 

@@ -1,8 +1,8 @@
 """One process for one implementation: reads a job from stdin, sends an event a line to the pipe it is given.
 
-A CUDA fault, a crash or an out-of-memory here costs this implementation's rows and nothing else. Events: `plan`, `start` of
-a case, `rows` of a case, `rates` (of the matrix units, from
-`stream` alone), `process` (drift of the streaming limit, clocks). Dies with its parent.
+A CUDA fault, a crash or an out-of-memory here costs this implementation's rows and nothing else. Events: `plan`,
+`start` of a case, `rows` of a case, `rates` (of the matrix units, from `stream` alone), `process` (drift of the
+streaming limit, clocks), `end`. Dies with its parent.
 """
 
 from __future__ import annotations

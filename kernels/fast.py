@@ -16,7 +16,7 @@ from .fast_tiles import FastTiles, choose_tiles
 from .gating import Gating
 from .pdl import launch_options, release_next, wait_for_previous
 
-FEW_TOKENS = 8
+FEW_TOKENS = 4
 """Up to so many tokens the logits are computed by our own kernel, whose launch can overlap."""
 
 
@@ -36,7 +36,9 @@ def _logits_kernel(
             inside = k + start < K
             row = tl.load(x + token * stride_token + start + k, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
             mask = (expert < num_experts)[:, None] & inside[None, :]
-            weight = tl.load(router_weight + expert.to(tl.int64)[:, None] * K + (start + k)[None, :], mask=mask, other=0.0)
+            weight = tl.load(
+                router_weight + expert.to(tl.int64)[:, None] * K + (start + k)[None, :], mask=mask, other=0.0
+            )
             total += weight.to(tl.float32) * row[None, :]
         tl.store(logits + token * num_experts + expert, tl.sum(total, axis=1), mask=expert < num_experts)
 

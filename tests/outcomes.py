@@ -37,6 +37,7 @@ def pytest_sessionfinish(session: Any) -> None:
 def where() -> str:
     """`interpreter`, or the GPU's name as results folders are called."""
     import torch
+
     from tritonmoe_bench.experiments.provenance import INTERPRETER, slug
 
     return slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else INTERPRETER

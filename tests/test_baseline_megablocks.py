@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from tritonmoe_bench.baselines import megablocks
 from tritonmoe_bench.experiments.case import Case
 

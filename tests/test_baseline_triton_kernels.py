@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from tritonmoe_bench.baselines import openai_triton_kernels as adapters
 from tritonmoe_bench.baselines.peers import tree
 from tritonmoe_bench.baselines.reference import moe_forward, relative_error
@@ -162,6 +163,7 @@ def test_unsupported(stub, fields, word):
 
 def test_activation(device):
     import triton.language as tl
+
     from tritonmoe_bench.baselines.peers.silu_mul import silu_mul
 
     @triton.jit

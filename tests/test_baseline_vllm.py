@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tritonmoe_bench.baselines import vllm
 from tritonmoe_bench.baselines.peers import tree, vllm_tuning
 from tritonmoe_bench.baselines.reference import moe_forward, relative_error, route

@@ -7,6 +7,7 @@ import itertools
 import pandas as pd
 import pytest
 import yaml
+
 from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Verdict, decide
 from tritonmoe_bench.experiments.claims.evidence import NoEvidence, compare, current_run
 from tritonmoe_bench.plots import registry

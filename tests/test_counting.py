@@ -6,6 +6,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from tritonmoe_bench.experiments.accesses import OutOfBoundsError
 from tritonmoe_bench.experiments.counting import Traffic, count_bytes, forbid_out_of_bounds
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from tritonmoe_bench.experiments import interpreter
 
 pytestmark = pytest.mark.skipif(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tritonmoe_bench.baselines.reference import moe_forward, relative_error, route
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 

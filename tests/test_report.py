@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+
 from tritonmoe_bench.experiments import report, report_tables
 from tritonmoe_bench.experiments.claims import CLAIMS, Verdict
 

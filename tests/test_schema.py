@@ -1,6 +1,7 @@
 """The rows of a CSV: what may stand in one, and that a kill tears none that was finished."""
 
 import pytest
+
 from tritonmoe_bench.experiments import schema
 
 ROW = {"run_id": "r1", "case_hash": "abc", "implementation": "x", "launch": "graph", "status": "ok", "p50_us": 3.5,

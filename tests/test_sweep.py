@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+
 from tritonmoe_bench.experiments import schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +78,7 @@ def test_without_a_gpu_a_real_shape_is_refused_in_one_line():
         (["model=mixtral", "skew=1.2"], "skew: 1.2"),
         (["model=deepseek_v3", "tokens=[1,32,512]", "implementations=[paper_fused,megablocks_sparse]", "dtype=fp16"],
          "3 points x 3 implementations"),
-        (["study=throughput"], "72 points x 10 implementations"),
+        (["study=throughput"], "72 points x 11 implementations"),
         (["-m", "model=mixtral,qwen2_paper", "skew=0,0.6,1.2"], "models: qwen2_paper"),
         (["study=skew"], "108 points"),
         (["study=experts"], "15 points"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tritonmoe_bench.experiments.timing import TimingSettings, _quantile, matrix_tflops, time_calls, weight_sets
 
 SETTINGS = TimingSettings()

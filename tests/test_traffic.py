@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+
 from tritonmoe_bench.experiments import interpreter, schema, traffic
 from tritonmoe_bench.experiments.case import Case
 from tritonmoe_bench.experiments.traffic_model import (

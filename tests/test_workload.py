@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritonmoe_bench.baselines.reference import route
 from tritonmoe_bench.experiments.case import Case
 from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing, zipf_log_probabilities

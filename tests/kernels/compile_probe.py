@@ -95,7 +95,7 @@ def options(tile: GemmTile) -> dict[str, int]:
 def compile_kernel(
     kernel: Any, arguments: dict[str, str], constants: dict[str, Any], chosen: dict[str, int], target: GPUTarget
 ) -> dict[str, Any]:
-    """Matrix instructions, registers, spilled bytes or registers, and shared memory of one kernel on one target."""
+    """The `resources` of one kernel on one target."""
     signature = {name: arguments.get(name, "constexpr") for name in kernel.arg_names}
     # What the launcher finds out at run time: pointers and strides are aligned, as those of every public model are.
     aligned = {
@@ -104,7 +104,11 @@ def compile_kernel(
         if arguments.get(name, "").startswith("*") or name.startswith("stride")
     }
     source = ASTSource(kernel, signature, constants, aligned)
-    compiled = triton.compile(source, target=target, options=chosen)
+    return resources(triton.compile(source, target=target, options=chosen), target)
+
+
+def resources(compiled: Any, target: GPUTarget) -> dict[str, Any]:
+    """Matrix instructions, registers, spilled bytes or registers, and shared memory of a compiled kernel."""
     text = compiled.asm["ptx" if target.backend == "cuda" else "amdgcn"]
     registers, spills = nvidia_resources(compiled.asm["cubin"]) if target.backend == "cuda" else amd_resources(text)
     return {
