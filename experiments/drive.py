@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .case import Case
 from .plan import Plan
-from .provenance import INTERPRETER, now_utc
+from .provenance import INTERPRETER
 from .run import Run
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -51,7 +51,7 @@ def drive(plan: Plan, run: Run, timing: dict[str, Any], timeout_s: float, *, for
                     "reference_folder": scratch, "done": done,
                 }  # fmt: skip
                 _one_worker(job, left, run, timeout_s, bar)
-    run.save(finished_utc=now_utc())
+    run.finish()
 
 
 def _one_worker(job: dict[str, Any], left: dict[str, Case], run: Run, timeout_s: float, bar: tqdm) -> None:

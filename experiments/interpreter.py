@@ -156,9 +156,32 @@ def _repair_reductions(interpreter: Any, tl: Any) -> None:
 
         return reduce
 
+    min_max = interpreter.ReduceOps.min_max
+    # NumPy has no index where all of a slice is NaN, or takes the NaN; a GPU mostly takes the number beside it.
+    total: dict[Any, Callable] = {
+        np.nanmax: np.fmax.reduce,
+        np.nanmin: np.fmin.reduce,
+        **dict.fromkeys((np.argmax, np.nanargmax), _index_of(np.fmax)),
+        **dict.fromkeys((np.argmin, np.nanargmin), _index_of(np.fmin)),
+    }
+
+    def total_min_max(self: Any, source: Any, val_reduce_op: Callable, idx_reduce_op: Callable | None = None) -> Any:
+        value, index = total.get(val_reduce_op, val_reduce_op), total.get(idx_reduce_op, idx_reduce_op)
+        return min_max(self, source, val_reduce_op=value, idx_reduce_op=index)
+
+    interpreter.ReduceOps.min_max = total_min_max
     for owner, names in ((interpreter.ReduceOps, ("sum", "min_max")), (interpreter.ScanOps, ("cumsum", "cumprod"))):
         for name in names:
             setattr(owner, name, in_float32(getattr(owner, name)))
+
+
+def _index_of(extreme: np.ufunc) -> Callable:
+    """(data, axis, keepdims) -> leftmost index of the extreme number, even an infinity beside NaN; 0 if all is NaN."""
+
+    def find(data: np.ndarray, axis: int | None, keepdims: bool) -> np.ndarray:
+        return np.argmax(data == extreme.reduce(data, axis=axis, keepdims=True), axis=axis, keepdims=keepdims)
+
+    return find
 
 
 def _repair_loop_bounds(interpreter: Any) -> None:

@@ -94,6 +94,12 @@ class Run:
         notes.parent.mkdir(parents=True, exist_ok=True)
         notes.write_text(json.dumps(self.record, indent=1) + "\n")
 
+    def finish(self) -> None:
+        """Leaves one row a key in the CSV and the time in the provenance."""
+        if self.path.exists():
+            schema.compact(self.path, self.key)
+        self.save(finished_utc=now_utc())
+
     def _limits(self, case: Case) -> dict[str, float]:
         stream = self.stream_us.get(case.case_hash)
         if stream is None:

@@ -125,6 +125,21 @@ def read(path: Path, key: tuple[str, ...] = ROW_KEY) -> pd.DataFrame:
     return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True)
 
 
+def compact(path: Path, key: tuple[str, ...]) -> None:
+    """Drops the rows that a later one of the same run and key has replaced, and lines torn by a kill."""
+    with open(path, newline="") as handle:
+        reader = csv.DictReader(handle)
+        columns = tuple(reader.fieldnames or ())
+        rows = [row for row in reader if row["status"] in STATUSES and row["timestamp_utc"]]
+    kept = {tuple(row[name] for name in ("run_id", *key)): row for row in rows}
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept.values())
+    partial.replace(path)
+
+
 def _ends_torn(path: Path) -> bool:
     with open(path, "rb") as handle:
         handle.seek(-1, os.SEEK_END)

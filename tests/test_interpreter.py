@@ -229,6 +229,27 @@ def test_reduction(op):
     assert_same(out, expected)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("op", ["max", "min", "argmax", "argmin"])
+def test_reduction_of_a_row_without_a_number(op, dtype):
+    a = random_bf16(5, special=False).to(dtype)
+    a[2] = float("nan")
+    a[3] = float("nan")
+    a[3, 9] = float("-inf") if op.endswith("max") else float("inf")
+    out = torch.empty(ROWS, dtype=torch.int32 if op.startswith("arg") else dtype)
+    reduce_kernel[(1,)](a, out, OP=op, ROWS=ROWS, COLUMNS=COLUMNS)
+    if op.startswith("arg"):
+        assert 0 <= out[2] < COLUMNS
+    else:
+        assert out[2].isnan()
+    others = torch.arange(ROWS) != 2
+    chosen = a[others].gather(1, out[others, None].long())[:, 0] if op.startswith("arg") else out[others]
+    numbers = a.clone()
+    numbers[3] = a[3, 9]
+    assert_same(chosen, REDUCTIONS[op.removeprefix("arg")](numbers[others]))
+
+
 def test_reduction_with_a_combine_function_of_our_own_rounds_every_step():
     a = 1 + random_bf16(6, special=False) / 64
     expected = a[:, 0]
@@ -299,6 +320,37 @@ def test_loop_bounds_loaded_from_memory():
     out = torch.zeros(1, dtype=torch.int32)
     loaded_bound_kernel[(1,)](torch.tensor([3, 7], dtype=torch.int32), out)
     assert out.item() == 3 + 4 + 5 + 6
+
+
+@triton.jit
+def double(a):
+    return a + tl.maximum(a, a)
+
+
+@triton.jit
+def nested_kernel(a_ptr, out_ptr, N: tl.constexpr):
+    offsets = tl.arange(0, N)
+    a = tl.load(a_ptr + offsets)
+    for _ in tl.static_range(5):
+        a = double(a)
+    tl.store(out_ptr + offsets, a + tl.sum(tl.zeros_like(a), axis=0))
+
+
+def test_nested_calls_patch_what_they_see_once_a_launch(monkeypatch):
+    from triton.runtime import interpreter as triton_interpreter
+
+    patched = []
+    patch = triton_interpreter._patch_lang
+    monkeypatch.setattr(triton_interpreter, "_patch_lang", lambda fn: patched.append(fn.__module__) or patch(fn))
+    a = random_bf16(10, special=False)
+    for _ in range(2):
+        patched.clear()
+        out = torch.empty_like(a)
+        nested_kernel[(3,)](a, out, N=a.numel())
+        assert_same(out, 32 * a)
+        nested = patched[1:]  # the first is the launch itself
+        assert __name__ in nested
+        assert len(nested) == len(set(nested))
 
 
 def test_install_twice_changes_nothing():

@@ -48,3 +48,18 @@ def test_a_line_torn_by_a_kill_is_left_out_and_the_next_row_is_whole(tmp_path):
 
 def test_no_file_is_an_empty_frame(tmp_path):
     assert schema.read(tmp_path / "none.csv").empty
+
+
+def test_compacting_keeps_the_last_row_of_a_key_and_drops_what_a_kill_tore(tmp_path):
+    path = tmp_path / "a.csv"
+    for latency in (1.5, 2.5):
+        schema.append(path, {**ROW, "p50_us": latency})
+    with open(path, "a") as handle:
+        handle.write("r1,adhoc,tiny")
+    schema.append(path, {**ROW, "launch": "eager"})
+    before = schema.read(path)
+    schema.compact(path, schema.ROW_KEY)
+    after = schema.read(path)
+    assert path.read_text().count("\n") == 3
+    assert after[["launch", "p50_us"]].equals(before[["launch", "p50_us"]])
+    assert sorted(after["p50_us"]) == [2.5, 3.5]

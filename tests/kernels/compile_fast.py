@@ -11,6 +11,7 @@ import json
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from compile_probe import TARGETS, resources  # binds tritonmoe_bench, so it comes first
@@ -55,7 +56,7 @@ def pretend(name: str) -> None:
     """Makes this process believe that its GPU is the target. Nothing takes it back."""
     target, shared_bytes = TARGETS[name]
     major, minor = CAPABILITY[name]
-    properties = types.SimpleNamespace(
+    properties: Any = types.SimpleNamespace(
         name=name, major=major, minor=minor, multi_processor_count=MULTIPROCESSORS[name], warp_size=target.warp_size,
         shared_memory_per_block=min(shared_bytes, 64 * 1024), shared_memory_per_block_optin=shared_bytes,
     )  # fmt: skip
@@ -68,13 +69,12 @@ def pretend(name: str) -> None:
     triton.runtime.driver.set_active(Driver(target))
 
 
-def record(compiled: dict[str, Any]) -> None:
-    """From now on a launch compiles its kernel into `compiled`, by hash, and does not launch it."""
+def record(launched: list[tuple[str, Any]]) -> None:
+    """From now on a launch compiles its kernel, adds (name, compiled kernel) to `launched`, and launches nothing."""
     run = JITFunction.run
 
     def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-        compiled.setdefault(kernel.hash, (self.fn.__name__, kernel))
+        launched.append((self.fn.__name__, run(self, *args, grid=grid, warmup=True, **kwargs)))
 
     JITFunction.run = compile_only
 
@@ -92,38 +92,45 @@ def forward(dtype: torch.dtype, tokens: int, gating: Gating, tiles: FastTiles, s
     )  # fmt: skip
 
 
-def chosen_tiles() -> dict[FastTiles, tuple[int, int]]:
-    """All tiles that `choose_tiles` returns here, from one token to many, and a ragged size that they are for."""
+def chosen_tiles() -> dict[FastTiles, list[tuple[int, int]]]:
+    """All tiles that `choose_tiles` returns here, from one token to many, and the sizes to compile them for."""
     device = torch.device("cuda", 0)
-    sizes = {(*shape, tokens): RAGGED for tokens, shape in itertools.product(EVERY_TOKENS, SHAPES)}
-    sizes |= {(EXPERTS, TOP_K, *ODD, tokens): ODD for tokens in EVERY_TOKENS}
-    chosen: dict[FastTiles, tuple[int, int]] = {}
-    for shape, ragged in sizes.items():
-        chosen.setdefault(choose_tiles(device, *shape), ragged)
+    chosen: dict[FastTiles, list[tuple[int, int]]] = {}
+    for tokens, shape in itertools.product(EVERY_TOKENS, SHAPES):
+        chosen.setdefault(choose_tiles(device, *shape, tokens), [EVEN, RAGGED])
+    for tokens in EVERY_TOKENS:
+        chosen.setdefault(choose_tiles(device, EXPERTS, TOP_K, *ODD, tokens), [ODD])
     return chosen
 
 
+def forwards() -> Iterator[tuple[torch.dtype, int, Gating, FastTiles, tuple[int, int]]]:
+    """Arguments of `forward`: all tiles for many tokens; then, for one of them, what else changes a kernel."""
+    for tiles, sizes in chosen_tiles().items():
+        for size in sizes:
+            yield torch.bfloat16, MANY_TOKENS, GATINGS["softmax"], tiles, size
+    yield torch.float16, FEW_TOKENS, GATINGS["softmax"], tiles, EVEN
+    for tokens in (FEW_TOKENS, MANY_TOKENS):
+        yield torch.bfloat16, tokens, GATINGS["deepseek_v3"], tiles, EVEN
+
+
 def main(name: str) -> None:
+    target = TARGETS[name][0]
     pretend(name)
-    compiled: dict[str, Any] = {}
-    record(compiled)
+    launched: list[tuple[str, Any]] = []
+    record(launched)
     printed: set[str] = set()
-    with FakeTensorMode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a tensor without storage has no address
-        for position, (tiles, ragged) in enumerate(chosen_tiles().items()):
-            plain = GATINGS["softmax"]
-            forward(torch.bfloat16, MANY_TOKENS, plain, tiles, EVEN)
-            forward(torch.bfloat16, MANY_TOKENS, plain, tiles, ragged)
-            if position == 0:
-                forward(torch.float16, FEW_TOKENS, plain, tiles, EVEN)
-                forward(torch.bfloat16, MANY_TOKENS, GATINGS["deepseek_v3"], tiles, EVEN)
-                forward(torch.bfloat16, FEW_TOKENS, GATINGS["deepseek_v3"], tiles, EVEN)
-            for key, (kernel, found) in compiled.items():
-                if key not in printed:
-                    printed.add(key)
-                    line = {"target": name, "kernel": kernel, "tiles": f"{tiles.gate_up} {tiles.down}"}
-                    waits = "griddepcontrol" in found.asm.get("ptx", "")
-                    print(json.dumps(line | {"waits": waits, **resources(found, TARGETS[name][0])}), flush=True)
+    warnings.simplefilter("ignore", UserWarning)  # a tensor without storage has no address
+    with FakeTensorMode():
+        for dtype, tokens, gating, tiles, size in forwards():
+            forward(dtype, tokens, gating, tiles, size)
+            case = {"target": name, "dtype": str(dtype), "tiles": f"{tiles.gate_up} {tiles.down}", "size": size}
+            for kernel, compiled in launched:
+                if compiled.hash not in printed:
+                    printed.add(compiled.hash)
+                    waits = "griddepcontrol.wait" in compiled.asm.get("ptx", "")
+                    found = {"kernel": kernel, "waits": waits, **resources(compiled, target)}
+                    print(json.dumps(case | found), flush=True)
+            launched.clear()
 
 
 if __name__ == "__main__":

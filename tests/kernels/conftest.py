@@ -1,4 +1,4 @@
-"""Every kernel test runs with poisoned memory: what a kernel forgets to write shows as NaN, or as row -1."""
+"""Every kernel test runs with poisoned memory: what a kernel forgets to write shows as NaN, or as a row far outside."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def poison(monkeypatch):
 
     def poisoned(*args, **kwargs):
         tensor = empty(*args, **kwargs)
-        return tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
+        return tensor.fill_(float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max)
 
     monkeypatch.setattr(torch, "empty", poisoned)
 

@@ -1,0 +1,152 @@
+"""Every wrong argument of `fast_moe` ends before any launch, with a message that names it and what is allowed."""
+
+import re
+import sys
+
+import pytest
+import torch
+import triton
+
+from tritonmoe_bench.kernels.fast import fast_moe
+from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles
+from tritonmoe_bench.kernels.gating import Gating
+
+TOKENS, EXPERTS, TOP_K, HIDDEN, FFN = 4, 8, 2, 32, 16
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+GROUPS = Gating("sigmoid", groups=4, top_groups=2)
+BIAS = Gating("sigmoid", correction_bias=True)
+
+
+@pytest.fixture(autouse=True)
+def no_launch(monkeypatch):
+    """A kernel that starts in spite of a wrong argument fails the test."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a kernel was launched")
+
+    kernel_type = type(sys.modules["tritonmoe_bench.kernels.fast"]._combine_kernel)
+    monkeypatch.setattr(kernel_type, "__getitem__", lambda self, grid: refuse)
+
+
+def zeros(*shape, dtype=BF16):
+    return lambda device: torch.zeros(shape, dtype=dtype, device=device)
+
+
+def by_columns(*shape):
+    """The shape that is asked for, with the strides of its transpose."""
+    return lambda device: torch.zeros(*shape[:-2], shape[-1], shape[-2], dtype=BF16, device=device).transpose(-1, -2)
+
+
+def with_gaps(*shape):
+    return lambda device: torch.zeros(*shape[:-1], shape[-1] + 8, dtype=BF16, device=device)[..., : shape[-1]]
+
+
+def layer(num_experts=EXPERTS):
+    return {
+        "x": zeros(TOKENS, HIDDEN),
+        "router_weight": zeros(num_experts, HIDDEN),
+        "gate_up": zeros(num_experts, 2 * FFN, HIDDEN),
+        "down": zeros(num_experts, HIDDEN, FFN),
+        "top_k": TOP_K,
+    }
+
+
+def call(device, **arguments):
+    return fast_moe(**{name: value(device) if callable(value) else value for name, value in arguments.items()})
+
+
+ERRORS = {
+    "x is no tensor": ({"x": [1.0]}, TypeError, "x must be a torch.Tensor, got list"),
+    "x in float32": (
+        {"x": zeros(TOKENS, HIDDEN, dtype=FP32)},
+        TypeError, "x must be torch.float16 or torch.bfloat16, got torch.float32"),
+    "x of three dimensions": (
+        {"x": zeros(1, TOKENS, HIDDEN)}, ValueError, "x must have shape [tokens, hidden], got [1, 4, 32]"),
+    "no tokens": ({"x": zeros(0, HIDDEN)}, ValueError, "x must have shape [tokens, hidden], got [0, 32]"),
+    "x by columns": ({"x": by_columns(TOKENS, HIDDEN)}, ValueError, "x must have stride 1 in its last dimension"),
+    "x nowhere": (
+        {"x": lambda device: torch.zeros(TOKENS, HIDDEN, dtype=BF16, device="meta")},
+        ValueError, "x is on meta: move it to a GPU"),
+    "too many slots": (
+        {"x": zeros(65537, HIDDEN)},
+        ValueError, "65537 tokens of top_k=2: at most 131072 slots, 8192 tokens of top-16"),
+    "router in another dtype": (
+        {"router_weight": zeros(EXPERTS, HIDDEN, dtype=FP16)},
+        TypeError, "router_weight must be torch.bfloat16, got torch.float16"),
+    "router of another hidden size": (
+        {"router_weight": zeros(EXPERTS, 31)},
+        ValueError, "router_weight must have shape [num_experts, 32], got [8, 31]"),
+    "router with gaps": (
+        {"router_weight": with_gaps(EXPERTS, HIDDEN)},
+        ValueError, "router_weight must be contiguous, got strides (40, 1)"),
+    "too many experts": (
+        {"router_weight": zeros(513, HIDDEN)}, ValueError, "num_experts=513: allowed are 1 to 512"),
+    "down of other experts": (
+        {"down": zeros(5, HIDDEN, FFN)}, ValueError, "down must have shape [8, 32, ffn], got [5, 32, 16]"),
+    "down of no ffn": (
+        {"down": zeros(EXPERTS, HIDDEN, 0)}, ValueError, "down must have shape [8, 32, ffn], got [8, 32, 0]"),
+    "down by columns": (
+        {"down": by_columns(EXPERTS, HIDDEN, FFN)}, ValueError, "down must have stride 1 in its last dimension"),
+    "down with gaps": ({"down": with_gaps(EXPERTS, HIDDEN, FFN)}, ValueError, "down must be contiguous, got strides"),
+    "gate_up not stacked": (
+        {"gate_up": zeros(EXPERTS, FFN, HIDDEN)}, ValueError, "gate_up must have shape [8, 32, 32], got [8, 16, 32]"),
+    "gate_up with gaps": (
+        {"gate_up": with_gaps(EXPERTS, 2 * FFN, HIDDEN)}, ValueError, "gate_up must be contiguous, got strides"),
+    "gate_up elsewhere": (
+        {"gate_up": lambda device: torch.zeros(EXPERTS, 2 * FFN, HIDDEN, dtype=BF16, device="meta")},
+        ValueError, "gate_up is on meta, the other tensors are on"),
+    "top_k of zero": ({"top_k": 0}, ValueError, "top_k=0: allowed are 1 to 8 for 8 experts"),
+    "top_k over the experts": ({"top_k": 9}, ValueError, "top_k=9: allowed are 1 to 8 for 8 experts"),
+    "top_k over sixteen": (layer(32) | {"top_k": 17}, ValueError, "top_k=17: allowed are 1 to 16 for 32 experts"),
+    "top_k of a half": ({"top_k": 1.5}, TypeError, "top_k must be an int, got float"),
+    "top_k of True": ({"top_k": True}, TypeError, "top_k must be an int, got bool"),
+    "gating by name": ({"gating": "softmax"}, TypeError, "gating must be a Gating, got str"),
+    "no bias where the gating has one": (
+        {"gating": BIAS}, ValueError, "correction_bias must be given exactly when the gating has one"),
+    "a bias where the gating has none": (
+        {"correction_bias": zeros(EXPERTS, dtype=FP32)},
+        ValueError, "correction_bias must be given exactly when the gating has one"),
+    "bias in bfloat16": (
+        {"gating": BIAS, "correction_bias": zeros(EXPERTS)},
+        TypeError, "correction_bias must be torch.float32, got torch.bfloat16"),
+    "bias of other experts": (
+        {"gating": BIAS, "correction_bias": zeros(7, dtype=FP32)},
+        ValueError, "correction_bias must have shape [8], got [7]"),
+    "experts in groups of three": (
+        layer(12) | {"gating": GROUPS}, ValueError, "4 expert groups need powers of two, got 12 experts"),
+    "three groups": (
+        layer(12) | {"gating": Gating("sigmoid", groups=3)},
+        ValueError, "3 expert groups need powers of two, got 12 experts"),
+    "more groups than experts": (
+        {"gating": Gating("sigmoid", groups=16)}, ValueError, "16 expert groups need powers of two, got 8 experts"),
+    "groups of one": (
+        {"gating": Gating("sigmoid", groups=8, top_groups=4)},
+        ValueError, "top_k=2 does not fit into 4 groups of 1 experts"),
+    "top_k over the groups": (
+        {"gating": GROUPS, "top_k": 5}, ValueError, "top_k=5 does not fit into 2 groups of 2 experts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", ERRORS)
+def test_fast_moe(wrong, device):
+    changes, error, message = ERRORS[wrong]
+    with pytest.raises(error, match=re.escape(message)):
+        call(device, **layer() | changes)
+
+
+@pytest.mark.parametrize("changes", [{}, layer(16) | {"gating": GROUPS}, {"x": with_gaps(TOKENS, HIDDEN)}], ids=["plain", "groups", "gaps"])
+def test_right_arguments_reach_a_kernel(changes, device):
+    with pytest.raises(AssertionError, match="a kernel was launched"):
+        call(device, **layer() | changes)
+
+
+def test_cpu_tensors_without_the_interpreter(monkeypatch):
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    with pytest.raises(ValueError, match="x is on cpu: move it to a GPU, or for CPU tensors set TRITON_INTERPRET=1"):
+        call("cpu", **layer())
+
+
+def test_both_gemms_share_the_height_of_a_tile():
+    low, high = FastTile(16, 32, 64, 4, 2, 64, 2), FastTile(64, 32, 64, 4, 2, 64, 2)
+    with pytest.raises(ValueError, match="gate_up and down must share block_m, got 16, 64"):
+        FastTiles(low, high)
