@@ -22,7 +22,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test smoke sweep figures report reproduce studies megablocks lint clean announce
+.PHONY: help peers setup test smoke sweep figures report reproduce studies megablocks lint clean announce
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -79,6 +79,9 @@ endif
 	@$(MAKE) --no-print-directory figures
 	@$(MAKE) --no-print-directory report
 	@echo "Read results/REPORT.md, or open results/report.html."
+
+peers: $(READY)  ## cut a vLLM wheel down to its MoE layer, into .peers (ARGS="--wheel FILE")
+	$(RUN) baselines/peers_build/prune_vllm.py $(ARGS)
 
 megablocks: $(READY)  ## build Megablocks, stanford-stk and grouped_gemm from their sources, into .megablocks
 	$(RUN) baselines/megablocks_build/build.py $(ARGS)

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import DTYPES, MAX_SLOTS, check_num_experts, check_tensor, check_top_k
+from .checks import DTYPES, MAX_SLOTS, check_expert_size, check_num_experts, check_tensor, check_top_k
 from .fast_gemm import launch_down, launch_gate_up
 from .fast_schedule import launch_routing
 from .fast_tiles import FastTiles, choose_tiles
@@ -124,6 +124,8 @@ def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias) -> N
     for name, tensor in (("router_weight", router_weight), ("gate_up", gate_up), ("down", down)):
         if not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}: call .contiguous()")
+    check_expert_size("gate_up", gate_up)
+    check_expert_size("down", down)
     check_top_k(top_k, num_experts)
     if x.shape[0] * top_k > MAX_SLOTS:
         raise ValueError(f"{x.shape[0]} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-16")

@@ -28,10 +28,18 @@ class FastTile:
     small_stages: int
     bulk: bool = False
 
+    def __post_init__(self) -> None:
+        if self.block_m not in (16, 64, 128):
+            raise ValueError(f"block_m={self.block_m}: allowed are 16, 64, 128")
+        if self.bulk and self.small_k != self.block_k:
+            raise ValueError(f"bulk needs small_k equal to block_k={self.block_k}, got {self.small_k}")
+
     def operand(self, weights: torch.Tensor) -> torch.Tensor | TensorDescriptor:
         """What a kernel takes for weights [experts, n, k]: the tensor, or a descriptor over all their rows."""
         if not self.bulk:
             return weights
+        if weights.shape[2] * weights.element_size() % 16:
+            raise ValueError(f"bulk tiles need weight rows of whole 16 bytes, got {weights.shape[2]} elements")
         return TensorDescriptor.from_tensor(weights.view(-1, weights.shape[2]), [self.block_n, self.block_k])
 
     def constants(self) -> dict[str, Any]:
@@ -99,9 +107,12 @@ def choose_tiles(
     if load <= 4:
         short = hidden_dim <= SHORT and slots <= 16
         return FastTiles(FEW_GATE_UP_SHORT if short else FEW_GATE_UP, FEW_DOWN_LONG if ffn_dim >= LONG else FEW_DOWN)
-    if load <= 48 or shared < 220 * 1024:
+    large = shared >= 220 * 1024
+    if load <= 48 or not large:
+        # The lighter tile spills a register on an A100 at some shapes.
         return FastTiles(
-            SOME_GATE_UP_LIGHT if load <= 16 else SOME_GATE_UP, SOME_DOWN_LONG if ffn_dim >= LONG else SOME_DOWN
+            SOME_GATE_UP_LIGHT if load <= 16 and large else SOME_GATE_UP,
+            SOME_DOWN_LONG if ffn_dim >= LONG else SOME_DOWN,
         )
     # A descriptor needs rows of whole 16 bytes.
     bulk = has_bulk and hidden_dim % 8 == 0 and ffn_dim % 8 == 0

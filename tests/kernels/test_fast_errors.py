@@ -134,7 +134,11 @@ def test_fast_moe(wrong, device):
         call(device, **layer() | changes)
 
 
-@pytest.mark.parametrize("changes", [{}, layer(16) | {"gating": GROUPS}, {"x": with_gaps(TOKENS, HIDDEN)}], ids=["plain", "groups", "gaps"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, layer(16) | {"gating": GROUPS}, {"x": with_gaps(TOKENS, HIDDEN)}],
+    ids=["plain", "groups", "gaps"],
+)
 def test_right_arguments_reach_a_kernel(changes, device):
     with pytest.raises(AssertionError, match="a kernel was launched"):
         call(device, **layer() | changes)
@@ -150,3 +154,12 @@ def test_both_gemms_share_the_height_of_a_tile():
     low, high = FastTile(16, 32, 64, 4, 2, 64, 2), FastTile(64, 32, 64, 4, 2, 64, 2)
     with pytest.raises(ValueError, match="gate_up and down must share block_m, got 16, 64"):
         FastTiles(low, high)
+
+
+def test_a_tile_keeps_its_own_rules():
+    with pytest.raises(ValueError, match="allowed are 16, 64, 128"):
+        FastTile(32, 64, 64, 4, 2, 64, 2)
+    with pytest.raises(ValueError, match="small_k equal to block_k"):
+        FastTile(64, 64, 64, 4, 2, 128, 2, bulk=True)
+    with pytest.raises(ValueError, match="whole 16 bytes"):
+        FastTile(64, 64, 64, 4, 2, 64, 2, bulk=True).operand(torch.zeros(2, 8, 20, dtype=torch.float16))
