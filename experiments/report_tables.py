@@ -41,7 +41,7 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
         for kind in kinds
     }
     known = published.ratios("vs_megablocks", "megablocks", "triton_fused").set_index(["model", "tokens"])["ratio"]
-    if all(pairs[kinds[1]][key].p50_us == row.p50_us for key, row in pairs[kinds[0]].items()):
+    if all(float(str(pairs[kinds[1]][key].p50_us)) == float(str(row.p50_us)) for key, row in pairs[kinds[0]].items()):
         kinds.pop(1)
     columns = [(path, *kind) for path in MEGABLOCKS for kind in kinds]
     header = ["tokens", "published"]
@@ -52,7 +52,7 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
         body = []
         for case in rows.drop_duplicates("case_hash").sort_values("tokens").itertuples():
             cells = [
-                _ratio_cell(pairs[system, launch].get((case.case_hash, path)), rows, case.case_hash, path)
+                _ratio_cell(pairs[system, launch].get((case.case_hash, path)), rows, str(case.case_hash), path)
                 for path, system, launch in columns
             ]
             ratio = known.get((model, case.tokens))
@@ -164,11 +164,11 @@ def disagreements(latency: pd.DataFrame) -> Table:
         index=["model", "tokens", "implementation"], columns="table", values="latency_ms"
     ).dropna()
     for key, row in wide.iterrows():
-        model, tokens, system = key  # type: ignore[misc]
+        model, tokens, system = (str(part) for part in (key if isinstance(key, tuple) else (key,)))
         ratio = row.max() / row.min()
         if ratio > 1.05:
             table.rows.append(
-                [model, str(tokens), system, *(f"{row[name]:.2f} ms" for name in sorted(row.index)), f"{ratio:.2f}"]
+                [model, tokens, system, *(f"{row[name]:.2f} ms" for name in sorted(row.index)), f"{ratio:.2f}"]
             )
     return table
 
