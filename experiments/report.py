@@ -29,7 +29,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from tritonmoe_bench.experiments import report_tables
+from tritonmoe_bench.experiments import report_headline, report_tables
 from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Finding, Verdict, decide, rules_text
 from tritonmoe_bench.plots import registry
 from tritonmoe_bench.plots.data import MissingStudy, Results, Study, newest_device
@@ -38,9 +38,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAPER = CLAIMS.parent
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
-FIRST_FIGURE = "ratio_to_megablocks"
+FIRST_FIGURE, FIELD_FIGURE = "ratio_to_megablocks", "headline"
 TITLE = "The TritonMoE paper, reproduced claim by claim"
-STUDIES = ("throughput", "skew", "experts", "stages", "traffic", "decode", "fusion")
+STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion")
 METHOD = (
     "A row is a whole MoE layer: router, scoring and top-k, dispatch, expert GEMMs, weighted combine. Before a system "
     "is timed its output is checked against one float32 reference; a wrong one is a row with status `incorrect` and no "
@@ -73,8 +73,9 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
     studies = load_studies(results, device)
     frames = {name: study.rows for name, study in studies.items()}
     throughput = frames.get("throughput", pd.DataFrame())
+    headline = frames.get("headline", pd.DataFrame())
     findings = decide(Evidence(device, frames, *load_outcomes(results)))
-    drawn = find_figures(figures / device, [FIRST_FIGURE, *(finding.figure for finding in findings)])
+    drawn = find_figures(figures / device, [FIRST_FIGURE, FIELD_FIGURE, *(finding.figure for finding in findings)])
     return {
         "title": TITLE,
         "device": device,
@@ -84,6 +85,9 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "figures": drawn,
         "figure_names": {figure["name"] for figure in drawn},
         "first_figure": next((figure for figure in drawn if figure["name"] == FIRST_FIGURE), None),
+        "field_figure": next((figure for figure in drawn if figure["name"] == FIELD_FIGURE), None),
+        "field_sentences": report_headline.field_sentences(headline),
+        "field": report_headline.field_tables(headline),
         "ratios": report_tables.ratio_tables(throughput),
         "ranking": report_tables.ranking_tables(throughput),
         "provenance": report_tables.provenance_table(frames),

@@ -36,8 +36,10 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
     if frame.empty:
         return []
     kinds = [(PAPER, "eager"), (PAPER, "best"), (GPU_SCHEDULE, "best")]
-    pairs = {
-        kind: {(row.case_hash, row.peer): row for row in ratios(frame, kind[0], MEGABLOCKS, kind[1]).itertuples()}
+    pairs: dict[tuple[str, str], dict[tuple[str, str], Any]] = {
+        kind: {
+            (str(row.case_hash), str(row.peer)): row for row in ratios(frame, kind[0], MEGABLOCKS, kind[1]).itertuples()
+        }
         for kind in kinds
     }
     known = published.ratios("vs_megablocks", "megablocks", "triton_fused").set_index(["model", "tokens"])["ratio"]
@@ -52,7 +54,7 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
         body = []
         for case in rows.drop_duplicates("case_hash").sort_values("tokens").itertuples():
             cells = [
-                _ratio_cell(pairs[system, launch].get((case.case_hash, path)), rows, str(case.case_hash), path)
+                _ratio_cell(pairs[system, launch].get((str(case.case_hash), path)), rows, str(case.case_hash), path)
                 for path, system, launch in columns
             ]
             ratio = known.get((model, case.tokens))
@@ -173,6 +175,11 @@ def disagreements(latency: pd.DataFrame) -> Table:
     return table
 
 
+def latency_text(p50_us: float) -> str:
+    """A latency in µs to three or more digits."""
+    return f"{p50_us:.{1 if p50_us < 100 else 0}f}"
+
+
 def _ratio_cell(pair: Any, rows: pd.DataFrame, case_hash: str, path: str) -> str:
     if pair is not None:
         mark = NOISE_MARK if pair.low <= 1 <= pair.high else ""
@@ -186,8 +193,7 @@ def _ratio_cell(pair: Any, rows: pd.DataFrame, case_hash: str, path: str) -> str
 def _system_cell(row: Any, before: Any) -> str:
     mark = f"{NOISE_MARK} " if before is not None and row.p20_us <= before.p80_us else ""
     share = f", {100 * row.limit_us / row.p50_us:.0f} %" if pd.notna(row.limit_us) else ""
-    digits = 1 if row.p50_us < 100 else 0
-    return f"{mark}{row.implementation} {row.p50_us:.{digits}f} µs ({row.launch}{share})"
+    return f"{mark}{row.implementation} {latency_text(row.p50_us)} µs ({row.launch}{share})"
 
 
 def _distinct(values: pd.Series) -> str:

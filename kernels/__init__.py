@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from .gating import GATINGS, Gating
 
 if TYPE_CHECKING:
+    from .fast import fast_moe
     from .moe import paper_moe, paper_stages
     from .tiles import GemmTile, Tiles, default_tiles
 
-__all__ = ["GATINGS", "Gating", "GemmTile", "Tiles", "default_tiles", "paper_moe", "paper_stages"]
+__all__ = ["GATINGS", "Gating", "GemmTile", "Tiles", "default_tiles", "fast_moe", "paper_moe", "paper_stages"]
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _MODULE_OF = {
     "GemmTile": "tiles",
     "Tiles": "tiles",
     "default_tiles": "tiles",
+    "fast_moe": "fast",
     "paper_moe": "moe",
     "paper_stages": "moe",
 }

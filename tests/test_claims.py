@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Verdict, decide
+from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Verdict, assignment, decide
 from tritonmoe_bench.experiments.claims.evidence import NoEvidence, compare, current_run
 from tritonmoe_bench.plots import registry
 
@@ -184,6 +184,54 @@ def over_skew(ratio_of, experts=(8, 64), skews=(0.0, 2.0)):
 )
 def test_skew_regime(ratio_of, expected):
     assert verdict("skew-regime", over_skew(ratio_of, experts=(8, 64, 128))) == expected
+
+
+def assigned(fixed, megablocks, experts=(8, 64, 128), skews=(0.0, 2.0)):
+    """Rows of fast at 100 us, of the fixed tiles and of two Megablocks paths, the slower one twice as slow."""
+    rows = []
+    for count, skew in itertools.product(experts, skews):
+        point = {"study": "skew", "num_experts": count, "skew": skew}
+        rows.append(row("fast", 100.0, **point))
+        rows.append(row("paper_fused_graph", 100.0 * fixed(count, skew), **point))
+        rows.append(row("megablocks_sparse", 200.0 * megablocks(count, skew), **point))
+        rows.append(row("megablocks_grouped_cutlass", 100.0 * megablocks(count, skew), **point))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("fixed", "megablocks", "expected"),
+    [
+        (lambda *_: 1.2, lambda *_: 1.1, "holds"),
+        (lambda *_: 1.2, lambda *_: 0.99, "holds"),  # behind Megablocks inside the noise only
+        (lambda experts, skew: 1.2 if experts >= 64 and skew > 1 else 0.5, lambda *_: 1.1, "holds"),
+        (lambda experts, skew: 1.2 if experts > 64 else 0.8, lambda *_: 1.1, "holds in part"),
+        (lambda *_: 1.2, lambda experts, _: 1.1 if experts > 64 else 0.8, "holds in part"),
+        (lambda *_: 1.2, lambda *_: 0.8, "does not hold"),
+        (lambda *_: 1.01, lambda *_: 1.1, "does not hold"),  # faster than the fixed tiles inside the noise only
+        (lambda experts, skew: 0.8 if experts >= 64 and skew > 1 else 1.2, lambda *_: 1.1, "does not hold"),
+    ],
+)
+def test_dynamic_assignment(fixed, megablocks, expected):
+    assert verdict("dynamic-assignment", assigned(fixed, megablocks)) == expected
+
+
+def test_dynamic_assignment_says_what_there_is_to_repair():
+    found = finding("dynamic-assignment", assigned(lambda experts, _: experts / 80, lambda *_: 1.1))
+    assert "faster than the fixed tiles at 1 of 2 points and slower at 1, 0.80–1.60" in found.sentence
+    assert "not behind the fastest Megablocks path at 2" in found.sentence
+    assert "the fixed tiles are behind it at 1 of 2 there" in found.sentence
+    assert found.rows == "skew.csv: 8 of 24 rows"
+
+
+def test_dynamic_assignment_waits_for_its_regime_and_for_fast():
+    rows = assigned(lambda *_: 1.2, lambda *_: 1.1)
+    assert verdict("dynamic-assignment", [r for r in rows if r["num_experts"] == 8]) == "undecided"
+    assert verdict("dynamic-assignment", [r for r in rows if r["implementation"] != "fast"]) == "undecided"
+
+
+def test_both_claims_mean_the_same_regime():
+    regime = next(claim for claim in yaml.safe_load(CLAIMS.read_text()) if claim["id"] == "skew-regime")
+    assert regime["figures"]["experts_from"] == assignment.EXPERTS_FROM
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from tritonmoe_bench.experiments import report, report_tables
+from tritonmoe_bench.experiments import report, report_headline, report_tables
 from tritonmoe_bench.experiments.claims import CLAIMS, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURE = runpy.run_path(str(ROOT / "tests" / "fixtures" / "make_results.py"))
 DEVICE = FIXTURE["DEVICE"]
 IDS = [claim["id"] for claim in yaml.safe_load(CLAIMS.read_text())]
-FIGURES = ("ratio_to_megablocks", "skew_map")
+FIGURES = ("ratio_to_megablocks", "headline", "skew_map")
 
 
 class Page(HTMLParser):
@@ -128,6 +128,40 @@ def test_ratio_table_is_that_of_the_rows_beside_the_published_one(written):
     assert line["paper_fused / grouped_cublas, eager"] == "unsupported"
     best = case[case["implementation"] == "paper_fused_graph"]["p50_us"].min()
     assert line["paper_fused_graph / sparse, best"].lstrip("≈") == f"{eager['megablocks_sparse'] / best:.2f}"
+
+
+def test_field_table_and_its_means_are_those_of_the_rows(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+    best = rows[rows["p50_us"].notna()].groupby(["case_hash", "implementation"])["p50_us"].min().unstack()
+    peers = ["torch_grouped_mm", "megablocks_sparse", "megablocks_grouped_cutlass", "vllm"]
+    over_peers = best[peers].min(axis=1) / best["fast"]
+    tables = {table.title: table for table in report_headline.field_tables(rows)}
+    table = tables["fast: Mixtral-8x7B, bf16, softmax"]
+    assert len(table.rows) == 10
+    case = rows[(rows["model"] == "mixtral") & (rows["tokens"] == 32) & (rows["skew"] == 1.2)]
+    line = next(cells for cells in table.rows if cells[:2] == ["32", "1.2"])
+    one = best.loc[case["case_hash"].iloc[0]]
+    assert line[2] == f"{one['fast']:.0f}"
+    assert line[3] == f"{100 * case['limit_us'].iloc[0] / one['fast']:.0f} %"
+    assert line[4:6] == [one[peers].idxmin(), f"{one[peers].min():.0f}"]
+    assert line[6].lstrip("≈") == f"{one[peers].min() / one['fast']:.2f}"
+    assert line[8].lstrip("≈") == f"{one[peers[1:3]].min() / one['fast']:.2f}"
+    first, *_, last = report_headline.field_sentences(rows)
+    assert f"geometric mean {over_peers.prod() ** (1 / len(over_peers)):.2f} " in first
+    ahead = best["fast"] <= best.drop(columns=["fast", "stream"]).min(axis=1)
+    assert f"at {ahead.sum()} of {len(best)} points" in last
+    assert first in (written / "README.md").read_text()
+    assert last.split(";")[0] in (written / "results" / "REPORT.md").read_text()
+
+
+def test_where_fast_is_not_the_fastest_is_named(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+    slow = (
+        (rows["implementation"] == "fast") & (rows["tokens"] == 8) & (rows["model"] == "mixtral") & (rows["skew"] == 0)
+    )
+    rows.loc[slow, ["p50_us", "p20_us", "p80_us"]] *= 10
+    assert "Mixtral-8x7B, 8 tokens, skew 0: " in report_headline.field_sentences(rows)[-1]
+    assert report_headline.field_sentences(rows[rows["implementation"] != "fast"]) == []
 
 
 def test_ranking_is_sorted_and_leaves_out_the_limit(written):

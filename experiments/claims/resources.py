@@ -39,13 +39,13 @@ def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     measured = "; ".join(
         f"{method} on {shape}: "
         + ", ".join(
-            f"{span(100 * part['saving'], 0)} % of {ACCOUNTINGS[name]}"
+            f"{span(100 * part['saving'], 0)} % of {ACCOUNTINGS[str(name)]}"
             for name, part in group.groupby("accounting", sort=False)
         )
         for (method, shape), group in shown.groupby(["method", "shape"], sort=False)
     )
     counts = ", ".join(
-        f"{int(part['reached'].sum())} of {len(part)} points counting {ACCOUNTINGS[name]}"
+        f"{int(part['reached'].sum())} of {len(part)} points counting {ACCOUNTINGS[str(name)]}"
         for name, part in deciding.groupby("accounting", sort=False)
     )
     sentence = f"Fusing gate and up saves {100 * figures['saving']:.0f} % of the bytes or more at {counts}."

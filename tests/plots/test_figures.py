@@ -4,7 +4,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.text import Text
 
-from tritonmoe_bench.plots import data, published, registry, style
+from tritonmoe_bench.plots import data, headline, headline_data, published, registry, style
 from tritonmoe_bench.plots.data import Results
 
 PER_SYSTEM = ("throughput", "limit_share", "latency_vs_skew", "latency_vs_experts")
@@ -17,6 +17,7 @@ UNITS = {
     "latency_vs_experts": ["experts (top-k)", "latency (µs)"],
     "skew_map": ["Zipf exponent"],
     "stage_breakdown": ["latency (µs)", "share of the stages' sum (%)"],
+    "headline": ["tokens", "latency of system / of fast (ratio)"],
     "traffic": ["traffic (GB)", "traffic (MB)"],
     "traffic_saving": ["tokens", "traffic saved (%)"],
 }
@@ -161,6 +162,23 @@ def test_eager_and_best_ratios_differ(drawn):
     eager, best = (drawn["ratio_to_megablocks"].axes[index] for index in (0, 5))
     assert eager.get_ylabel() != best.get_ylabel()
     assert [list(line.get_ydata()) for line in eager.lines] != [list(line.get_ydata()) for line in best.lines]
+
+
+def test_headline_rings_the_best_peer_and_states_the_geometric_mean(drawn, results):
+    rows = results.study("headline").rows
+    best = headline_data.against_best(rows, headline_data.peers(rows))
+    assert {"stream", "fast", "paper_fused_graph"}.isdisjoint(headline_data.peers(rows))
+    here = best[(best["model"] == "mixtral") & (best["skew"] == 0)].sort_values("tokens")
+    panel = drawn["headline"].axes[0]
+    rings = [line for line in panel.lines if line.get_fillstyle() and line.get_markersize() == headline.RING["ms"]]
+    assert [list(line.get_ydata()) for line in rings] == [list(here["ratio"])]
+    assert [text.get_text() for text in panel.texts if "." in text.get_text()] == [f"{r:.2f}" for r in here["ratio"]]
+    printed = " ".join(" ".join(text.get_text() for text in drawn["headline"].texts).split())
+    product = 1.0
+    for ratio in best["ratio"]:
+        product *= ratio
+    assert f"geometric mean {product ** (1 / len(best)):.2f} " in printed
+    assert f"Over {len(best)} points" in printed
 
 
 def test_traffic_states_the_saving_of_the_rows(drawn, results):
