@@ -10,40 +10,16 @@ import triton
 import triton.language as tl
 
 from .checks import DTYPES, MAX_SLOTS, check_expert_size, check_num_experts, check_tensor, check_top_k
+from .fast_few import launch_few
 from .fast_gemm import launch_down, launch_gate_up
+from .fast_logits import launch_logits
 from .fast_schedule import launch_routing
-from .fast_tiles import FastTiles, choose_tiles
+from .fast_tiles import FastTiles, FewTiles, choose_tiles
 from .gating import Gating
 from .pdl import launch_options, release_next, wait_for_previous
 
-FEW_TOKENS = 4
-"""Up to so many tokens the logits are computed by our own kernel, whose launch can overlap."""
 
-
-@triton.jit
-def _logits_kernel(
-    x, router_weight, logits, stride_token, num_experts,
-    TOKENS: tl.constexpr, K: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
-):  # fmt: skip
-    """logits[t, e] = x[t] @ router_weight[e] for a few tokens, one program for BLOCK_E experts."""
-    wait_for_previous(PDL)
-    release_next(PDL)
-    expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)  # [BLOCK_E]
-    k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
-    for token in tl.static_range(TOKENS):
-        total = tl.zeros([BLOCK_E, BLOCK_K], dtype=tl.float32)
-        for start in tl.range(0, K, BLOCK_K):
-            inside = k + start < K
-            row = tl.load(x + token * stride_token + start + k, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
-            mask = (expert < num_experts)[:, None] & inside[None, :]
-            weight = tl.load(
-                router_weight + expert.to(tl.int64)[:, None] * K + (start + k)[None, :], mask=mask, other=0.0
-            )
-            total += weight.to(tl.float32) * row[None, :]
-        tl.store(logits + token * num_experts + expert, tl.sum(total, axis=1), mask=expert < num_experts)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def _combine_kernel(
     out, weights, y, num_tokens,
     TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
@@ -70,7 +46,7 @@ def fast_moe(
     gating: Gating | None = None,
     *,
     correction_bias: torch.Tensor | None = None,
-    tiles: FastTiles | None = None,
+    tiles: FastTiles | FewTiles | None = None,
 ) -> torch.Tensor:
     """y [tokens, hidden] = sum over the k experts of weight * down(silu(gate x) * up x), in the dtype of x.
 
@@ -86,32 +62,18 @@ def fast_moe(
     tokens, hidden = x.shape
     num_experts, ffn = down.shape[0], down.shape[2]
     tiles = tiles or choose_tiles(x.device, num_experts, top_k, hidden, ffn, tokens)
-    logits = _logits(x, router_weight)
+    logits = launch_logits(x, router_weight)
+    if isinstance(tiles, FewTiles):
+        return launch_few(x, logits, gate_up, down, top_k, gating, correction_bias, tiles)
     blocks = launch_routing(logits, top_k, gating, correction_bias, tiles.block_m)
-    inner = launch_gate_up(x, gate_up, blocks, top_k, tiles.gate_up)
-    out = launch_down(inner, down, blocks, tiles.down)
+    inner = launch_gate_up(x, gate_up, blocks, top_k, tiles)
+    out = launch_down(inner, down, blocks, tiles)
     y = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
     block_h = min(triton.next_power_of_2(hidden), 1024 if x.is_cuda else 2**16)
     _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
         out, blocks.weights, y, tokens, TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(x.device)
     )
     return y
-
-
-def _logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
-    """float32 [tokens, num_experts]."""
-    (tokens, hidden), num_experts = x.shape, router_weight.shape[0]
-    if tokens > FEW_TOKENS:
-        if x.is_cuda:
-            return torch.mm(x, router_weight.t(), out_dtype=torch.float32)
-        return x.float() @ router_weight.float().t()
-    logits = torch.empty((tokens, num_experts), dtype=torch.float32, device=x.device)
-    block_e = 1 if num_experts <= 128 else 2
-    _logits_kernel[(triton.cdiv(num_experts, block_e),)](
-        x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_E=block_e,
-        BLOCK_K=min(triton.next_power_of_2(hidden), 4096), **launch_options(x.device),
-    )  # fmt: skip
-    return logits
 
 
 def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias) -> None:

@@ -2,8 +2,9 @@
 
 gate_up: x [tokens, hidden] gathered by slot, gate_up [experts, 2 * ffn, hidden] -> silu(gate) * up, [N, ffn] in expert
 order. down: that, down [experts, hidden, ffn] -> [N, hidden] in slot order, unweighted. N = tokens * top_k slots.
-A block of few rows runs a 16-row tile, which costs the matrix units, and so the power budget, least while weights
-stream; full blocks run tiles of 64 or 128 rows. All are branches of one kernel.
+Blocks of up to 16, 32, 64, 128 rows, and of 128 with a tail of 16, 32, 64 or 128, each have a tile of their own; all
+are branches of one kernel. Tiles may be swapped: the weights are then the left operand of the matrix units, whose least height of 64 is met
+by weight rows, which there are enough of, and the rows of the block are the right one, of any width.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .fast_schedule import Blocks
-from .fast_tiles import FastTile
+from .fast_tiles import FastTiles
 from .pdl import launch_options, release_next, wait_for_previous
 
 
@@ -26,168 +27,270 @@ def _locate(blocks, num_blocks, num_columns):
     """
     program = tl.program_id(0)
     block = program // num_columns
-    first = tl.load(blocks + 3 * num_blocks + block)
-    height = tl.load(blocks + 4 * num_blocks + block)
-    position = program - first * num_columns
-    height_or_one = tl.maximum(height, 1)
-    block = tl.where(height > 0, first + position % height_or_one, block)
     expert = tl.load(blocks + block)
     row = tl.load(blocks + num_blocks + block)
     rows = tl.load(blocks + 2 * num_blocks + block)
-    return expert, row, tl.where(height > 0, rows, 0), position // height_or_one
+    first = tl.load(blocks + 3 * num_blocks + block)
+    height = tl.load(blocks + 4 * num_blocks + block)
+    column = program - block * num_columns
+    if height > 1:
+        position = program - first * num_columns
+        block = first + position % height
+        row = tl.load(blocks + num_blocks + block)
+        rows = tl.load(blocks + 2 * num_blocks + block)
+        column = position // height
+    return expert, row, rows, column
+
+
+@triton.jit
+def _plus(rows, columns, TRANSPOSED: tl.constexpr):
+    """rows[i] + columns[j], [I, J], or [J, I] if TRANSPOSED."""
+    if TRANSPOSED:
+        return columns[:, None] + rows[None, :]
+    else:
+        return rows[:, None] + columns[None, :]
+
+
+@triton.jit
+def _both(rows, columns, TRANSPOSED: tl.constexpr):
+    """rows[i] & columns[j], [I, J], or [J, I] if TRANSPOSED."""
+    if TRANSPOSED:
+        return columns[:, None] & rows[None, :]
+    else:
+        return rows[:, None] & columns[None, :]
+
+
+@triton.jit
+def _load(pointers, rows, columns, EVEN_ROWS: tl.constexpr, EVEN_COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """A tile, 0 outside of the rows and columns that are inside."""
+    if EVEN_ROWS and EVEN_COLUMNS:
+        return tl.load(pointers)
+    else:
+        if EVEN_COLUMNS:
+            inside = rows[None, :] if TRANSPOSED else rows[:, None]
+        elif EVEN_ROWS:
+            inside = columns[:, None] if TRANSPOSED else columns[None, :]
+        else:
+            inside = _both(rows, columns, TRANSPOSED)
+        return tl.load(pointers, mask=inside, other=0.0)
+
+
+@triton.jit
+def _multiply(a, b, total, SWAP: tl.constexpr, BULK: tl.constexpr):
+    """total + a @ b.T; SWAP: + b @ a.T, with `a` loaded transposed. BULK: `b` came as [BLOCK_N, BLOCK_K] either way."""
+    if SWAP:
+        return tl.dot(b, a, total)
+    elif BULK:
+        return tl.dot(a, b.T, total)
+    else:
+        return tl.dot(a, b, total)
 
 
 @triton.jit
 def _gate_up_tile(
     x, gate_up, hidden, order, expert, row, rows, column, stride_token,
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, BULK: tl.constexpr,
+    BLOCK_M: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr,
 ):  # fmt: skip
-    m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
     n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
-    in_rows = m < rows
-    token = tl.load(order + row + m, mask=in_rows, other=0) // TOP_K
-    a = x + token.to(tl.int64)[:, None] * stride_token + k[None, :]  # [BLOCK_M, BLOCK_K]
+    in_columns = n < FFN
     first = expert * (2 * FFN) + column * BLOCK_N
     if not BULK:
-        gate = gate_up + expert.to(tl.int64) * (2 * FFN * K) + n[None, :] * K + k[:, None]  # [BLOCK_K, BLOCK_N]
+        gate = gate_up + expert.to(tl.int64) * (2 * FFN * K) + _plus(n * K, k, not SWAP)
         up = gate + FFN * K
-    gate_sum = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-    up_sum = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
+    in_rows = m < rows
+    token = tl.load(order + row + m, mask=in_rows, other=0) // TOP_K
+    a = x + _plus(token.to(tl.int64) * stride_token, k, SWAP)  # [BLOCK_M, BLOCK_K], swapped [BLOCK_K, BLOCK_M]
+    gate_sum = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], dtype=tl.float32)
+    up_sum = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], dtype=tl.float32)
+    if TAIL > 0:
+        m_tail = BLOCK_M + tl.arange(0, TAIL)
+        in_tail = m_tail < rows
+        token_tail = tl.load(order + row + m_tail, mask=in_tail, other=0) // TOP_K
+        a_tail = x + _plus(token_tail.to(tl.int64) * stride_token, k, SWAP)
+        gate_tail = tl.zeros([BLOCK_N, TAIL] if SWAP else [TAIL, BLOCK_N], dtype=tl.float32)
+        up_tail = tl.zeros([BLOCK_N, TAIL] if SWAP else [TAIL, BLOCK_N], dtype=tl.float32)
     for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
+        in_k = k < K - step * BLOCK_K
         if BULK:
             # Past the last column lie rows of `up` or of the next expert: computed along, and not stored.
-            if K % BLOCK_K == 0:
-                a_tile = tl.load(a, mask=in_rows[:, None], other=0.0)
-            else:
-                a_tile = tl.load(a, mask=in_rows[:, None] & (k < K - step * BLOCK_K)[None, :], other=0.0)
-            gate_tile = gate_up.load([first, step * BLOCK_K]).T
-            up_tile = gate_up.load([first + FFN, step * BLOCK_K]).T
-        elif K % BLOCK_K == 0 and FFN % BLOCK_N == 0:
-            a_tile = tl.load(a, mask=in_rows[:, None], other=0.0)
-            gate_tile = tl.load(gate)
-            up_tile = tl.load(up)
+            gate_tile = gate_up.load([first, step * BLOCK_K])
+            up_tile = gate_up.load([first + FFN, step * BLOCK_K])
         else:
-            left = K - step * BLOCK_K
-            inside = (k < left)[:, None] & (n < FFN)[None, :]
-            a_tile = tl.load(a, mask=in_rows[:, None] & (k < left)[None, :], other=0.0)
-            gate_tile = tl.load(gate, mask=inside, other=0.0)
-            up_tile = tl.load(up, mask=inside, other=0.0)
-        gate_sum = tl.dot(a_tile, gate_tile, gate_sum)
-        up_sum = tl.dot(a_tile, up_tile, up_sum)
-        a += BLOCK_K
-        if not BULK:
+            gate_tile = _load(gate, in_columns, in_k, FFN % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
+            up_tile = _load(up, in_columns, in_k, FFN % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
             gate += BLOCK_K
             up += BLOCK_K
+        a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0, SWAP)
+        a += BLOCK_K
+        gate_sum = _multiply(a_tile, gate_tile, gate_sum, SWAP, BULK)
+        up_sum = _multiply(a_tile, up_tile, up_sum, SWAP, BULK)
+        if TAIL > 0:
+            tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0, SWAP)
+            a_tail += BLOCK_K
+            gate_tail = _multiply(tail_tile, gate_tile, gate_tail, SWAP, BULK)
+            up_tail = _multiply(tail_tile, up_tile, up_tail, SWAP, BULK)
     product = gate_sum * tl.sigmoid(gate_sum) * up_sum
-    c = hidden + (row + m).to(tl.int64)[:, None] * FFN + n[None, :]  # [BLOCK_M, BLOCK_N]
-    tl.store(c, product.to(hidden.dtype.element_ty), mask=in_rows[:, None] & (n < FFN)[None, :])
+    c = hidden + _plus((row + m).to(tl.int64) * FFN, n, SWAP)
+    tl.store(c, product.to(hidden.dtype.element_ty), mask=_both(in_rows, in_columns, SWAP))
+    if TAIL > 0:
+        product_tail = gate_tail * tl.sigmoid(gate_tail) * up_tail
+        c_tail = hidden + _plus((row + m_tail).to(tl.int64) * FFN, n, SWAP)
+        tl.store(c_tail, product_tail.to(hidden.dtype.element_ty), mask=_both(in_tail, in_columns, SWAP))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def _gate_up_kernel(
     x, gate_up, hidden, order, blocks, num_blocks, stride_token,
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    SMALL_K: tl.constexpr, SMALL_STAGES: tl.constexpr, BULK: tl.constexpr, PDL: tl.constexpr,
+    SMALL_K: tl.constexpr, SMALL_STAGES: tl.constexpr, SWAP: tl.constexpr, SMALL_SWAP: tl.constexpr,
+    BULK: tl.constexpr, DYNAMIC: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
     expert, row, rows, column = _locate(blocks, num_blocks, tl.cdiv(FFN, BLOCK_N))
     if rows > 0:
-        if rows <= 16:
+        if rows <= 16 and (DYNAMIC or BLOCK_M == 16):
             _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                          TOP_K, FFN, K, 16, BLOCK_N, SMALL_K, SMALL_STAGES, BULK)  # fmt: skip
+                          TOP_K, FFN, K, 16, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SMALL_SWAP, BULK)  # fmt: skip
         elif BLOCK_M > 16:
-            if BLOCK_M > 64 and rows <= 64:
+            if rows <= 32 and ((SWAP and DYNAMIC) or BLOCK_M == 32):
                 _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                              TOP_K, FFN, K, 64, BLOCK_N, BLOCK_K, STAGES, BULK)  # fmt: skip
-            else:
-                _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                              TOP_K, FFN, K, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, BULK)  # fmt: skip
+                              TOP_K, FFN, K, 32, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SWAP, BULK)  # fmt: skip
+            elif BLOCK_M > 32:
+                if BLOCK_M <= 64 or (rows <= 64 and DYNAMIC):
+                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
+                                  TOP_K, FFN, K, 64, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 128 or (rows <= 128 and DYNAMIC):
+                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
+                                  TOP_K, FFN, K, 128, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 144 or (rows <= 144 and DYNAMIC):
+                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
+                                  TOP_K, FFN, K, 128, 16, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 160 or (rows <= 160 and DYNAMIC):
+                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
+                                  TOP_K, FFN, K, 128, 32, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 192 or (rows <= 192 and DYNAMIC):
+                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
+                                  TOP_K, FFN, K, 128, 64, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                else:
+                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
+                                  TOP_K, FFN, K, 128, 128, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
 
 
 @triton.jit
 def _down_tile(
     hidden, down, out, order, expert, row, rows, column,
     N: tl.constexpr, K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, BULK: tl.constexpr,
+    BLOCK_M: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr,
 ):  # fmt: skip
-    m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
     n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
-    in_rows = m < rows
-    a = hidden + (row + m).to(tl.int64)[:, None] * K + k[None, :]  # [BLOCK_M, BLOCK_K]
+    in_columns = n < N
     first = expert * N + column * BLOCK_N
     if not BULK:
-        b = down + expert.to(tl.int64) * (N * K) + n[None, :] * K + k[:, None]  # [BLOCK_K, BLOCK_N]
-    total = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+        b = down + expert.to(tl.int64) * (N * K) + _plus(n * K, k, not SWAP)
+    m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
+    in_rows = m < rows
+    a = hidden + _plus((row + m).to(tl.int64) * K, k, SWAP)  # [BLOCK_M, BLOCK_K], swapped [BLOCK_K, BLOCK_M]
+    total = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], dtype=tl.float32)
+    if TAIL > 0:
+        m_tail = BLOCK_M + tl.arange(0, TAIL)
+        in_tail = m_tail < rows
+        a_tail = hidden + _plus((row + m_tail).to(tl.int64) * K, k, SWAP)
+        tail = tl.zeros([BLOCK_N, TAIL] if SWAP else [TAIL, BLOCK_N], dtype=tl.float32)
     for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
+        in_k = k < K - step * BLOCK_K
         if BULK:
-            if K % BLOCK_K == 0:
-                a_tile = tl.load(a, mask=in_rows[:, None], other=0.0)
-            else:
-                a_tile = tl.load(a, mask=in_rows[:, None] & (k < K - step * BLOCK_K)[None, :], other=0.0)
-            b_tile = down.load([first, step * BLOCK_K]).T
-        elif K % BLOCK_K == 0 and N % BLOCK_N == 0:
-            a_tile = tl.load(a, mask=in_rows[:, None], other=0.0)
-            b_tile = tl.load(b)
+            b_tile = down.load([first, step * BLOCK_K])
         else:
-            left = K - step * BLOCK_K
-            a_tile = tl.load(a, mask=in_rows[:, None] & (k < left)[None, :], other=0.0)
-            b_tile = tl.load(b, mask=(k < left)[:, None] & (n < N)[None, :], other=0.0)
-        total = tl.dot(a_tile, b_tile, total)
-        a += BLOCK_K
-        if not BULK:
+            b_tile = _load(b, in_columns, in_k, N % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
             b += BLOCK_K
+        a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0, SWAP)
+        a += BLOCK_K
+        total = _multiply(a_tile, b_tile, total, SWAP, BULK)
+        if TAIL > 0:
+            tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0, SWAP)
+            a_tail += BLOCK_K
+            tail = _multiply(tail_tile, b_tile, tail, SWAP, BULK)
     slot = tl.load(order + row + m, mask=in_rows, other=0)
-    c = out + slot.to(tl.int64)[:, None] * N + n[None, :]  # [BLOCK_M, BLOCK_N]
-    tl.store(c, total.to(out.dtype.element_ty), mask=in_rows[:, None] & (n < N)[None, :])
+    c = out + _plus(slot.to(tl.int64) * N, n, SWAP)
+    tl.store(c, total.to(out.dtype.element_ty), mask=_both(in_rows, in_columns, SWAP))
+    if TAIL > 0:
+        slot_tail = tl.load(order + row + m_tail, mask=in_tail, other=0)
+        c_tail = out + _plus(slot_tail.to(tl.int64) * N, n, SWAP)
+        tl.store(c_tail, tail.to(out.dtype.element_ty), mask=_both(in_tail, in_columns, SWAP))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def _down_kernel(
     hidden, down, out, order, blocks, num_blocks,
     N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    SMALL_K: tl.constexpr, SMALL_STAGES: tl.constexpr, BULK: tl.constexpr, PDL: tl.constexpr,
+    SMALL_K: tl.constexpr, SMALL_STAGES: tl.constexpr, SWAP: tl.constexpr, SMALL_SWAP: tl.constexpr,
+    BULK: tl.constexpr, DYNAMIC: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    # The gate and up kernel waited for the routing before it let this one start, so `blocks` is there, while the rows
+    # of `hidden` are not.
+    expert, row, rows, column = _locate(blocks, num_blocks, tl.cdiv(N, BLOCK_N))
     wait_for_previous(PDL)
     release_next(PDL)
-    expert, row, rows, column = _locate(blocks, num_blocks, tl.cdiv(N, BLOCK_N))
     if rows > 0:
-        if rows <= 16:
+        if rows <= 16 and (DYNAMIC or BLOCK_M == 16):
             _down_tile(hidden, down, out, order, expert, row, rows, column,
-                       N, K, 16, BLOCK_N, SMALL_K, SMALL_STAGES, BULK)  # fmt: skip
+                       N, K, 16, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SMALL_SWAP, BULK)  # fmt: skip
         elif BLOCK_M > 16:
-            if BLOCK_M > 64 and rows <= 64:
+            if rows <= 32 and ((SWAP and DYNAMIC) or BLOCK_M == 32):
                 _down_tile(hidden, down, out, order, expert, row, rows, column,
-                           N, K, 64, BLOCK_N, BLOCK_K, STAGES, BULK)  # fmt: skip
-            else:
-                _down_tile(hidden, down, out, order, expert, row, rows, column,
-                           N, K, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, BULK)  # fmt: skip
+                           N, K, 32, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SWAP, BULK)  # fmt: skip
+            elif BLOCK_M > 32:
+                if BLOCK_M <= 64 or (rows <= 64 and DYNAMIC):
+                    _down_tile(hidden, down, out, order, expert, row, rows, column,
+                               N, K, 64, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 128 or (rows <= 128 and DYNAMIC):
+                    _down_tile(hidden, down, out, order, expert, row, rows, column,
+                               N, K, 128, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 144 or (rows <= 144 and DYNAMIC):
+                    _down_tile(hidden, down, out, order, expert, row, rows, column,
+                               N, K, 128, 16, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 160 or (rows <= 160 and DYNAMIC):
+                    _down_tile(hidden, down, out, order, expert, row, rows, column,
+                               N, K, 128, 32, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                elif BLOCK_M <= 192 or (rows <= 192 and DYNAMIC):
+                    _down_tile(hidden, down, out, order, expert, row, rows, column,
+                               N, K, 128, 64, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                else:
+                    _down_tile(hidden, down, out, order, expert, row, rows, column,
+                               N, K, 128, 128, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
 
 
-def launch_gate_up(x: torch.Tensor, gate_up: torch.Tensor, blocks: Blocks, top_k: int, tile: FastTile) -> torch.Tensor:
+def launch_gate_up(
+    x: torch.Tensor, gate_up: torch.Tensor, blocks: Blocks, top_k: int, tiles: FastTiles
+) -> torch.Tensor:
     """hidden [N, ffn] in expert order, in the dtype of x."""
-    ffn, k = gate_up.shape[1] // 2, gate_up.shape[2]
+    tile, ffn, k = tiles.gate_up, gate_up.shape[1] // 2, gate_up.shape[2]
     hidden = torch.empty((x.shape[0] * top_k, ffn), dtype=x.dtype, device=x.device)
     num_blocks = blocks.table.shape[1]
     _gate_up_kernel[(num_blocks * triton.cdiv(ffn, tile.block_n),)](
         x, tile.operand(gate_up), hidden, blocks.order, blocks.table, num_blocks, x.stride(0),
-        TOP_K=top_k, FFN=ffn, K=k, **tile.constants(), **launch_options(x.device),
+        TOP_K=top_k, FFN=ffn, K=k, BLOCK_M=tiles.block_m, DYNAMIC=tiles.dynamic,
+        **tile.constants(), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
 
-def launch_down(hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tile: FastTile) -> torch.Tensor:
+def launch_down(hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tiles: FastTiles) -> torch.Tensor:
     """out [N, hidden] in slot order, in the dtype of hidden."""
-    n, k = down.shape[1:]
+    tile, n, k = tiles.down, *down.shape[1:]
     out = torch.empty((hidden.shape[0], n), dtype=hidden.dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
     _down_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
-        hidden, tile.operand(down), out, blocks.order, blocks.table, num_blocks, N=n, K=k,
-        **tile.constants(), **launch_options(hidden.device),
+        hidden, tile.operand(down), out, blocks.order, blocks.table, num_blocks,
+        N=n, K=k, BLOCK_M=tiles.block_m, DYNAMIC=tiles.dynamic, **tile.constants(), **launch_options(hidden.device),
     )  # fmt: skip
     return out

@@ -12,25 +12,24 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 @dataclass(frozen=True)
 class FastTile:
-    """A kernel with full tiles [block_m, block_n] in steps of block_k, and 16-row tiles in steps of small_k.
+    """Tiles [rows, block_n] in steps of block_k, and for blocks of few rows in steps of small_k.
 
-    block_m: 16, 64 or 128, the most rows of a block; stages and small_stages: loads in flight; num_warps: of both.
-    bulk: weights come by the bulk copy engine, through a tensor descriptor; needs compute capability 9, small_k equal
-    to block_k and rows of whole 16 bytes.
+    stages and small_stages: loads in flight; num_warps: of all tiles. swap: the weights are the left operand, from 17
+    rows on; small_swap: up to 16 rows too. bulk: weights come by the bulk copy engine, through a tensor descriptor;
+    needs compute capability 9, small_k equal to block_k and rows of whole 16 bytes.
     """
 
-    block_m: int
     block_n: int
     block_k: int
     num_warps: int
     stages: int
     small_k: int
     small_stages: int
+    swap: bool = False
+    small_swap: bool = False
     bulk: bool = False
 
     def __post_init__(self) -> None:
-        if self.block_m not in (16, 64, 128):
-            raise ValueError(f"block_m={self.block_m}: allowed are 16, 64, 128")
         if self.bulk and self.small_k != self.block_k:
             raise ValueError(f"bulk needs small_k equal to block_k={self.block_k}, got {self.small_k}")
 
@@ -44,79 +43,123 @@ class FastTile:
 
     def constants(self) -> dict[str, Any]:
         return {
-            "BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "BLOCK_K": self.block_k, "STAGES": self.stages,
-            "SMALL_K": self.small_k, "SMALL_STAGES": self.small_stages, "BULK": self.bulk,
+            "BLOCK_N": self.block_n, "BLOCK_K": self.block_k, "STAGES": self.stages, "SMALL_K": self.small_k,
+            "SMALL_STAGES": self.small_stages, "SWAP": self.swap, "SMALL_SWAP": self.small_swap, "BULK": self.bulk,
             "num_warps": self.num_warps,
         }  # fmt: skip
 
     def __str__(self) -> str:
+        flags = "".join(f"/{name}" for name in ("swap", "bulk") if getattr(self, name))
         return (
-            f"{self.block_m}x{self.block_n}x{self.block_k}/s{self.stages}+16x{self.block_n}x{self.small_k}"
-            f"/s{self.small_stages}/w{self.num_warps}{'/bulk' if self.bulk else ''}"
+            f"{self.block_n}x{self.block_k}/s{self.stages}+{self.block_n}x{self.small_k}/s{self.small_stages}"
+            f"{'/swap' if self.small_swap else ''}/w{self.num_warps}{flags}"
         )
 
 
 @dataclass(frozen=True)
-class FastTiles:
-    """The tiles of both GEMMs; their block_m must be the same, because they share the table of row blocks."""
+class FewTile:
+    """Of the output-centric path: a program has block_n outputs and reads each one's weights step by step."""
 
+    block_n: int
+    step: int
+    num_warps: int
+
+    def constants(self) -> dict[str, Any]:
+        return {"BLOCK_N": self.block_n, "STEP": self.step, "num_warps": self.num_warps}
+
+    def __str__(self) -> str:
+        return f"{self.block_n}x{self.step}/w{self.num_warps}"
+
+
+@dataclass(frozen=True)
+class FewTiles:
+    """The tiles of the output-centric path."""
+
+    gate_up: FewTile
+    down: FewTile
+
+    def __str__(self) -> str:
+        return f"few gate_up={self.gate_up} down={self.down}"
+
+
+HEIGHTS = (16, 32, 64, 128, 144, 160, 192, 256)
+"""The most rows that a block may hold; beyond 128 they are a tile of 128 rows and a tail."""
+
+
+@dataclass(frozen=True)
+class FastTiles:
+    """The tiles of both GEMMs, and block_m, the most rows of a block, which both share with the table of blocks.
+
+    dynamic: a block takes the lowest tile that holds its rows, chosen on the GPU; else always one of block_m rows.
+    """
+
+    block_m: int
     gate_up: FastTile
     down: FastTile
+    dynamic: bool = True
 
     def __post_init__(self) -> None:
-        if self.gate_up.block_m != self.down.block_m:
-            raise ValueError(f"gate_up and down must share block_m, got {self.gate_up.block_m}, {self.down.block_m}")
+        if self.block_m not in HEIGHTS:
+            raise ValueError(f"block_m={self.block_m}: allowed are {', '.join(map(str, HEIGHTS))}")
 
-    @property
-    def block_m(self) -> int:
-        return self.gate_up.block_m
+    def __str__(self) -> str:
+        return f"m{self.block_m}{'' if self.dynamic else ' fixed'} gate_up={self.gate_up} down={self.down}"
 
 
-INTERPRETER = FastTiles(FastTile(64, 256, 256, 4, 1, 256, 1), FastTile(64, 256, 256, 4, 1, 256, 1))
+INTERPRETER = FastTiles(64, FastTile(256, 256, 4, 1, 256, 1), FastTile(256, 256, 4, 1, 256, 1))
 """In Triton's interpreter time goes with the number of programs, not with their size."""
-SMALL_MEMORY = FastTiles(FastTile(64, 64, 64, 4, 2, 64, 2), FastTile(64, 128, 64, 4, 2, 64, 2))
+SMALL_MEMORY = FastTiles(64, FastTile(64, 64, 4, 2, 64, 2), FastTile(128, 64, 4, 2, 64, 2))
 """Where a program has less than 150 KiB of shared memory: MI300X and consumer cards."""
-
-FEW_GATE_UP = FastTile(16, 32, 256, 4, 3, 256, 3)
-FEW_GATE_UP_SHORT = FastTile(16, 32, 128, 4, 4, 128, 4)
-"""For so little work that a wide step would leave too few steps to overlap."""
-FEW_DOWN = FastTile(16, 128, 128, 4, 4, 128, 4)
-FEW_DOWN_LONG = FastTile(16, 64, 256, 4, 3, 256, 3)
-SOME_GATE_UP = FastTile(64, 64, 64, 4, 4, 128, 3)
-SOME_GATE_UP_LIGHT = FastTile(64, 32, 128, 4, 3, 256, 3)
-SOME_DOWN = FastTile(64, 128, 64, 4, 4, 128, 3)
-SOME_DOWN_LONG = FastTile(64, 64, 128, 4, 3, 128, 4)
-MANY = FastTiles(FastTile(128, 128, 64, 8, 4, 64, 4, bulk=True), FastTile(128, 128, 128, 8, 3, 128, 3, bulk=True))
-LONG = 8192
-"""ffn dimension from which the down GEMM has so many steps that wider ones pay."""
-SHORT = 2048
-"""hidden dimension up to which the gate and up GEMMs have few steps."""
+MEDIUM_MEMORY = FastTiles(64, FastTile(64, 64, 4, 4, 128, 3), FastTile(128, 64, 4, 4, 128, 3))
+"""Where it has less than 220 KiB: A100 and MI350."""
+LIGHT = FastTile(64, 64, 4, 4, 128, 3)
+"""gate and up, up to 48 rows an expert on average. Long: of many steps."""
+LIGHT_LONG = FastTile(64, 128, 4, 4, 128, 4, swap=True, small_swap=True)
+LIGHT_DOWN = FastTile(128, 64, 4, 4, 64, 5, swap=True, small_swap=True)
+LIGHT_DOWN_LONG = FastTile(128, 128, 8, 4, 128, 4, swap=True, small_swap=True)
+MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True, bulk=True)
+"""For few and large experts, whose hot ones need one tall block rather than several that read the same weights."""
+HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
+HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
+LONG = 6144
+"""Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
 
 def choose_tiles(
     device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
-) -> FastTiles:
+) -> FastTiles | FewTiles:
     """Tiles by the mean load of an expert, which is all that the host knows; the GPU does the rest block by block."""
     if device.type == "cpu":
         return INTERPRETER
+    if tokens == 1 or (tokens == 2 and num_experts >= 64):
+        return few_tiles(hidden_dim, ffn_dim)
+    return tiled(device, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+
+
+def few_tiles(hidden_dim: int, ffn_dim: int) -> FewTiles:
+    """For a token or two, where launches and their gaps are what costs, and hardly two tokens share an expert."""
+    step_up, step_down = (1024 if size % 1024 == 0 else 512 for size in (hidden_dim, ffn_dim))
+    return FewTiles(FewTile(2, step_up, 2), FewTile(4, step_down, 2))
+
+
+def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
+    """The tiles of the path with a schedule, however few the tokens."""
     shared, has_bulk = _capabilities(device)
     if shared < 150 * 1024:
         return SMALL_MEMORY
-    slots = tokens * top_k
-    load = slots / num_experts
-    if load <= 4:
-        short = hidden_dim <= SHORT and slots <= 16
-        return FastTiles(FEW_GATE_UP_SHORT if short else FEW_GATE_UP, FEW_DOWN_LONG if ffn_dim >= LONG else FEW_DOWN)
-    large = shared >= 220 * 1024
-    if load <= 48 or not large:
-        # The lighter tile spills a register on an A100 at some shapes.
-        return FastTiles(
-            SOME_GATE_UP_LIGHT if load <= 16 and large else SOME_GATE_UP,
-            SOME_DOWN_LONG if ffn_dim >= LONG else SOME_DOWN,
-        )
-    # A descriptor needs rows of whole 16 bytes.
-    bulk = has_bulk and hidden_dim % 8 == 0 and ffn_dim % 8 == 0
-    return MANY if bulk else FastTiles(replace(MANY.gate_up, bulk=False), replace(MANY.down, bulk=False))
+    if shared < 220 * 1024:
+        return MEDIUM_MEMORY
+    load = tokens * top_k / num_experts
+    if load > 48:
+        return FastTiles(192, HEAVY, HEAVY_DOWN)
+    if load > 8 and ffn_dim >= LONG:
+        # A descriptor needs rows of whole 16 bytes.
+        return FastTiles(160, replace(MIDDLE, bulk=has_bulk and hidden_dim % 8 == 0), HEAVY_DOWN)
+    return FastTiles(
+        64,
+        LIGHT_LONG if hidden_dim >= LONG else LIGHT,
+        LIGHT_DOWN_LONG if ffn_dim >= LONG else LIGHT_DOWN,
+    )
 
 
 @functools.cache

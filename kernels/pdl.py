@@ -1,7 +1,9 @@
 """Programmatic dependent launch: lets a kernel start while the one before it drains. NVIDIA, compute capability 9 on.
 
-A kernel that is launched so must call `wait_for_previous` before it touches anything that an earlier kernel wrote, and
-calls `release_next` when the next one may take up idle multiprocessors. Elsewhere PDL is False and both are nothing.
+A kernel that is launched so must call `wait_for_previous` before it touches anything that the kernel before it wrote,
+and calls `release_next`, after that, when the next one may take up idle multiprocessors. Before it waits it may read
+what older kernels wrote: they were complete when the kernel before it let it start. Elsewhere PDL is False, and both
+are nothing.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ..workload import Weights
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
-FILES = ("fast.py", "fast_gemm.py", "fast_schedule.py", "fast_tiles.py", "pdl.py", "schedule.py", "checks.py")
+FILES = (
+    "fast.py", "fast_few.py", "fast_gemm.py", "fast_logits.py", "fast_schedule.py", "fast_tiles.py", "pdl.py",
+    "schedule.py", "tiles.py", "checks.py",
+)  # fmt: skip
 
 
 class Fast(Implementation):
@@ -47,7 +50,7 @@ class Fast(Implementation):
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tiles = choose_tiles(device, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.tokens)
-        return f"gate_up={tiles.gate_up} down={tiles.down}"
+        return str(tiles)
 
     def code(self) -> list[Path]:
         return [KERNELS / name for name in FILES]
