@@ -22,7 +22,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help peers setup test smoke sweep figures report reproduce studies megablocks lint clean announce
+.PHONY: help choose peers setup test smoke sweep portability figures report reproduce studies megablocks lint clean announce
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,6 +55,12 @@ sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep ARG
 
 studies: $(READY)  ## every study there is, on this machine's GPU
 	@set -e; for study in $(ALL_STUDIES); do $(RUN) experiments/sweep.py study=$$study $(ARGS); done
+
+choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= DEVICE=]
+	@$(RUN) experiments/choose.py $(if $(MODEL),model=$(MODEL)) $(if $(TOKENS),tokens=$(TOKENS)) $(if $(SKEW),skew=$(SKEW)) $(if $(DTYPE),dtype=$(DTYPE)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
+
+portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv
+	$(RUN) experiments/portability.py $(ARGS)
 
 figures: $(READY)  ## draw every figure from the CSVs
 	$(RUN) plots/draw.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
@@ -26,7 +27,8 @@ def check(arguments: Sequence[str]) -> None:
     alternatives: list[list[str]] = []
     for text, override in zip(texts, parsed):
         name = override.key_or_group.split(".")[0]
-        if name == "hydra" or override.is_delete():
+        if name == "hydra" or name.startswith("hydra/") or override.is_delete():
+            _check_launcher(text)
             continue
         _check_name(override.key_or_group, name)
         values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [None]
@@ -62,6 +64,11 @@ def _check_name(key: str, name: str) -> None:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise PlanError(f"{key}: {hint}allowed are {', '.join(known)}")
+
+
+def _check_launcher(text: str) -> None:
+    if text.startswith("hydra/launcher=submitit") and importlib.util.find_spec("submitit") is None:
+        raise PlanError(f"{text}: not installed: pip install 'tritonmoe-bench[spread]'")
 
 
 def _check_group(group: str, value: str) -> None:

@@ -13,6 +13,7 @@ from omegaconf import MISSING, OmegaConf
 
 from .case import Case
 from .schema import LAUNCHES, TRAFFIC_METHODS
+from .settings import TimingSettings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS}
@@ -57,26 +58,17 @@ class StudyConfig:
 
 
 @dataclass
-class TimingConfig:
-    """See experiments/timing.py, TimingSettings."""
-
-    samples: int = 40
-    min_samples: int = 8
-    budget_ms: float = 120.0
-    min_replay_us: float = 1000.0
-    cold_factor: float = 4.0
-
-
-@dataclass
 class SweepConfig:
     """conf/config.yaml says what each key means."""
 
     model: ModelConfig | None = None
     study: StudyConfig = field(default_factory=StudyConfig)
-    timing: TimingConfig = field(default_factory=TimingConfig)
+    timing: TimingSettings = field(default_factory=TimingSettings)
     tokens: Any = None
     skew: Any = None
     dtype: Any = None
+    tp: Any = None
+    ep: Any = None
     gating: str = "softmax"
     seed: int = 0
     implementations: Any = None
@@ -161,20 +153,33 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
     tokens = _values("tokens", config.tokens, grid.tokens, int)
     skews = _values("skew", config.skew, grid.skew, float)
     dtypes = _values("dtype", config.dtype, grid.dtype, str)
+    ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
     cases = []
-    for model, dtype in itertools.product(models, dtypes):
+    for model, (tp, ep), dtype in itertools.product(models, ways, dtypes):
         shapes = itertools.product(
             grid.num_experts or [model.num_experts], grid.top_k or [model.top_k], grid.ffn_dim or [model.ffn_dim]
         )
         for (experts, top_k, ffn), skew, count in itertools.product(shapes, skews, tokens):
             gating = model.native_gating if config.gating == "native" else config.gating
+            name, experts, ffn = shard(model.name, experts, top_k, ffn, tp, ep)
             try:
-                cases.append(
-                    Case(model.name, experts, top_k, model.hidden_dim, ffn, count, skew, config.seed, dtype, gating)
-                )
+                cases.append(Case(name, experts, top_k, model.hidden_dim, ffn, count, skew, config.seed, dtype, gating))
             except ValueError as error:
                 raise PlanError(str(error)) from None
     return cases
+
+
+def shard(model: str, experts: int, top_k: int, ffn: int, tp: int, ep: int) -> tuple[str, int, int]:
+    """(label, num_experts, ffn_dim) of what one GPU holds of a layer cut `tp` ways by ffn and `ep` ways by experts."""
+    for name, ways, of, whole in (("tp", tp, "ffn_dim", ffn), ("ep", ep, "num_experts", experts)):
+        if ways < 1 or whole % ways:
+            raise PlanError(f"{name}={ways}: must divide {of}={whole} of {model}")
+    if ep > 1 and top_k > experts // ep:
+        raise PlanError(
+            f"ep={ep}: leaves {experts // ep} of {experts} experts of {model} on a GPU, fewer than top_k={top_k}"
+        )
+    label = model + f" tp{tp}" * (tp > 1) + f" ep{ep}" * (ep > 1)
+    return label, experts // ep, ffn // tp
 
 
 def _values(name: str, given: Any, default: Sequence, kind: type) -> list:

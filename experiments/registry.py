@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 SHARED_CODE = (
     HERE / "case.py",
     HERE / "workload.py",
+    HERE / "settings.py",
     HERE / "timing.py",
     HERE / "measure.py",
     HERE.parent / "kernels" / "gating.py",

@@ -29,10 +29,10 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from tritonmoe_bench.experiments import report_headline, report_tables
+from tritonmoe_bench.experiments import agreement, report_headline, report_ranking, report_tables
 from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Finding, Verdict, decide, rules_text
 from tritonmoe_bench.plots import registry
-from tritonmoe_bench.plots.data import MissingStudy, Results, Study, newest_device
+from tritonmoe_bench.plots.data import NOT_DEVICES, MissingStudy, Results, Study, newest_device
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = CLAIMS.parent
@@ -89,7 +89,8 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "field_sentences": report_headline.field_sentences(headline),
         "field": report_headline.field_tables(headline),
         "ratios": report_tables.ratio_tables(throughput),
-        "ranking": report_tables.ranking_tables(throughput),
+        "ranking": report_ranking.ranking_tables({"throughput": throughput, "headline": headline}),
+        "agreement": agreement.sentences(device, {name: frames[name] for name in agreement.STUDIES if name in frames}),
         "provenance": report_tables.provenance_table(frames),
         "missing": report_tables.missing_table(frames),
         "method": list(METHOD),
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--device", default=None, help="folder name of the GPU; default: the one with the newest rows")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the claims markers")
     arguments = parser.parse_args()
-    known = sorted(path.name for path in arguments.results.iterdir() if path.is_dir() and path.name != PAPER.name)
+    known = sorted(path.name for path in arguments.results.iterdir() if path.is_dir() and path.name not in NOT_DEVICES)
     if arguments.device is not None and arguments.device not in known:
         raise SystemExit(f"error: no results of device {arguments.device}; there are: {', '.join(known) or 'none'}")
     device = arguments.device or (newest_device(arguments.results) if known else "no device")

@@ -1,4 +1,4 @@
-"""The report's tables beside the claims: ratios, ranking, provenance, method and what is missing. Plain text cells."""
+"""The report's tables beside the claims: ratios, provenance, method and what is missing. Plain text cells."""
 
 from __future__ import annotations
 
@@ -59,26 +59,6 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
             ]
             ratio = known.get((model, case.tokens))
             body.append([str(case.tokens), "" if ratio is None else f"{ratio:.2f}", *cells])
-        tables.append(Table(f"{model_label(model)}, {dtype}, {gating}", header, body))
-    return tables
-
-
-def ranking_tables(frame: pd.DataFrame) -> list[Table]:
-    """One table a model: at each batch size the systems from fastest to slowest, each in its best launch mode."""
-    if frame.empty:
-        return []
-    rows = timed(frame, "best")
-    rows = rows[rows["implementation"] != LIMIT].sort_values("p50_us")
-    tables = []
-    for model, dtype, gating in panels(rows):
-        of_panel = rows[(rows["model"] == model) & (rows["dtype"] == dtype) & (rows["gating"] == gating)]
-        places = int(of_panel.groupby("case_hash").size().max())
-        body = []
-        for tokens, group in of_panel.groupby("tokens"):
-            ranked = list(group.itertuples())
-            cells = [_system_cell(row, before) for row, before in zip(ranked, [None, *ranked])]
-            body.append([str(tokens), *cells, *[""] * (places - len(cells))])
-        header = ["tokens", *map(str, range(1, places + 1))]
         tables.append(Table(f"{model_label(model)}, {dtype}, {gating}", header, body))
     return tables
 
@@ -188,12 +168,6 @@ def _ratio_cell(pair: Any, rows: pd.DataFrame, case_hash: str, path: str) -> str
     statuses = own.loc[own["launch"] == "eager", "status"]
     status = statuses.iloc[0] if len(statuses) else "no row"
     return str(status) if status != "ok" else "-"
-
-
-def _system_cell(row: Any, before: Any) -> str:
-    mark = f"{NOISE_MARK} " if before is not None and row.p20_us <= before.p80_us else ""
-    share = f", {100 * row.limit_us / row.p50_us:.0f} %" if pd.notna(row.limit_us) else ""
-    return f"{mark}{row.implementation} {latency_text(row.p50_us)} µs ({row.launch}{share})"
 
 
 def _distinct(values: pd.Series) -> str:

@@ -1,16 +1,26 @@
-"""A run: one sweep on one kind of GPU and software, its CSV and its provenance, found again after a cut."""
+"""A run: one sweep on one kind of GPU and software, its CSV and its provenance, found again after a cut.
+
+Several processes may write to one run, the jobs of a multirun above all: whatever they read or write of it is under a
+lock (experiments/locks.py) in results/<device>/.locks.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import pandas as pd
 
 from . import schema
 from .case import Case
+from .locks import locked, take
+from .plan import PlanError
 from .provenance import now_utc
 
 SAME_RUN = ("device", "driver", "cuda", "torch", "triton", "python")
@@ -27,36 +37,52 @@ class Run:
     environment: dict[str, Any]
     record: dict[str, Any]
     stream_us: dict[str, float] = field(default_factory=dict)
+    _held: list[IO[str] | None] = field(default_factory=list, repr=False)
 
     @classmethod
-    def open(cls, results: Path, study: str, kind: str, environment: dict[str, Any], *, new: bool = False) -> Run:
-        """Goes on with the study's current run if it is of the same GPU and software, else archives it."""
-        folder = results / environment["device"]
-        path = folder / f"{study}.csv"
-        notes = path.with_suffix(".json")
-        record = json.loads(notes.read_text()) if notes.exists() and path.exists() else None
-        if record is not None and not new and all(record[name] == environment[name] for name in SAME_RUN):
-            run = cls(path, study, kind, environment, record)
-            run._recall_limits()
-            return run
-        if path.exists():
-            archived = folder / "archive" / f"{study}-{(record or {}).get('run_id', now_utc().replace(':', ''))}"
-            archived.parent.mkdir(parents=True, exist_ok=True)
-            for file in (path, notes):
-                if file.exists():
-                    shutil.move(file, archived.with_suffix(file.suffix))
-        stamp = now_utc()
-        record = {
-            "run_id": f"{stamp.replace('-', '').replace(':', '')}-{secrets.token_hex(2)}", "study": study,
-            **environment, "started_utc": stamp, "finished_utc": "", "matrix_tflops": {}, "processes": [],
-        }  # fmt: skip
-        run = cls(path, study, kind, environment, record)
-        run.save()
+    def open(
+        cls, results: Path, study: str, kind: str, environment: dict[str, Any], *, new: bool = False, command: str = ""
+    ) -> Run:
+        """Goes on with the study's current run if it is of the same GPU and software, else archives it.
+
+        command: names the command line that this process is a job of; its jobs share one run, `new` or not. Raises
+        PlanError where that cannot be: jobs of one command on different software, or a run that others still write to.
+        """
+        path = results / environment["device"] / f"{study}.csv"
+        with locked(_lock(path, "rows")):
+            record = _read_record(path)
+            joins = record is not None and bool(command) and record.get("command") == command
+            if not path.exists() and not joins and not _written_to(path):
+                record = None  # its rows have been taken away
+            unlike = [name for name in SAME_RUN if record is not None and record[name] != environment[name]]
+            if joins and record is not None and unlike:
+                listed = ", ".join(f"{name} {record[name]} and {environment[name]}" for name in unlike)
+                raise PlanError(f"the jobs of this sweep differ in {listed}: a run has one of each")
+            if record is None or unlike or (new and not joins):
+                _archive(path, record)
+                stamp = now_utc()
+                record = {
+                    "run_id": f"{stamp.replace('-', '').replace(':', '')}-{secrets.token_hex(2)}", "study": study,
+                    **environment, "started_utc": stamp, "finished_utc": "", "matrix_tflops": {}, "processes": [],
+                }  # fmt: skip
+            run = cls(path, study, kind, environment, record | {"command": command})
+            run._held.append(take(_lock(path, "writers"), shared=True))
+            run._write_record()
         return run
 
     @property
     def key(self) -> tuple[str, ...]:
         return schema.KEYS[self.kind]
+
+    def claim(self, cases: Iterable[Case], implementations: list[str]) -> None:
+        """Waits while another process runs the same points of this study: it then finds their rows, not the points."""
+        points = "\n".join([*sorted(case.case_hash for case in cases), *sorted(implementations)])
+        path = _lock(self.path, hashlib.sha256(points.encode()).hexdigest()[:16])
+        held = take(path, wait=False)
+        if held is None:
+            print("waiting for another process that runs the same points", flush=True)
+            held = take(path)
+        self._held.append(held)
 
     def failed(self, mode: str, status: str, reason: str) -> dict[str, Any]:
         """The columns of a point that gave no result."""
@@ -64,10 +90,14 @@ class Run:
 
     def done(self, implementation: str, modes: list[str]) -> list[tuple[str, str, str]]:
         """(case_hash, version, code_hash) of the cases that this run holds for every mode asked for."""
-        frame = schema.read(self.path, self.key)
+        with locked(_lock(self.path, "rows")):
+            self.record = self._current_record()
+            frame = schema.read(self.path, self.key)
         if frame.empty:
             return []
-        frame = frame[(frame["run_id"] == self.record["run_id"]) & (frame["implementation"] == implementation)]
+        frame = frame[frame["run_id"] == self.record["run_id"]]
+        self._recall_limits(frame)
+        frame = frame[frame["implementation"] == implementation]
         frame = frame.fillna({"implementation_version": "", "code_hash": ""})
         keys = ["case_hash", "implementation_version", "code_hash"]
         held = frame.groupby(keys)[schema.MODE_COLUMN[self.kind]].agg(set) if len(frame) else {}
@@ -85,20 +115,32 @@ class Run:
             **{name: self.environment[name] for name in schema.ENVIRONMENT_COLUMNS if name in self.environment},
             "timestamp_utc": now_utc(), **row,
         }  # fmt: skip
-        schema.append(self.path, {name: value for name, value in full.items() if name in columns}, columns)
+        with locked(_lock(self.path, "rows")):
+            schema.append(self.path, {name: value for name, value in full.items() if name in columns}, columns)
 
     def save(self, **changes: Any) -> None:
-        """Writes the provenance."""
-        self.record |= changes
-        notes = self.path.with_suffix(".json")
-        notes.parent.mkdir(parents=True, exist_ok=True)
-        notes.write_text(json.dumps(self.record, indent=1) + "\n")
+        """Writes the provenance. Of lists and dictionaries, what other jobs have put there meanwhile is kept."""
+        with locked(_lock(self.path, "rows")):
+            kept = self._current_record()
+            self.record = kept | {name: _united(kept.get(name), value) for name, value in changes.items()}
+            self._write_record()
 
     def finish(self) -> None:
         """Leaves one row a key in the CSV and the time in the provenance."""
-        if self.path.exists():
-            schema.compact(self.path, self.key)
+        with locked(_lock(self.path, "rows")):
+            if self.path.exists():
+                schema.compact(self.path, self.key)
         self.save(finished_utc=now_utc())
+
+    def _current_record(self) -> dict[str, Any]:
+        record = _read_record(self.path)
+        return record if record is not None and record["run_id"] == self.record["run_id"] else self.record
+
+    def _write_record(self) -> None:
+        notes = self.path.with_suffix(".json")
+        partial = notes.with_suffix(".json.partial")
+        partial.write_text(json.dumps(self.record, indent=1) + "\n")
+        partial.replace(notes)
 
     def _limits(self, case: Case) -> dict[str, float]:
         stream = self.stream_us.get(case.case_hash)
@@ -107,11 +149,49 @@ class Run:
         rate = self.record["matrix_tflops"].get(case.dtype)
         return {"stream_us": stream, "limit_us": max(stream, case.flops / rate / 1e6) if rate else stream}
 
-    def _recall_limits(self) -> None:
-        frame = schema.read(self.path, self.key)
-        if frame.empty or self.kind != "layer":
+    def _recall_limits(self, frame: pd.DataFrame) -> None:
+        if self.kind != "layer":
             return
-        rows = frame[(frame["run_id"] == self.record["run_id"]) & (frame["implementation"] == "stream")]
-        rows = rows[rows["status"] == "ok"].sort_values("launch", ascending=False)  # graph before eager
+        rows = frame[(frame["implementation"] == "stream") & (frame["status"] == "ok") & frame["p50_us"].notna()]
+        rows = rows.sort_values("launch", ascending=False)  # graph before eager
         for case_hash, p50 in zip(rows["case_hash"], rows["p50_us"]):
             self.stream_us.setdefault(str(case_hash), float(p50))
+
+
+def _lock(path: Path, name: str) -> Path:
+    """Lock file of a CSV: `rows` while it or its record is read or written, `writers` held shared by all who write."""
+    return path.parent / ".locks" / f"{path.stem}-{name}.lock"
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    notes = path.with_suffix(".json")
+    return json.loads(notes.read_text()) if notes.exists() else None
+
+
+def _written_to(path: Path) -> bool:
+    """Whether any process has the run open."""
+    alone = take(_lock(path, "writers"), wait=False)
+    if alone is not None:
+        alone.close()
+    return alone is None
+
+
+def _archive(path: Path, record: dict[str, Any] | None) -> None:
+    """Puts a run out of the way of a new one. Raises PlanError if a process still writes to it."""
+    if _written_to(path):
+        raise PlanError(f"another sweep is writing to {path}: wait for its end, or give results=... another folder")
+    if not path.exists():
+        return
+    archived = path.parent / "archive" / f"{path.stem}-{(record or {}).get('run_id', now_utc().replace(':', ''))}"
+    archived.parent.mkdir(parents=True, exist_ok=True)
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            shutil.move(file, archived.with_suffix(file.suffix))
+
+
+def _united(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | new
+    if isinstance(old, list) and isinstance(new, list):
+        return old + [item for item in new if item not in old]
+    return new

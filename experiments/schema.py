@@ -45,10 +45,22 @@ STAGE_COLUMNS = (
 
 TRAFFIC_COLUMNS = (
     "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage", "tensor", "method", "status", "reason",
-    "read_bytes", "write_bytes", "unique_read_bytes", "unique_write_bytes", "active_experts", *ENVIRONMENT_COLUMNS,
+    "read_bytes", "write_bytes", "unique_read_bytes", "unique_write_bytes", "l2_bytes",
+    "min_bytes", "flops", "active_experts", *ENVIRONMENT_COLUMNS,
 )  # fmt: skip
-"""results/<device>/traffic.csv: bytes per stage and tensor, stage `total` for the whole forward. The unique columns
-count each address once, the others every access that a kernel issues; a method that cannot tell leaves one empty."""
+"""results/<device>/traffic.csv: bytes per stage and tensor, stage `total` for the whole forward. Of the methods model
+and interpreter, read and write count every access that a kernel issues, and the unique columns each address once. Of
+the method counters, read and write are what passes between DRAM and L2, and l2_bytes what passes the L2, both ways. A
+method that cannot tell leaves a column empty."""
+
+PORTABILITY_STATUSES = ("ok", "does_not_compile", "too_much_shared", "spills", "misses_matrix_unit")
+PORTABILITY_COLUMNS = (
+    "kernel", "config", "dtype", "target", "status", "matrix_instruction", "pipelined", "registers", "spills",
+    "shared_bytes", "reason", "implementations", "case",
+)  # fmt: skip
+"""results/portability.csv: one row per kernel, configuration and target. registers: a thread's; spills: bytes a thread
+of local memory; shared_bytes: a program's; pipelined: how loads run ahead; implementations: those that launch it,
+joined by "+"; case: one at which they do."""
 
 TEXT_COLUMNS = (
     "case_hash", "code_hash", "run_id", "implementation_version", "reason", "config", "git_commit", "torch", "triton",
@@ -96,9 +108,14 @@ def validate(row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> 
 
 
 def append(path: Path, row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> None:
-    """Appends one validated row and has it on disk before it returns, so that a kill loses nothing finished."""
+    """Appends one validated row and has it on disk before it returns, so that a kill loses nothing finished.
+
+    A file of an older schema first gets the columns that it lacks.
+    """
     validate(row, columns)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        _bring_up_to_date(path, columns)
     with open(path, "a+", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         handle.seek(0, os.SEEK_END)
@@ -137,6 +154,20 @@ def compact(path: Path, key: tuple[str, ...]) -> None:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept.values())
+    partial.replace(path)
+
+
+def _bring_up_to_date(path: Path, columns: tuple[str, ...]) -> None:
+    with open(path, newline="") as handle:
+        reader = csv.DictReader(handle)
+        if tuple(reader.fieldnames or columns) == columns:
+            return
+        rows = list(reader)
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
     partial.replace(path)
 
 

@@ -3,6 +3,7 @@
     python experiments/sweep.py model=mixtral skew=1.2
     python experiments/sweep.py study=throughput dry_run=true
     python experiments/sweep.py -m model=mixtral,qwen2_paper skew=0,0.6,1.2
+    python experiments/sweep.py -m study=throughput model=mixtral,qwen2_paper hydra/launcher=submitit_local
     python experiments/sweep.py list=true
 
 conf/config.yaml says what every key means. Rows go to results/<device>/<study>.csv as soon as they are known; the same
@@ -25,7 +26,7 @@ if not __package__:
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from tritonmoe_bench.experiments import overrides
+from tritonmoe_bench.experiments import cards, overrides
 from tritonmoe_bench.experiments.plan import CONF, Plan, PlanError, SweepConfig, make_plan
 
 ROOT = CONF.parent
@@ -37,15 +38,19 @@ def run_sweep(config: SweepConfig) -> None:
     from tritonmoe_bench.experiments.drive import drive
     from tritonmoe_bench.experiments.run import Run
 
-    plan = make_plan(config, list(registry.implementations()))
+    known = registry.implementations()
+    plan = make_plan(config, list(known))
     if config.dry_run:
         print(summary.plan_text(plan))
         return
     environment = _environment(plan)
     _refuse_what_cannot_run(plan, environment)
-    run = Run.open(ROOT / config.results, plan.study, plan.kind, environment, new=config.new_run)
+    command = os.environ.get(cards.COMMAND, "")
+    run = Run.open(ROOT / config.results, plan.study, plan.kind, environment, new=config.new_run, command=command)
     print(summary.plan_text(plan))
     print(f"run {run.record['run_id']} on {environment['device']}, rows go to {run.path}", flush=True)
+    run.save(families={name: known[name].family for name in plan.implementations})
+    run.claim(plan.cases, plan.implementations)
     try:
         drive(plan, run, asdict(config.timing), config.timeout_s, force=config.force)
     except KeyboardInterrupt:
@@ -86,19 +91,31 @@ def _hydra_main(config: DictConfig) -> None:
 
         print(summary.implementations_text())
         return
+    card = cards.lease()
     try:
         run_sweep(typed)
     except PlanError as error:
+        if cards.in_job():
+            raise  # the process that started the jobs says so
         raise SystemExit(f"error: {error}") from None
+    finally:
+        if card is not None:
+            card.close()
 
 
 def main() -> None:
     arguments = sys.argv[1:]
     if arguments and arguments[0] == "--list":
         sys.argv[1:] = ["list=true", *arguments[1:]]
+    spread = any(text.startswith("hydra/launcher=submitit") for text in sys.argv[1:])
     try:
         overrides.check(sys.argv[1:])
+        cards.hand_down(spread)
         _hydra_main()
+    except SystemExit as end:
+        if spread and end.code:
+            print("a job has failed: the same command again runs what is left, and only that", file=sys.stderr)
+        raise
     except PlanError as error:
         raise SystemExit(f"error: {error}") from None
 

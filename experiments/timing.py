@@ -14,19 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .settings import TimingSettings
+
 Call = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class TimingSettings:
-    """samples: most samples of a latency; min_samples: fewest; budget_ms: GPU time that one latency may take between
-    the two; min_replay_us: least length of a chained sample; cold_factor: the working set of a chain over the L2."""
-
-    samples: int = 40
-    min_samples: int = 8
-    budget_ms: float = 120.0
-    min_replay_us: float = 1000.0
-    cold_factor: float = 4.0
 
 
 @dataclass(frozen=True)

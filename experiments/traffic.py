@@ -1,7 +1,8 @@
 """Traffic rows of a case: from the closed form for any shape, or counted in Triton's interpreter for a small one.
 
-Both describe the pipeline with the same GEMM tiles, under the same names of stages and tensors. The passes over rows
-take wider tiles in the interpreter, which shows in how often `schedule` is read where hidden_dim is over 1024.
+Both describe the paper's pipelines with the same GEMM tiles, under the same names of stages and tensors. The passes
+over rows take wider tiles in the interpreter, which shows in how often `schedule` is read from hidden_dim 1024 up.
+Of any other system that the interpreter can run, it counts each Triton kernel and argument under their own names.
 """
 
 from __future__ import annotations
@@ -93,8 +94,13 @@ def traffic_rows(case: Case, implementation: str, method: str, tiles: Tiles = TI
         return [{**common, "stage": "total", "tensor": "all", "status": status, "reason": reason}]
     if method == "model":
         table = pipeline_traffic(implementation, case, routing.counts, tiles)
-    else:
+    elif implementation in PIPELINES:
         table = counted_traffic(case, implementation, tiles)
+    else:
+        table = counted_launches(case, implementation)
+        if not table:
+            reason = "launches no Triton kernel, and the interpreter sees no other"
+            return [{**common, "stage": "total", "tensor": "all", "status": "unsupported", "reason": reason}]
     return [
         {
             **common, "stage": stage, "tensor": tensor, "status": "ok", "reason": "",
@@ -122,6 +128,28 @@ def counted_traffic(case: Case, implementation: str, tiles: Tiles = TILES) -> Ta
             counted = Bytes(seen.read_bytes, seen.write_bytes, seen.unique_read_bytes, seen.unique_write_bytes)
             table[key] = table.get(key, Bytes()) + counted
     return table
+
+
+def counted_launches(case: Case, implementation: str) -> Table:
+    """Traffic of one forward of any implementation in the interpreter, by (launch, argument); empty if it has none.
+
+    Launches are numbered in order, as in `02 moe_kernel`. A router GEMM of PyTorch's is left out, as is all that is no
+    Triton kernel.
+    """
+    from . import registry
+
+    weights = Weights(case, "cpu")
+    x = activations(case, draw_routing(case), "cpu")
+    forward = registry.get(implementation).build(case, weights)
+    with torch.inference_mode(), count_bytes() as counter:
+        forward(x)
+    return {
+        (f"{order:02d} {launch.kernel}", argument): Bytes(
+            seen.read_bytes, seen.write_bytes, seen.unique_read_bytes, seen.unique_write_bytes
+        )
+        for order, launch in enumerate(counter.launches, start=1)
+        for argument, seen in launch.arguments.items()
+    }
 
 
 class _RouterGemm(TorchDispatchMode):
@@ -159,16 +187,19 @@ def _config(implementation: str, tiles: Tiles) -> str:
 
 def _problem(case: Case, implementation: str, method: str, tiles: Tiles) -> tuple[str, str] | None:
     """(status, reason) of a row that can have no figure."""
-    if implementation not in PIPELINES:
-        return "unsupported", f"method {method} knows {', '.join(PIPELINES)}; other systems need hardware counters"
-    try:
-        check_gating(case.gate)
-        check_top_k(case.top_k, case.num_experts)
-    except ValueError as error:
-        return "unsupported", str(error)
+    if implementation in PIPELINES:
+        try:
+            check_gating(case.gate)
+            check_top_k(case.top_k, case.num_experts)
+        except ValueError as error:
+            return "unsupported", str(error)
+    elif method == "model":
+        return "unsupported", f"the closed form knows {', '.join(PIPELINES)}; study=counters measures any system"
     if method == "interpreter":
-        from . import interpreter
+        from . import interpreter, registry
 
+        if registry.get(implementation).needs_gpu:
+            return "unsupported", f"{implementation} needs an NVIDIA GPU; study=counters measures it there"
         try:
             interpreter.require()
         except RuntimeError as error:

@@ -14,7 +14,7 @@ import runpy
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if not __package__:
     runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))
@@ -22,6 +22,10 @@ if not __package__:
 from tritonmoe_bench.baselines.contract import Implementation
 from tritonmoe_bench.experiments import registry, schema
 from tritonmoe_bench.experiments.case import Case
+from tritonmoe_bench.experiments.counters_export import METHOD as COUNTERS
+
+if TYPE_CHECKING:
+    from tritonmoe_bench.experiments.measure import Bench
 
 DRIFT_BYTES = 1 << 30
 
@@ -52,36 +56,31 @@ def main() -> None:
 
 
 def _work(implementation: Implementation, todo: list[Case], identity: dict, job: dict, send) -> None:
-    import torch
+    counted, modes = {}, job["modes"]
+    if COUNTERS in modes:
+        counted, modes = _counted(implementation, todo, job, send), [mode for mode in modes if mode != COUNTERS]
 
     from tritonmoe_bench.experiments import measure
-    from tritonmoe_bench.experiments.timing import TimingSettings, matrix_tflops
+    from tritonmoe_bench.experiments.timing import matrix_tflops
     from tritonmoe_bench.experiments.workload import TORCH_DTYPE
 
-    cuda = job["environment"]["device_uuid"] != ""
-    if not cuda:
-        from tritonmoe_bench.experiments import interpreter
-
-        interpreter.install()
-    bench = measure.Bench(
-        torch.device("cuda" if cuda else "cpu"),
-        TimingSettings(**job["timing"]),
-        Path(job["reference_folder"]),
-        job["environment"]["l2_bytes"],
-    )
+    bench = make_bench(job)
+    cuda = bench.timed
+    timed = cuda and job["kind"] != "traffic"
     take = {"layer": measure.measure_layer, "stages": measure.measure_stages, "traffic": measure.measure_traffic}
-    before = _drift(job) if cuda else {}
-    if cuda and implementation.name == "stream":
+    before = _drift(job) if timed else {}
+    if timed and implementation.name == "stream":
         rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
         send("rates", matrix_tflops=rates)
     for case in todo:
         send("start", case_hash=case.case_hash)
-        rows = _rows(take[job["kind"]], job["kind"], implementation, case, job["modes"], bench)
+        rows = case_rows(take[job["kind"]], job["kind"], implementation, case, modes, bench) if modes else []
+        rows += counted.get(case.case_hash, [])
         facts = measure.facts(case)
         clock = _clock(job) if cuda else None
         send("rows", case_hash=case.case_hash,
              rows=[{**row, **facts, **identity, "sm_clock_mhz": clock} for row in rows])  # fmt: skip
-    if cuda:
+    if timed:
         after = _drift(job)
         send("process", drift={
             "implementation": implementation.name,
@@ -90,7 +89,39 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         })  # fmt: skip
 
 
-def _rows(take, kind: str, implementation: Implementation, case: Case, modes: list[str], bench) -> list[dict[str, Any]]:
+def make_bench(job: dict) -> Bench:
+    """Device, settings and folder of references of a job; without a GPU kernels run in Triton's interpreter."""
+    import torch
+
+    from tritonmoe_bench.experiments.measure import Bench
+    from tritonmoe_bench.experiments.timing import TimingSettings
+
+    cuda = job["environment"]["device_uuid"] != ""
+    if not cuda:
+        from tritonmoe_bench.experiments import interpreter
+
+        interpreter.install()
+    return Bench(
+        torch.device("cuda" if cuda else "cpu"),
+        TimingSettings(**job["timing"]),
+        Path(job["reference_folder"]),
+        job["environment"]["l2_bytes"],
+    )
+
+
+def _counted(implementation: Implementation, todo: list[Case], job: dict, send) -> dict[str, list[dict[str, Any]]]:
+    """Rows of bytes by hardware counters, by case_hash: all cases in one go, before this process takes GPU memory."""
+    from tritonmoe_bench.experiments import counters
+
+    if job["environment"]["device_uuid"] == "":
+        row = schema.failed("traffic", COUNTERS, "unavailable", "needs an NVIDIA GPU, and this machine has none")
+        return {case.case_hash: [row] for case in todo}
+    return counters.profile(implementation.name, todo, job, lambda case: send("start", case_hash=case.case_hash))
+
+
+def case_rows(
+    take, kind: str, implementation: Implementation, case: Case, modes: list[str], bench: Bench
+) -> list[dict[str, Any]]:
     """Rows of one case, whatever happens: a failure is a status with its reason."""
     import torch
 

@@ -56,6 +56,25 @@ def check_expert_size(name: str, weights: torch.Tensor) -> None:
         raise ValueError(f"{name}: an expert of {list(weights.shape[1:])} elements is too large, allowed are 2**31 - 1")
 
 
+def check_layer(x: object, router_weight: object, gate_up: object, down: object, top_k: object) -> None:
+    """Checks what every forward takes: x [tokens, hidden], router_weight [num_experts, hidden], gate_up [num_experts,
+    2 * ffn, hidden], down [num_experts, hidden, ffn], all of one dtype and device, and top_k of the experts.
+
+    Raises TypeError or ValueError.
+    """
+    x = check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
+    tokens, hidden = x.shape
+    router_weight = check_tensor("router_weight", router_weight, ("num_experts", hidden), (x.dtype,), x)
+    num_experts = check_num_experts(router_weight.shape[0])
+    down = check_tensor("down", down, (num_experts, hidden, "ffn"), (x.dtype,), x)
+    gate_up = check_tensor("gate_up", gate_up, (num_experts, 2 * down.shape[2], hidden), (x.dtype,), x)
+    check_expert_size("gate_up", gate_up)
+    check_expert_size("down", down)
+    slots = tokens * check_top_k(top_k, num_experts)
+    if slots > MAX_SLOTS:
+        raise ValueError(f"{tokens} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-16")
+
+
 def check_top_k(top_k: object, num_experts: int) -> int:
     """`top_k`, if that many experts can be chosen. Raises TypeError for no int, ValueError for one out of range."""
     if isinstance(top_k, bool) or not isinstance(top_k, int):

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .checks import DTYPES, MAX_SLOTS, check_expert_size, check_num_experts, check_tensor, check_top_k
+from .checks import check_contiguous, check_layer, check_tensor
 from .fast_few import launch_few
 from .fast_gemm import launch_down, launch_gate_up
 from .fast_logits import launch_logits
@@ -77,20 +77,10 @@ def fast_moe(
 
 
 def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias) -> None:
-    check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
-    hidden = x.shape[1]
-    check_tensor("router_weight", router_weight, ("num_experts", hidden), (x.dtype,), x)
-    num_experts = check_num_experts(router_weight.shape[0])
-    check_tensor("down", down, (num_experts, hidden, "ffn"), (x.dtype,), x)
-    check_tensor("gate_up", gate_up, (num_experts, 2 * down.shape[2], hidden), (x.dtype,), x)
+    check_layer(x, router_weight, gate_up, down, top_k)
+    num_experts = router_weight.shape[0]
     for name, tensor in (("router_weight", router_weight), ("gate_up", gate_up), ("down", down)):
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}: call .contiguous()")
-    check_expert_size("gate_up", gate_up)
-    check_expert_size("down", down)
-    check_top_k(top_k, num_experts)
-    if x.shape[0] * top_k > MAX_SLOTS:
-        raise ValueError(f"{x.shape[0]} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-16")
+        check_contiguous(name, tensor)
     if not isinstance(gating, Gating):
         raise TypeError(f"gating must be a Gating, got {type(gating).__name__}")
     if gating.correction_bias != (correction_bias is not None):

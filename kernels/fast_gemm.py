@@ -3,8 +3,9 @@
 gate_up: x [tokens, hidden] gathered by slot, gate_up [experts, 2 * ffn, hidden] -> silu(gate) * up, [N, ffn] in expert
 order. down: that, down [experts, hidden, ffn] -> [N, hidden] in slot order, unweighted. N = tokens * top_k slots.
 Blocks of up to 16, 32, 64, 128 rows, and of 128 with a tail of 16, 32, 64 or 128, each have a tile of their own; all
-are branches of one kernel. Tiles may be swapped: the weights are then the left operand of the matrix units, whose least height of 64 is met
-by weight rows, which there are enough of, and the rows of the block are the right one, of any width.
+are branches of one kernel. Tiles may be swapped: the weights are then the left operand of the matrix units, whose least
+height of 64 is met by weight rows, which there are enough of, and the rows of the block are the right one, of any
+width.
 """
 
 from __future__ import annotations

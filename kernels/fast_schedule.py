@@ -204,15 +204,16 @@ def launch_routing(
     logits: torch.Tensor, top_k: int, gating: Gating, correction_bias: torch.Tensor | None, block_m: int
 ) -> Blocks:
     """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]."""
-    (parts, num_tokens, num_experts), device = logits.shape, logits.device
+    (num_tokens, num_experts), device = logits.shape[1:], logits.device
     num_slots = num_tokens * top_k
     num_blocks = max_blocks(num_slots, num_experts, block_m)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
     table = torch.empty((5, num_blocks), dtype=torch.int32, device=device)
     experts, weights = launch_top_k(logits, top_k, gating, correction_bias)
+    block_s = min(triton.next_power_of_2(num_slots), 4096 if logits.is_cuda else 2**16)
     _place_kernel[(num_experts,)](
         experts, order, table, num_slots, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M,
-        BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=min(triton.next_power_of_2(num_slots), 4096 if logits.is_cuda else 2**16),
-        BLOCK_B=16, num_warps=4, **launch_options(device),
+        BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16, num_warps=4,
+        **launch_options(device),
     )  # fmt: skip
     return Blocks(weights, order, table)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checks import DTYPES, MAX_SLOTS, check_expert_size, check_num_experts, check_tensor, check_top_k
+from .checks import check_layer
 from .fused_gate_up import launch_fused_gate_up
 from .gating import Gating
 from .grouped_gemm import launch_grouped_gemm
@@ -151,18 +151,8 @@ def paper_stages(
 
 def _layer(x, router_weight, gate_up, down, top_k, gating, fused, schedule, correction_bias, tiles) -> _Layer:
     gating = Gating() if gating is None else gating
-    check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
-    hidden = x.shape[1]
-    check_tensor("router_weight", router_weight, ("num_experts", hidden), (x.dtype,), x)
-    num_experts = check_num_experts(router_weight.shape[0])
-    check_tensor("down", down, (num_experts, hidden, "ffn"), (x.dtype,), x)
-    check_tensor("gate_up", gate_up, (num_experts, 2 * down.shape[2], hidden), (x.dtype,), x)
-    check_expert_size("gate_up", gate_up)
-    check_expert_size("down", down)
-    check_top_k(top_k, num_experts)
+    check_layer(x, router_weight, gate_up, down, top_k)
     check_gating(gating, correction_bias)
-    if x.shape[0] * top_k > MAX_SLOTS:
-        raise ValueError(f"{x.shape[0]} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-16")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r}: allowed are {', '.join(SCHEDULES)}")
     if tiles is not None and not isinstance(tiles, Tiles):

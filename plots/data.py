@@ -19,7 +19,7 @@ INTERPRETER = "interpreter"
 """Device folder of a machine with no GPU. It holds counted bytes, which are the same on every machine."""
 DEVICE_FREE = ("traffic",)
 """Studies whose rows do not depend on the device, so that those of the interpreter's folder serve too."""
-NOT_DEVICES = ("paper",)
+NOT_DEVICES = ("paper", "reference")
 
 
 class MissingStudy(Exception):
@@ -56,6 +56,7 @@ class Results:
             raise MissingStudy(f"{path} is missing or empty: python experiments/sweep.py study={name} makes it")
         notes = path.with_suffix(".json")
         record = json.loads(notes.read_text()) if notes.exists() else {}
+        style.learn(record.get("families", {}))
         return Study(name, path, rows, record if record.get("run_id") == rows["run_id"].iloc[0] else {})
 
 

@@ -145,8 +145,10 @@ def mark_missing(panels: Sequence[tuple[Axes, pd.DataFrame, int]], column: str) 
             places = missing.loc[missing["implementation"] == name, column]
             _cross(axes, name, places, strip * (rows[axes] - index - 0.4), axes.get_xaxis_transform())
         if none[axes]:
-            axes.text(step / 4, strip * 0.55, "no point:", transform=axes.transAxes, va="center", color="#666666")
-            for index, name in enumerate(none[axes]):
+            fit = len(none[axes]) <= (1 / step - 6.6) / 1.2
+            words = "no point:" if fit else f"no point of {len(none[axes])} systems, named below"
+            axes.text(step / 4, strip * 0.55, words, transform=axes.transAxes, va="center", color="#666666")
+            for index, name in enumerate(none[axes] if fit else []):
                 _cross(axes, name, [step * (6.6 + 1.2 * index)], strip * 0.6, axes.transAxes)
 
 

@@ -1,14 +1,15 @@
 """How each system looks, in every figure: its place in the order, label, colour, marker and line style.
 
 A family shares a hue; its members differ in luminance, marker and line style too, so that they read in greyscale. A
-system that is not listed gets a look from its name, always the same one, and stands after the listed ones.
+system that is not listed has the hue of its family, which the record of a run tells, and from its name a shade, a
+marker and a line that no listed one has; it stands after the listed ones.
 """
 
 from __future__ import annotations
 
 import colorsys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ SYSTEMS: dict[str, Look] = {
     "tritonmoe": Look("TritonMoE (the paper's code)", "research", "#c9b037", "8", DASHDOT),
     "cutlass_grouped": Look("CUTLASS grouped", "library", "#0f7f8c", "<"),
     "cublas_grouped": Look("cuBLAS grouped", "library", "#6cc5cf", ">"),
+    "cublas_streams": Look("cuBLAS on streams", "library", "#0a4d57", "d", DASH),
     "torch_grouped_mm": Look("PyTorch grouped_mm", "pytorch", "#9b72cf", "<", DASHDOT),
     "torch_grouped_mm_compiled": Look("PyTorch grouped_mm compiled", "pytorch", "#4a1f86", ">", DASH),
     "torch_loop": Look("PyTorch loop", "pytorch", "#c7b6e6", "d", DOT),
@@ -80,21 +82,40 @@ MODELS = {
 }
 """Labels of the models, in the order of panels: the paper's first."""
 
-_MARKERS = "os^vDPX<>ph*d8H"
-_LINES: tuple[Line, ...] = ("-", DASH, DASHDOT, DOT)
+_UNUSED: list[tuple[str, Line]] = [
+    (marker, line)
+    for marker in "os^vDPX<>ph*d8H"
+    for line in ("-", DASH, DASHDOT, DOT)
+    if (marker, line) not in {(look.marker, look.linestyle) for look in SYSTEMS.values()}
+]
+_SHADES = tuple(0.22 + 0.045 * step for step in range(9))
+_families: dict[str, str] = {}
+
+
+def learn(families: Mapping[str, str]) -> None:
+    """Remembers the families of systems, by name, as their adapters give them; listed systems keep their own."""
+    _families.update(families)
 
 
 def look(name: str) -> Look:
     """The look of a system, listed or not."""
     if name in SYSTEMS:
         return SYSTEMS[name]
+    family = _families.get(name, name.split("_")[0])
+    if family in SYSTEMS:
+        family = SYSTEMS[family].family
     seed = zlib.crc32(name.encode())
-    hue, dark = seed % 360 / 360, 0.3 + seed // 360 % 5 * 0.1
-    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, dark, 0.75))
-    family = name.split("_")[0]
-    return Look(
-        name, family, f"#{red:02x}{green:02x}{blue:02x}", _MARKERS[seed // 7 % len(_MARKERS)], _LINES[seed // 11 % 4]
-    )
+    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(_hue(family), _SHADES[seed % 9], 0.75))
+    return Look(name, family, f"#{red:02x}{green:02x}{blue:02x}", *_UNUSED[seed // 9 % len(_UNUSED)])
+
+
+def _hue(family: str) -> float:
+    """That of the first listed system of the family, else one from the family's name."""
+    for listed in SYSTEMS.values():
+        if listed.family == family:
+            red, green, blue = (int(listed.color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+            return colorsys.rgb_to_hls(red, green, blue)[0]
+    return zlib.crc32(family.encode()) % 360 / 360
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -104,13 +125,25 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def models_in_order(names: Iterable[str]) -> list[str]:
-    """Models in the order of every figure: the listed ones, then the others by name."""
+    """Models in the order of every figure: the listed ones, each before its shards, then the others by name."""
     listed = list(MODELS)
-    return sorted(set(names), key=lambda name: (listed.index(name) if name in MODELS else len(listed), name))
+
+    def key(name: str) -> tuple[int, str, str]:
+        model, shard = _parts(name)
+        return (listed.index(model) if model in MODELS else len(listed), model, shard)
+
+    return sorted(set(names), key=key)
 
 
 def model_label(name: str) -> str:
-    return MODELS.get(name, name)
+    """`mixtral tp8`, a shard as experiments/plan.py names it, is Mixtral-8x7B tp8."""
+    model, shard = _parts(name)
+    return " ".join(filter(None, (MODELS.get(model, model), shard)))
+
+
+def _parts(name: str) -> tuple[str, str]:
+    model, _, shard = name.partition(" ")
+    return model, shard
 
 
 def apply() -> None:

@@ -1,6 +1,7 @@
-"""Memory traffic of one forward by tensor, unfused beside fused: the analytic model, and what the interpreter counts.
+"""Memory traffic of one forward by tensor, unfused beside fused: model, interpreter, and the GPU's counters.
 
-A column a case and method; a row an accounting: every access, each address once a stage, and that without weights.
+A column a case; a row an accounting: what DRAM moves by the counters, which see no tensors, and by the model or the
+interpreter every access, each address once a stage, and that without weights.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from . import caption, data, layout, published, style
-from .traffic_data import ACCOUNTINGS, FUSED, TENSORS, UNFUSED, grouped, saving
+from . import data, layout, published, style
+from .traffic_data import ACCOUNTINGS, COUNTERS, FUSED, TENSORS, UNFUSED, grouped, saving
+from .traffic_load import load
 
 NAME = "traffic"
 TITLE = "Memory traffic of one forward, unfused against fused"
@@ -24,51 +26,73 @@ UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 
 
 def draw(results: data.Results) -> Figure:
-    study = results.study("traffic")
-    rows = study.rows[study.rows["implementation"].isin([FUSED, UNFUSED])]
+    traffic = load(results)
+    rows = traffic.rows[traffic.rows["implementation"].isin([FUSED, UNFUSED])]
     shown = _columns(rows)
     if not shown:
-        raise data.MissingStudy(
-            f"{study.path} has no bytes of both pipelines: python experiments/sweep.py study=traffic"
-        )
-    figure, axes = layout.sheet(len(ACCOUNTINGS), len(shown), 1.35, TITLE)
+        raise traffic.lacks("bytes of both pipelines")
+    counted = any(saving(column, "dram") is not None for column in shown)
+    accountings = [name for name in ACCOUNTINGS if counted or name != "dram"]
+    figure, axes = layout.sheet(len(accountings), len(shown), 1.35, TITLE)
     seen: set[str] = set()
     for index, panel in enumerate(axes):
         row, column = divmod(index, len(shown))
-        accounting = list(ACCOUNTINGS)[row]
+        accounting = accountings[row]
         seen |= _bars(panel, shown[column], accounting)
         if row == 0:
             first = shown[column].iloc[0]
-            panel.set_title(
-                f"{style.model_label(first['model'])}\n{first['tokens']} tokens, {first['dtype']}\n{first['method']}"
-            )
+            batch = f"{first['tokens']} tokens, {first['dtype']}"
+            panel.set_title("\n".join([style.model_label(first["model"]), batch, _methods(shown[column])]))
         if column == 0:
             panel.set_ylabel(f"{textwrap.fill(ACCOUNTINGS[accounting], 14)}\n{panel.get_ylabel()}")
     claimed = published.claim("memory-traffic")["saving"]
     notes = (
         "Bytes read and written, summed over the stages; above the bars, the share that "
-        f"fusing saves (the paper claims {claimed:.0%}). Method model: closed form from shape, tiles and routing; "
-        "interpreter: counted in Triton's interpreter; counters: the GPU's. What caches absorb is not taken off."
+        f"fusing saves (the paper claims {claimed:.0%}). Model: closed form from shape, tiles and routing; "
+        "interpreter: counted in Triton's interpreter; neither takes off what caches absorb. Counters: the GPU's own "
+        "of its DRAM, L2 emptied before the forward."
     )
     handles = [
         Patch(facecolor=TENSORS[name][1], hatch=TENSORS[name][2], edgecolor="#666666", lw=0.4, label=TENSORS[name][0])
         for name in TENSORS
         if name in seen
     ]
-    lacking = rows[(rows["status"] != "ok") & (rows["stage"] == "total")]
-    return layout.finish(figure, handles, caption.text(study, notes, lacking))
+    here = rows["case_hash"].isin([column["case_hash"].iloc[0] for column in shown]) & (rows["method"] == COUNTERS)
+    lacking = rows[here & (rows["status"] != "ok") & (rows["stage"] == "total")]
+    return layout.finish(figure, handles, traffic.caption(notes, lacking))
 
 
 def _columns(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows of each column: a model and method that has both pipelines, at its largest batch up to `MOST_TOKENS`."""
+    """Rows of each column: a model and method that has both pipelines, at its largest batch up to `MOST_TOKENS`.
+
+    The counters, which tell another accounting than the others, stand in the column of their case.
+    """
     columns = []
     for model in style.models_in_order(rows["model"]):
-        for method in dict.fromkeys(rows.loc[rows["model"] == model, "method"]):
-            here = rows[(rows["model"] == model) & (rows["method"] == method) & (rows["tokens"] <= MOST_TOKENS)]
-            both = [case for _, case in here.groupby("case_hash", sort=False) if saving(case, "issued") is not None]
+        of_model = rows[(rows["model"] == model) & (rows["tokens"] <= MOST_TOKENS)]
+        counters = of_model[of_model["method"] == COUNTERS]
+        others = [name for name in dict.fromkeys(of_model["method"]) if name != COUNTERS]
+        found = []
+        for method in others:
+            cases = of_model[of_model["method"] == method].groupby("case_hash", sort=False)
+            both = [case for _, case in cases if saving(case, "issued") is not None]
             if both:
-                columns.append(max(both, key=lambda case: (case["tokens"].iloc[0], case["dtype"].iloc[0] == "bf16")))
+                case = max(both, key=_size)
+                found.append(pd.concat([case, counters[counters["case_hash"] == case["case_hash"].iloc[0]]]))
+        if not found:
+            cases = counters.groupby("case_hash", sort=False)
+            both = [case for _, case in cases if saving(case, "dram") is not None]
+            found = [max(both, key=_size)] if both else []
+        columns += found
     return columns
+
+
+def _size(case: pd.DataFrame) -> tuple[int, bool]:
+    return case["tokens"].iloc[0], case["dtype"].iloc[0] == "bf16"
+
+
+def _methods(rows: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(rows.loc[rows["status"] == "ok", "method"]))
 
 
 def _bars(panel: Axes, rows: pd.DataFrame, accounting: str) -> set[str]:
@@ -80,7 +104,7 @@ def _bars(panel: Axes, rows: pd.DataFrame, accounting: str) -> set[str]:
     panel.set_xlim(-0.6, 1.6)
     panel.grid(False, axis="x")
     if not most:
-        panel.text(0.5, 0.5, "not told\nby this method", ha="center", va="center", transform=panel.transAxes)
+        panel.text(0.5, 0.5, "not counted", ha="center", va="center", transform=panel.transAxes)
         panel.set_yticks([])
         panel.set_ylabel("traffic")
         return seen

@@ -1,8 +1,10 @@
-"""Traffic rows as the two traffic figures need them: bytes of the two pipelines, by group of tensors."""
+"""Sums of traffic rows: bytes of a forward by group of tensors, over the compulsory ones, and what fusing saves."""
 
 from __future__ import annotations
 
 import pandas as pd
+
+from . import style
 
 FUSED, UNFUSED = "paper_fused", "paper_unfused"
 TENSORS = {
@@ -19,27 +21,65 @@ TENSORS = {
 }
 """Label, colour and hatch of each group of tensors, in the order in which they are stacked."""
 ACCOUNTINGS = {
+    "dram": "what DRAM moves, by hardware counters",
     "issued": "every access issued",
     "unique": "each address once a stage",
     "activations": "each address once a stage, without weights",
 }
-COLUMNS = {"issued": ("read_bytes", "write_bytes"), "unique": ("unique_read_bytes", "unique_write_bytes")}
+"""The first is of method counters alone, the others of the other methods."""
+COUNTERS = "counters"
+MODEL_LOOKS: tuple[tuple[str, str, style.Line], ...] = (
+    ("#8f2d00", "o", "-"),
+    ("#2f7fc1", "^", style.DASH),
+    ("#111111", "s", style.DASHDOT),
+    ("#9b72cf", "D", style.DOT),
+)
+"""Colour, marker and line of each model, in the order of all figures, where lines are models."""
+COLUMNS = {
+    "dram": ("read_bytes", "write_bytes"),
+    "issued": ("read_bytes", "write_bytes"),
+    "unique": ("unique_read_bytes", "unique_write_bytes"),
+    "activations": ("unique_read_bytes", "unique_write_bytes"),
+}
+
+
+def totals(rows: pd.DataFrame) -> pd.DataFrame:
+    """What DRAM moved in each forward that the counters saw: its row of stage `total`, with `bytes`, read and written,
+    and `over`, that over the compulsory bytes."""
+    rows = rows[(rows["method"] == COUNTERS) & (rows["stage"] == "total") & (rows["status"] == "ok")]
+    rows = rows.assign(bytes=rows["read_bytes"] + rows["write_bytes"])
+    rows = rows[rows["bytes"].notna() & rows["min_bytes"].notna()]
+    return rows.assign(over=rows["bytes"] / rows["min_bytes"])
+
+
+def uncounted(rows: pd.DataFrame) -> pd.DataFrame:
+    """The points that the counters did not see, of every case and system that they were asked for: with status and
+    reason, ``not run`` where there is no row at all."""
+    rows = rows[(rows["method"] == COUNTERS) & (rows["stage"] == "total")]
+    cases = rows[["case_hash", "model", "tokens", "dtype"]].drop_duplicates("case_hash")
+    grid = cases.merge(rows[["implementation"]].drop_duplicates(), how="cross")
+    found = grid.merge(
+        rows[["case_hash", "implementation", "status", "reason"]], on=["case_hash", "implementation"], how="left"
+    )
+    found = found.fillna({"status": "not run", "reason": "no row in this run"})
+    return found[found["status"] != "ok"]
 
 
 def grouped(rows: pd.DataFrame, accounting: str) -> pd.Series:
     """Bytes, read and written, of each group of `TENSORS`, summed over the stages of one forward. Empty if not known.
 
-    rows: of one case, pipeline and method; a method that sees no tensors has the stage `total` alone, group ``all``.
+    rows: of one case, pipeline and method; a method that sees no tensors has them all in the group ``all``.
     """
-    columns = list(COLUMNS["issued" if accounting == "issued" else "unique"])
+    columns = list(COLUMNS[accounting])
+    rows = rows[(rows["method"] == COUNTERS) == (accounting == "dram")]
     rows = rows[(rows["status"] == "ok") & rows[columns].notna().all(axis=1)]
     stages = rows[rows["stage"] != "total"]
     rows = stages if len(stages) else rows
-    totals = rows[columns].sum(axis=1).groupby(rows["tensor"].map(group)).sum()
+    sums = rows[columns].sum(axis=1).groupby(rows["tensor"].map(group)).sum()
     if accounting == "activations":
         # Activations are told from the rest only where tensors are told apart.
-        totals = totals[[name for name in totals.index if name not in ("weights", "rest", "all")]]
-    return totals.reindex([name for name in TENSORS if name in totals.index])
+        sums = sums[[name for name in sums.index if name not in ("weights", "rest", "all")]]
+    return sums.reindex([name for name in TENSORS if name in sums.index])
 
 
 def group(tensor: str) -> str:
@@ -55,3 +95,18 @@ def saving(rows: pd.DataFrame, accounting: str) -> float | None:
     """Share of the unfused pipeline's bytes that the fused one does not move, of the rows of one case and method."""
     fused, unfused = (grouped(rows[rows["implementation"] == name], accounting).sum() for name in (FUSED, UNFUSED))
     return 1 - fused / unfused if fused and unfused else None
+
+
+def savings(rows: pd.DataFrame) -> pd.DataFrame:
+    """`saving` of every case and method that has both pipelines, by each accounting that it can tell.
+
+    Columns: model, tokens, dtype, method, accounting, saving.
+    """
+    found = []
+    for (_, method), case in rows.groupby(["case_hash", "method"], sort=False):
+        first = case.iloc[0]
+        for accounting in ACCOUNTINGS:
+            share = saving(case, accounting)
+            if share is not None:
+                found.append((first["model"], first["tokens"], first["dtype"], method, accounting, share))
+    return pd.DataFrame(found, columns=["model", "tokens", "dtype", "method", "accounting", "saving"])

@@ -135,15 +135,21 @@ def test_workspace(sizes, expected):
     assert verdict("workspace", rows) == expected
 
 
-def traffic(implementation, weights, activations, model="mixtral"):
+def traffic(implementation, weights, activations, model="mixtral", tokens=32):
     parts = {"gate_up": {"gate_weights": weights, "gate": activations}, "total": {"all": weights + activations}}
     return [
-        row(implementation, study="traffic", model=model) | {
+        row(implementation, study="traffic", model=model, tokens=tokens) | {
             "stage": stage, "tensor": tensor, "method": "model", "read_bytes": size, "write_bytes": 0,
             "unique_read_bytes": size, "unique_write_bytes": 0,
         }
         for stage, tensors in parts.items() for tensor, size in tensors.items()
     ]  # fmt: skip
+
+
+def counted(implementation, moved, model="mixtral", tokens=32):
+    return row(implementation, study="traffic", model=model, tokens=tokens) | {
+        "stage": "total", "tensor": "all", "method": "counters", "read_bytes": moved, "write_bytes": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -158,6 +164,34 @@ def test_memory_traffic(fused, unfused, expected):
     rows = pd.DataFrame(traffic("paper_fused", *fused) + traffic("paper_unfused", *unfused))
     found = {f.id: f for f in decide(Evidence("gpu", {"traffic": rows}))}["memory-traffic"]
     assert found.verdict.value == expected
+
+
+@pytest.mark.parametrize(
+    ("fused", "modelled", "expected"),
+    [
+        (59, (90, 9), "holds"),  # the counters decide, and the model says 1 %
+        (95, (60, 4), "holds in part"),
+        (95, (90, 9), "does not hold"),
+    ],
+)
+def test_memory_traffic_is_decided_by_the_counters_where_they_were_read(fused, modelled, expected):
+    rows = [counted("paper_fused", fused), counted("paper_unfused", 99)]
+    rows += traffic("paper_fused", *modelled) + traffic("paper_unfused", 90, 10)
+    found = {f.id: f for f in decide(Evidence("gpu", {"traffic": pd.DataFrame(rows)}))}["memory-traffic"]
+    assert found.verdict.value == expected
+    assert f"counters on the paper's models: {100 - fused - 1} % of what DRAM moves" in found.measured
+
+
+def test_memory_traffic_says_where_it_is_reached_and_where_not():
+    rows = []
+    for tokens, gate in ((32, 6), (512, 7), (4096, 2)):
+        rows += traffic("paper_fused", 90, gate, tokens=tokens) + traffic("paper_unfused", 90, 10, tokens=tokens)
+    found = {f.id: f for f in decide(Evidence("gpu", {"traffic": pd.DataFrame(rows)}))}["memory-traffic"]
+    assert "0 of 3 points counting every access issued (the most: 8 % on mixtral, tokens=4096)" in found.sentence
+    assert (
+        "2 of 3 points counting each address once a stage, without weights (mixtral, tokens=32 to 4096)"
+        in found.sentence
+    )
 
 
 def test_memory_traffic_is_not_decided_by_another_shape():

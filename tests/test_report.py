@@ -19,7 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tritonmoe_bench.experiments import report, report_headline, report_tables
+from tritonmoe_bench.experiments import report, report_headline, report_ranking, report_tables
 from tritonmoe_bench.experiments.claims import CLAIMS, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,13 +165,33 @@ def test_where_fast_is_not_the_fastest_is_named(written):
 
 
 def test_ranking_is_sorted_and_leaves_out_the_limit(written):
-    rows = pd.read_csv(written / "results" / DEVICE / "throughput.csv")
-    for table in report_tables.ranking_tables(rows):
+    frames = {name: pd.read_csv(written / "results" / DEVICE / f"{name}.csv") for name in ("throughput", "headline")}
+    tables = report_ranking.ranking_tables(frames)
+    assert any(table.title == "Mixtral-8x7B, bf16, softmax (11 systems, study throughput)" for table in tables)
+    for table in tables:
         for line in table.rows:
-            cells = [cell for cell in line[1:] if cell]
+            cells = [cell for cell in line[1:6] if cell]
             times = [float(re.search(r"([\d.]+) µs", cell).group(1)) for cell in cells]
             assert times == sorted(times)
-            assert not any("stream" in cell for cell in cells)
+            others = [float(cell.split()[-1]) for cell in line[6].split(", ")] if len(line) > 6 and line[6] else []
+            assert others == sorted(others)
+            assert not any("stream" in cell for cell in line)
+    line = next(table.rows[0] for table in tables if table.title.startswith("Mixtral-8x7B, bf16"))
+    best = frames["throughput"].query("model == 'mixtral' and dtype == 'bf16' and tokens == 1 and status == 'ok'")
+    best = best.groupby("implementation")["p50_us"].min().drop("stream").sort_values()
+    named = [re.sub("^≈ ", "", cell).split()[0] for cell in line[1:6]]
+    assert [*named, *(cell.split()[0] for cell in line[6].split(", "))] == list(best.index)
+    assert line[6].endswith(f" {best.iloc[-1] / best.iloc[0]:.2f}")
+
+
+def test_ranking_takes_for_each_model_the_study_with_most_systems(written):
+    frames = {name: pd.read_csv(written / "results" / DEVICE / f"{name}.csv") for name in ("throughput", "headline")}
+    few = frames["throughput"]
+    few = few[few["implementation"].isin(["stream", "fast", "vllm"])]
+    titles = [table.title for table in report_ranking.ranking_tables(frames | {"throughput": few})]
+    assert "Mixtral-8x7B, bf16, softmax (6 systems, study headline)" in titles
+    assert "Mixtral-8x7B, fp16, softmax (2 systems, study throughput)" in titles
+    assert report_ranking.ranking_tables({"throughput": pd.DataFrame()}) == []
 
 
 def test_every_row_without_a_timing_is_counted_with_its_reason(written):

@@ -63,3 +63,16 @@ def test_compacting_keeps_the_last_row_of_a_key_and_drops_what_a_kill_tore(tmp_p
     assert path.read_text().count("\n") == 3
     assert after[["launch", "p50_us"]].equals(before[["launch", "p50_us"]])
     assert sorted(after["p50_us"]) == [2.5, 3.5]
+
+
+def test_a_file_of_an_older_schema_keeps_its_rows_beside_the_new_ones(tmp_path):
+    path = tmp_path / "a.csv"
+    older = tuple(name for name in schema.ROW_COLUMNS if name != "active_experts")
+    schema.append(path, ROW, older)
+    with open(path, "a") as handle:
+        handle.write("r1,adhoc,tiny")
+    schema.append(path, {**ROW, "launch": "eager", "active_experts": 7})
+    assert path.read_text().splitlines()[0] == ",".join(schema.ROW_COLUMNS)
+    frame = schema.read(path).set_index("launch")
+    assert frame.loc["graph", "p50_us"] == frame.loc["eager", "p50_us"] == 3.5
+    assert frame["active_experts"].fillna(0).to_dict() == {"graph": 0, "eager": 7}

@@ -135,7 +135,8 @@ def test_both_methods_give_the_same_rows_on_the_tiny_shape():
 @pytest.mark.parametrize(
     ("case", "implementation", "method", "status", "reason"),
     [
-        (TINY, "vllm", "model", "unsupported", "knows paper_fused"),
+        (TINY, "vllm", "interpreter", "unsupported", "needs an NVIDIA GPU"),
+        (TINY, "vllm", "model", "unsupported", "the closed form knows paper_fused"),
         (Case("d", 16, 2, 64, 32, 4, gating="deepseek_v3"), "paper_fused", "model", "unsupported", "expert groups"),
         (Case("d", 32, 20, 64, 32, 4), "paper_fused", "model", "unsupported", "top_k=20"),
         pytest.param(MIXTRAL, "paper_fused", "interpreter", "unsupported", "too many for the interpreter",
@@ -148,6 +149,28 @@ def test_what_has_no_figure_is_one_row_with_its_reason(case, implementation, met
     assert (row["stage"], row["tensor"], row["status"]) == ("total", "all", status)
     assert reason in row["reason"]
     assert "read_bytes" not in row
+
+
+@interpreted
+def test_another_system_is_counted_by_launch_and_argument():
+    *parts, last = traffic.traffic_rows(TINY, "fast", "interpreter")
+    for row in parts:
+        schema.validate({**row, "run_id": "run"}, schema.TRAFFIC_COLUMNS)
+    assert len({(row["stage"], row["tensor"]) for row in parts}) == len(parts)
+    launches = sorted({row["stage"] for row in parts})
+    assert [int(name.split()[0]) for name in launches] == list(range(1, len(launches) + 1))
+    experts = draw_routing(TINY).active_experts * TINY.expert_bytes
+    # Whatever its kernels are, the active experts' weights are read, and each token's row of y is written.
+    assert last["read_bytes"] >= last["unique_read_bytes"] >= experts
+    assert last["unique_write_bytes"] >= 48 * 128 * 2
+    assert last["unique_read_bytes"] < 2 * experts
+
+
+@interpreted
+def test_a_system_without_triton_kernels_is_not_counted_as_nothing():
+    (row,) = traffic.traffic_rows(TINY, "torch_loop", "interpreter")
+    assert (row["status"], row["stage"]) == ("unsupported", "total")
+    assert "no Triton kernel" in row["reason"]
 
 
 def test_interpreter_rows_where_it_is_off(monkeypatch):

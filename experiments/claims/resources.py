@@ -7,36 +7,40 @@ from typing import Any
 
 import pandas as pd
 
-from ...plots.traffic_data import ACCOUNTINGS, saving
+from ...plots.traffic_data import ACCOUNTINGS, savings
 from .evidence import Evidence, no_pairs, rows_text, span
 from .finding import Finding, Verdict, rule
 from .speed import MEGABLOCKS, PAPER, PAPER_MODELS, UNFUSED
 
 LOOP = "torch_loop"
-WITHOUT_WEIGHTS = "activations"
+MEASURED = "dram"
+COUNTED = ("issued", "unique")
+"""Accountings of all tensors that decide where no hardware counters were read."""
 
 
 @rule(
     "memory-traffic",
-    "Points: the paper's three models, every batch size and dtype with traffic of both pipelines, by each method "
-    "(model, interpreter, counters) and accounting: every access issued, each address once a stage, and the latter "
-    "without the weights. Holds if 1 - fused / unfused is at least {saving} at each point of the first two; in part if "
-    "it is at some point of any; does not hold if at none. Other shapes are shown and do not decide.",
+    "Points: the paper's three models, every batch size and dtype with traffic of both pipelines, by each accounting: "
+    "what DRAM moves, by hardware counters; and by model and interpreter every access issued, each address once a "
+    "stage, and the latter without the weights. The counters decide; where none were read, the next two do. Holds if "
+    "1 - fused / unfused is at least {saving} at each deciding point; in part if it is at some point of any "
+    "accounting; does not hold if at none. Other shapes are shown and do not decide.",
     figure="traffic",
 )
 def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("traffic")
     rows = frame[frame["implementation"].isin([PAPER, UNFUSED])]
-    found = _savings(rows)
+    found = savings(rows)
     found["reached"] = found["saving"] >= figures["saving"]
-    deciding = found[found["model"].isin(PAPER_MODELS)]
-    whole = deciding[deciding["accounting"] != WITHOUT_WEIGHTS]
-    if whole.empty:
+    points = found[found["model"].isin(PAPER_MODELS)]
+    measured = points[points["accounting"] == MEASURED]
+    deciding = measured if len(measured) else points[points["accounting"].isin(COUNTED)]
+    if deciding.empty:
         raise no_pairs(rows[rows["model"].isin(PAPER_MODELS)], [PAPER, UNFUSED])
     # A method that has no row of the paper's models is shown on the shapes that it has.
-    elsewhere = found[~found["method"].isin(deciding["method"])]
-    shown = pd.concat([deciding.assign(shape="the paper's models"), elsewhere.assign(shape=elsewhere["model"])])
-    measured = "; ".join(
+    elsewhere = found[~found["method"].isin(points["method"])]
+    shown = pd.concat([points.assign(shape="the paper's models"), elsewhere.assign(shape=elsewhere["model"])])
+    text = "; ".join(
         f"{method} on {shape}: "
         + ", ".join(
             f"{span(100 * part['saving'], 0)} % of {ACCOUNTINGS[str(name)]}"
@@ -44,24 +48,29 @@ def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         )
         for (method, shape), group in shown.groupby(["method", "shape"], sort=False)
     )
-    counts = ", ".join(
-        f"{int(part['reached'].sum())} of {len(part)} points counting {ACCOUNTINGS[str(name)]}"
-        for name, part in deciding.groupby("accounting", sort=False)
+    sentence = f"Fusing gate and up saves {100 * figures['saving']:.0f} % of the bytes or more at " + "; ".join(
+        _reached(points[points["accounting"] == name], ACCOUNTINGS[name])
+        for name in ACCOUNTINGS
+        if (points["accounting"] == name).any()
     )
-    sentence = f"Fusing gate and up saves {100 * figures['saving']:.0f} % of the bytes or more at {counts}."
-    verdict = Verdict.of(whole["reached"].all(), deciding["reached"].any())
-    return Finding(verdict, measured, sentence, rows_text(frame, int(rows["model"].isin(PAPER_MODELS).sum())))
+    verdict = Verdict.of(deciding["reached"].all(), points["reached"].any())
+    return Finding(verdict, text, sentence + ".", rows_text(frame, int(rows["model"].isin(PAPER_MODELS).sum())))
 
 
-def _savings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns model, method, accounting and saving: 1 - fused / unfused bytes of a forward, for each point."""
-    found = []
-    for (_, method), group in rows.groupby(["case_hash", "method"], sort=False):
-        for accounting in ACCOUNTINGS:
-            share = saving(group, accounting)
-            if share is not None:
-                found.append((group["model"].iloc[0], method, accounting, share))
-    return pd.DataFrame(found, columns=["model", "method", "accounting", "saving"])
+def _reached(points: pd.DataFrame, accounting: str) -> str:
+    """At how many points an accounting reaches the share, at which models and tokens, and the most that it saves."""
+    reached = points[points["reached"]]
+    text = f"{len(reached)} of {len(points)} points counting {accounting}"
+    if len(reached):
+        where = (f"{model}, tokens={_tokens(group['tokens'])}" for model, group in reached.groupby("model", sort=False))
+        return f"{text} ({'; '.join(where)})"
+    best = points.sort_values("saving").iloc[-1]
+    return f"{text} (the most: {100 * best['saving']:.0f} % on {best['model']}, tokens={best['tokens']})"
+
+
+def _tokens(counts: pd.Series) -> str:
+    least, most = counts.min(), counts.max()
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 @rule(

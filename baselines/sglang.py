@@ -1,0 +1,188 @@
+"""SGLang's fused MoE: its Triton kernel `fused_moe_kernel`, its Triton router, alignment op and activation.
+
+The tile is SGLang's own choice: the table that it ships for the GPU and shape, newest Triton first, at the nearest
+batch size, else its default heuristic. A pruned tree in .peers/sglang is used if there is one (baselines/peers_build),
+else an installed sglang. The router GEMM of DeepSeek's gate and the activation are CUDA sources that SGLang compiles
+when they are first used, in `build`; where nvcc, ninja or apache-tvm-ffi are missing, PyTorch's GEMM and the compiled
+`silu_and_mul` of sglang-kernel serve, and the row's config says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..kernels.gating import Gating
+from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from .peers import sglang_tree, tree
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
+
+ROUTER_EXPERTS = (256, 384)
+ROUTER_HIDDEN = 1024
+"""hidden_dim must be a multiple of it."""
+ROUTER_TOKENS = 16
+"""SGLang's own router GEMM serves these, in bf16 and from Hopper on: the condition in its MoEGate."""
+
+
+class Sglang(Implementation):
+    name = "sglang"
+    family = "sglang"
+    source = f"PyPI sglang {sglang_tree.VERSION}: fused_experts, moe_fused_gate and its shipped tile tables"
+
+    def __init__(self) -> None:
+        self._config: dict[tuple, str] = {}
+
+    def version(self) -> str:
+        return sglang_tree.version()
+
+    def search_path(self) -> list[Path]:
+        return sglang_tree.search_path()
+
+    def code(self) -> list[Path]:
+        build = tree.ROOT / "baselines" / "peers_build"
+        return [Path(sglang_tree.__file__), build / "prune_sglang.py", build / "absent.py"]
+
+    def check(self, case: Case) -> Check:
+        problem = _problem()
+        if problem:
+            return unavailable(problem)
+        gate = case.gate
+        plain = gate == Gating(gate.scoring, gate.renormalize)
+        if not plain and not (gate.scoring == "sigmoid" and gate.correction_bias):
+            return unsupported(f"gating={case.gating}: SGLang's router has softmax or sigmoid over all experts, "
+                               "renormalised or not, and sigmoid with a correction bias, in groups or not")  # fmt: skip
+        return OK
+
+    def config(self, case: Case) -> str:
+        return self._config.get(_key(case), "")
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        import torch
+        from sglang.srt.layers.moe.moe_runner import MoeRunnerConfig
+
+        fused_moe = sglang_tree.one_gpu()
+        activation = _activation(weights.dtype)
+        w13, w2 = weights.gate_up("nk"), weights.down("nk")  # [E, 2 * ffn, hidden], gate first; [E, hidden, ffn]
+        route = _router(case, weights)
+        runner = MoeRunnerConfig(
+            num_experts=case.num_experts, num_local_experts=case.num_experts, top_k=case.top_k,
+            hidden_size=case.hidden_dim, intermediate_size_per_partition=case.ffn_dim, inplace=False,
+        )  # fmt: skip
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            return fused_moe.fused_experts(x, w13, w2, (*route(x), None), runner)
+
+        with torch.inference_mode():
+            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
+        self._config[_key(case)] = f"{_tiles(case, w13, w2)} {activation}"
+        return forward
+
+
+def _router(case: Case, weights: Weights) -> Route:
+    """x -> (float32 weights, int32 experts), both [tokens, top_k]: the router GEMM and SGLang's Triton router."""
+    import torch
+    from sglang.kernels.ops.moe.moe_fused_gate import moe_fused_gate
+
+    router, bias = weights.router(), weights.correction_bias()
+    if bias is None:
+        bias = torch.zeros(case.num_experts, dtype=torch.float32, device=weights.device)
+    gate, top_k = case.gate, case.top_k
+    own_gemm = _router_gemm(case)
+
+    def route(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = own_gemm(x, router, torch.float32) if own_gemm else torch.nn.functional.linear(x, router)
+        return moe_fused_gate(
+            logits, bias, top_k, scoring_func=gate.scoring, renormalize=gate.renormalize,
+            routed_scaling_factor=gate.scale, apply_routed_scaling_factor_on_output=gate.scale != 1.0,
+            num_expert_group=gate.groups, topk_group=gate.top_groups,
+        )  # fmt: skip
+
+    return route
+
+
+def _router_gemm(case: Case) -> Callable[..., torch.Tensor] | None:
+    """SGLang's own router GEMM where it serves the case and can be compiled here."""
+    import torch
+
+    fits = case.num_experts in ROUTER_EXPERTS and case.hidden_dim % ROUTER_HIDDEN == 0 and case.tokens <= ROUTER_TOKENS
+    if not fits or case.dtype != "bf16" or torch.cuda.get_device_capability() < (9, 0):
+        return None
+    from sglang.kernels.jit.utils import is_arch_support_pdl
+    from sglang.kernels.ops.gemm.dsv3_router_gemm import dsv3_router_gemm, dsv3_router_gemm_module
+
+    try:
+        dsv3_router_gemm_module(case.num_experts, case.hidden_dim, is_arch_support_pdl(), True)
+    except Exception as error:  # apache-tvm-ffi, nvcc and ninja each fail in ways of their own
+        logging.getLogger(__name__).warning("sglang: PyTorch's router GEMM: %s", tree.first_line(error))
+        return None
+    return dsv3_router_gemm
+
+
+def _activation(dtype: torch.dtype) -> str:
+    """Which silu_and_mul runs, in words: SGLang's own, compiled now, else the one that sglang-kernel ships compiled."""
+    from sglang.kernels.ops.activation.activation import activation_module
+
+    fused_moe = sglang_tree.one_gpu()
+    try:
+        activation_module(dtype)
+        return "silu_and_mul=jit"
+    except Exception as error:  # apache-tvm-ffi, nvcc and ninja each fail in ways of their own
+        from sgl_kernel import silu_and_mul
+
+        fused_moe.silu_and_mul = silu_and_mul
+        return f"silu_and_mul=sgl_kernel (no jit: {tree.first_line(error)})"
+
+
+def _tiles(case: Case, w13: torch.Tensor, w2: torch.Tensor) -> str:
+    """The tiles of both GEMMs and where they come from."""
+    from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe_triton_config as tables
+
+    tile, (down, _) = tables.try_get_optimal_moe_config(
+        w13.shape, w2.shape, case.top_k, None, case.tokens, return_down_config=True
+    )
+    table = tables.get_moe_configs(case.num_experts, case.ffn_dim, None, 0, 0)
+    origin = "default heuristic"
+    if table:
+        nearest = min(table, key=lambda tokens: abs(tokens - case.tokens))
+        origin = f"{tables.get_config_file_name(case.num_experts, case.ffn_dim, None)} at M={nearest}"
+    words = _words(tile) if down in (None, tile) else f"{_words(tile)} down: {_words(down)}"
+    return f"{words} ({origin})"
+
+
+def _words(tile: dict[str, int]) -> str:
+    return " ".join(f"{name}={value}" for name, value in tile.items())
+
+
+def _key(case: Case) -> tuple:
+    return (*case.weights_key, case.top_k, case.tokens)
+
+
+@functools.cache
+def _problem() -> str:
+    """Why SGLang cannot run in this process, with the command that would mend it; empty if it can."""
+    import torch
+
+    logging.getLogger("sglang").setLevel(logging.ERROR)  # it warns at every shape without a table
+    if not torch.cuda.is_available():
+        return f"SGLang's kernels need an NVIDIA GPU: {sglang_tree.INSTALL}"
+    wrong = sglang_tree.wrong_gpu(torch.cuda.get_device_capability())
+    if wrong:
+        return wrong
+    try:
+        fused_moe = sglang_tree.one_gpu()
+        import sgl_kernel  # noqa: F401
+    except Exception as error:  # libraries built for another torch or CUDA fail in ways of their own
+        return f"{tree.first_line(error)}: {sglang_tree.INSTALL}"
+    if not hasattr(fused_moe, "silu_and_mul"):
+        return f"this sglang was not set up for CUDA: {sglang_tree.INSTALL}"
+    return ""

@@ -1,0 +1,80 @@
+"""Roofline with measured roofs and measured bytes: operations a second against operations a byte of DRAM traffic.
+
+Bytes are the counters' (traffic study), times and both roofs those of the headline study: the largest rate at which
+`stream` read weights, and the rate of a dense GEMM.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import data, layout, style
+from .traffic_data import totals, uncounted
+from .traffic_load import load
+
+NAME = "roofline"
+TITLE = "Roofline: measured rates, measured bytes, measured roofs"
+STUDIES = ("headline", "traffic")
+LABELLED = ("fast", "paper_fused_graph")
+"""Systems beside whose points the tokens stand; the first that there is."""
+
+
+def draw(results: data.Results) -> Figure:
+    traffic, headline = load(results), results.study("headline")
+    points = place(headline.rows, totals(traffic.rows))
+    if points.empty:
+        raise traffic.lacks("case of the headline study by hardware counters")
+    bandwidth = stream_rate(headline.rows)
+    dtype = points["dtype"].iloc[0]
+    matrix = headline.record.get("matrix_tflops", {}).get(dtype)
+    if bandwidth is None or not matrix:
+        raise data.MissingStudy(f"{headline.path} has no measured roofs: python experiments/sweep.py study=headline")
+    models = style.models_in_order(points["model"])
+    columns = min(3, len(models))
+    figure, axes = layout.sheet(
+        -(-len(models) // columns), columns, 2.7, TITLE, used=len(models), sharex=True, sharey=True
+    )
+    reach = np.geomspace(points["intensity"].min() / 2, 2 * max(points["intensity"].max(), matrix / bandwidth))
+    for panel, model in zip(axes, models):
+        panel.plot(reach, np.minimum(reach * bandwidth, matrix), color=style.INK, lw=1.2, zorder=1.5)
+        here = points[points["model"] == model]
+        for name in data.systems(here):
+            rows = here[here["implementation"] == name].sort_values("tokens")
+            layout.plot_system(panel, name, rows["intensity"], rows["tflops"], rows["launch"] == "eager")
+        named = next((name for name in LABELLED if (here["implementation"] == name).any()), None)
+        for _, row in here[here["implementation"] == named].iterrows():
+            panel.annotate(f"{row['tokens']}", (row["intensity"], row["tflops"]), (-3, 4),
+                           textcoords="offset points", ha="right", color="#444444")  # fmt: skip
+        panel.set(xscale="log", yscale="log")
+        layout.log_labels(panel.xaxis, (1,))
+        layout.log_labels(panel.yaxis, (1,))
+        panel.set_title(style.model_label(model))
+        panel.set_xlabel("operations / DRAM byte (FLOP/B)")
+    axes[0].set_ylabel("rate of operations (TFLOP/s)")
+    notes = (
+        f"Roofs of this GPU: {bandwidth:.2f} TB/s, the best of stream in the headline study; {matrix:.0f} TFLOP/s, a "
+        f"dense {dtype} GEMM. Numbers at points: tokens. DRAM bytes by the counters in the traffic study, L2 emptied "
+        f"before the forward; latencies of the headline study at the same case, skew 0. {layout.FASTER}"
+    )
+    missing = uncounted(traffic.rows)
+    missing = missing[missing["case_hash"].isin(points["case_hash"])]
+    handles = layout.legend_of(points["implementation"], points.head(0))
+    return layout.finish(figure, handles, traffic.caption(notes, missing, headline))
+
+
+def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
+    """One row a case and system that was both timed and counted, with `intensity` (FLOP a byte) and `tflops`."""
+    times = data.timed(headline, "best")
+    times = times[times["implementation"] != data.LIMIT]
+    points = times.merge(counted[["case_hash", "implementation", "bytes"]], on=["case_hash", "implementation"])
+    return points.assign(intensity=points["flops"] / points["bytes"], tflops=points["flops"] / points["p50_us"] / 1e6)
+
+
+def stream_rate(headline: pd.DataFrame) -> float | None:
+    """The largest rate at which `stream` read the active experts' weights, in TB/s."""
+    rows = data.timed(headline, "best")
+    rows = rows[rows["implementation"] == data.LIMIT]
+    sizes = rows["active_experts"] * 6 * rows["hidden_dim"] * rows["ffn_dim"]
+    return float((sizes / rows["p50_us"]).max() / 1e6) if len(rows) else None

@@ -1,0 +1,59 @@
+"""What DRAM moves in one forward over the bytes that it must, against tokens: every system, by hardware counters."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from . import data, layout, style
+from .traffic_data import COUNTERS, totals, uncounted
+from .traffic_load import load
+
+NAME = "traffic_over_compulsory"
+TITLE = "Memory traffic over the compulsory bytes"
+STUDIES = ("traffic",)
+TICKS = (0.9, 1, 1.1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+GOAL = 1.05
+"""The bound that issue 5 sets for `fast` at 8 to 512 tokens."""
+
+
+def draw(results: data.Results) -> Figure:
+    traffic = load(results)
+    counted = totals(traffic.rows)
+    if counted.empty:
+        raise traffic.lacks("forward by hardware counters")
+    missing = uncounted(traffic.rows)
+    points = traffic.rows[traffic.rows["method"] == COUNTERS].groupby("model")["case_hash"].nunique()
+    models = style.models_in_order(counted["model"])
+    columns = min(3, len(models))
+    figure, axes = layout.sheet(-(-len(models) // columns), columns, 2.6, TITLE, used=len(models), sharey=True)
+    for panel, model in zip(axes, models):
+        here = counted[counted["model"] == model]
+        for name in data.systems(here):
+            rows = here[here["implementation"] == name].sort_values("tokens")
+            layout.plot_system(panel, name, rows["tokens"], rows["over"])
+        panel.axhline(1, color=style.INK, lw=0.7, zorder=1)
+        panel.axhline(GOAL, color="#d0003c", lw=1.0, ls=style.DASH, zorder=1)
+        layout.power_axis(panel.xaxis, here["tokens"])
+        panel.set_title(style.model_label(model))
+        panel.set_xlabel("tokens")
+    least, most = counted["over"].min(), counted["over"].max()
+    axes[0].set_yscale("log")
+    axes[0].set_ylim(min(0.95, least / 1.03), most * 1.1)
+    axes[0].yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if least / 1.03 <= tick <= most * 1.1]))
+    axes[0].yaxis.set_minor_locator(NullLocator())
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes[0].set_ylabel("DRAM bytes / compulsory bytes (ratio)")
+    for panel in axes[1:]:
+        panel.tick_params(labelleft=False)
+    layout.mark_missing(
+        [(panel, missing[missing["model"] == model], points.get(model, 0)) for panel, model in zip(axes, models)],
+        "tokens",
+    )
+    notes = (
+        "DRAM bytes read and written during one forward, L2 emptied before it, by the GPU's counters; compulsory: the "
+        "active experts' weights, the router, x and y, each once. What stays in the L2 at the end has not been written "
+        f"and is not in it, so that a value can be just under 1. Dashed: {GOAL:g}."
+    )
+    handles = layout.legend_of([*counted["implementation"], *missing["implementation"]], missing)
+    return layout.finish(figure, handles, traffic.caption(notes, missing))

@@ -1,0 +1,172 @@
+"""A system that nobody has heard of, in one new file: it is listed, run, tabled and drawn, with no other change."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+
+from tritonmoe_bench.experiments import choose, registry, report, schema, summary
+from tritonmoe_bench.experiments.plan import GridConfig, StudyConfig, SweepConfig, make_plan
+from tritonmoe_bench.plots import registry as figures
+from tritonmoe_bench.plots import style
+from tritonmoe_bench.plots.data import Results
+
+matplotlib.use("Agg")
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURE = runpy.run_path(str(ROOT / "tests" / "fixtures" / "make_results.py"))
+NAME = "lightning_moe"
+ADAPTER = f'''
+from tritonmoe_bench.baselines.contract import OK, Implementation
+
+
+class Lightning(Implementation):
+    name = "{NAME}"
+    family = "serving"
+    source = "tests"
+    needs_gpu = False
+
+    def version(self):
+        return "9.8.7"
+
+    def check(self, case):
+        return OK
+
+    def build(self, case, weights):
+        from tritonmoe_bench.baselines.reference import moe_forward
+
+        return lambda x: moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, None, x.dtype)
+'''
+DRAWN = ("throughput", "limit_share", "latency_vs_skew", "latency_vs_experts", "headline")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    (folder / "lightning.py").write_text(ADAPTER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    """The made-up results with rows of the new system in every study, and its family in the records."""
+    root = tmp_path_factory.mktemp("results")
+    folder = FIXTURE["make_results"](root)
+    FIXTURE["SYSTEMS"][NAME] = (0.85, 22.0, 95.0, 0.1, 1.05, "9.8.7")
+    for study, cases in (
+        ("throughput", "throughput_cases"), ("headline", "headline_cases"), ("skew", "skew_cases"),
+        ("experts", "expert_cases"),
+    ):  # fmt: skip
+        for case in FIXTURE[cases]():
+            for row in FIXTURE["layer_rows"](study, case, NAME):
+                schema.append(folder / f"{study}.csv", row)
+        notes = folder / f"{study}.json"
+        notes.write_text(json.dumps(json.loads(notes.read_text()) | {"families": {NAME: "serving"}}))
+    return Results(root, folder.name)
+
+
+def test_it_is_listed_planned_and_run_and_its_family_recorded(adapters, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITONMOE_ADAPTERS", str(adapters))
+    registry.implementations.cache_clear()
+    try:
+        assert re.search(rf"^{NAME} +9\.8\.7 +serving +can run here$", summary.implementations_text(), re.MULTILINE)
+        study = StudyConfig(name="adhoc", grids=[GridConfig(models=["tiny"], tokens=[1])])
+        assert NAME in make_plan(SweepConfig(study=study), list(registry.implementations())).implementations
+    finally:
+        registry.implementations.cache_clear()
+    command = [
+        sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "modes=[eager]",
+        f"implementations=[{NAME}]", f"results={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*/adhoc.csv")
+    rows = schema.read(path).set_index("implementation")
+    assert rows.loc[NAME, "status"] == "ok"
+    assert rows.loc[NAME, "implementation_version"] == "9.8.7"
+    assert json.loads(path.with_suffix(".json").read_text())["families"] == {"stream": "limit", NAME: "serving"}
+
+
+def test_it_stands_in_the_tables_of_the_report_and_in_the_answer_of_choose(results, tmp_path):
+    for path in report.write_report(results.root, tmp_path / "figures", results.device, tmp_path / "no.md"):
+        text = path.read_text()
+        section = text[text.rindex("Ranking") :]
+        assert re.search(rf"{NAME} [\d.]+ µs \(graph, \d+ %\)", section), path
+    answer = choose.answer(choose.parse(["model=mixtral", "tokens=32", f"results={results.root}"]))
+    assert re.search(rf"^ *{NAME} +9\.8\.7 ", answer, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_it_is_drawn_in_the_hue_of_its_family(results, name):
+    figure = figures.figures()[name].draw(results)
+    (handle,) = [one for legend in figure.legends for one in legend.legend_handles if one.get_label() == NAME]
+    lines = [line for axes in figure.axes for line in axes.lines if line.get_label() == NAME]
+    pyplot.close(figure)
+    assert len(lines) >= 3
+    assert all(len(line.get_xdata()) > 1 for line in lines)
+    assert {line.get_color() for line in lines} == {handle.get_color()} == {style.look(NAME).color}
+    assert style.look(NAME).family == "serving"
+    family = {colour for look in style.SYSTEMS.values() if look.family == "serving" for colour in [look.color]}
+    assert handle.get_color() not in family
+    hues = [colorsys.rgb_to_hls(*to_rgb(colour))[0] for colour in (style.look("vllm").color, handle.get_color())]
+    assert abs(hues[0] - hues[1]) < 0.02
+    listed = {(look.marker, look.linestyle) for look in style.SYSTEMS.values()}
+    assert (style.look(NAME).marker, style.look(NAME).linestyle) not in listed
+
+
+def test_it_is_ranked_on_the_map(results):
+    figure = figures.figures()["ranking"].draw(results)
+    names = [[label.get_text() for label in panel.get_yticklabels()] for panel in figure.axes]
+    colours = {label.get_text(): label.get_color() for label in figure.axes[0].get_yticklabels()}
+    pyplot.close(figure)
+    assert all(NAME in panel for panel in names)
+    assert colours[NAME] == style.look(NAME).color
+
+
+def test_thirty_systems_look_different():
+    names = [f"new_system_{index}" for index in range(6)]
+    looks = [style.look(name) for name in [*style.SYSTEMS, *names]]
+    assert len({look.color for look in looks}) == len(looks)
+    combined = {(look.marker, look.linestyle) for look in looks}
+    assert len(combined) == len(looks)
+
+
+def test_a_run_before_families_were_recorded_goes_by_the_name():
+    assert style.look("vllm_next").family == "serving"
+    assert style.look("paper_next").family == "paper"
+    assert style.look("unheard_of").family == "unheard"
+
+
+def test_the_map_holds_the_ratios_of_the_rows(results):
+    rows = pd.read_csv(results.path("headline"))
+    picture = figures.figures()["ranking"].draw(results)
+    panel = picture.axes[0]
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels[0] == style.look("stream").label
+    here = rows[(rows["skew"] == 0) & (rows["status"] == "ok")]
+    best = here.groupby(["case_hash", "implementation"])["p50_us"].min().unstack()
+    ratios = best.div(best.drop(columns="stream").min(axis=1), axis=0)
+    for name in ("fast", NAME, "megablocks_sparse"):
+        row = labels.index(style.look(name).label)
+        printed = sorted(float(text.get_text()) for text in panel.texts if text.get_position()[1] == row
+                         and re.fullmatch(r"[\d.]+", text.get_text()))  # fmt: skip
+        assert printed == pytest.approx(sorted(ratios[name].dropna()), abs=0.006, rel=0.05)
+    picture.draw_without_rendering()
+    edge, renderer = picture.bbox, picture.canvas.get_renderer()
+    for text in [*panel.texts, *panel.get_yticklabels(), *picture.texts]:
+        box = text.get_window_extent(renderer)
+        assert edge.x0 <= box.x0 < box.x1 <= edge.x1, text
+        assert edge.y0 <= box.y0 < box.y1 <= edge.y1, text
+        assert text.get_fontsize() >= style.FONT_PT
+    pyplot.close(picture)

@@ -1,0 +1,198 @@
+"""The portability matrix: what makes it fail, what it survives, and what it writes."""
+
+import ast
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from tritonmoe_bench.experiments import portability, schema
+from tritonmoe_bench.experiments.claims import Evidence, Verdict, decide
+from tritonmoe_bench.experiments.portability import Worker
+from tritonmoe_bench.experiments.portability_targets import TARGETS
+
+KERNELS = Path(__file__).resolve().parents[1] / "kernels"
+GEMM = "_grouped_gemm_kernel"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cold_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def launches():
+    names = ("sm_90", "gfx942")
+    with ThreadPoolExecutor(len(names)) as pool:
+        return dict(zip(names, pool.map(lambda name: portability.record(name, brief=True), names)))
+
+
+@pytest.fixture(scope="module")
+def worker():
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def changed(launches, target, kernel=GEMM, options=None, **constants):
+    """A recorded launch with other tiles: as if a table of tiles had said so."""
+    launch = next(launch for launch in launches[target] if launch["kernel"] == kernel)
+    data = json.loads(launch["specialization"])
+    names = list(data["signature"])
+    for (position,), index in zip(data["constant_keys"], range(len(data["constant_keys"]))):
+        if names[position] in constants:
+            data["constant_vals"][index] = constants[names[position]]
+    data["options"] |= options or {}
+    return launch | {"specialization": json.dumps(data)}
+
+
+def test_the_default_is_ok(launches, worker):
+    for target, instruction in (("sm_90", "wgmma.mma_async"), ("gfx942", "v_mfma")):
+        found = worker.compile(changed(launches, target))
+        assert (found["status"], found["reason"]) == ("ok", "")
+        assert found["matrix_instruction"] == instruction
+        assert found["pipelined"]
+        assert 0 < found["shared_bytes"] <= TARGETS[target].shared_bytes
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "tile", "status"),
+    [
+        ("sm_90", {"num_stages": 4}, {"BLOCK_N": 256, "BLOCK_K": 128}, "too_much_shared"),
+        ("gfx942", {}, {"BLOCK_N": 256, "BLOCK_K": 128}, "too_much_shared"),
+        ("sm_90", {"num_stages": 2}, {"BLOCK_N": 512, "BLOCK_K": 32}, "spills"),
+        ("sm_90", {"num_warps": 2}, {"BLOCK_N": 64}, "misses_matrix_unit"),
+        ("sm_90", {}, {"BLOCK_N": 48}, "does_not_compile"),
+    ],
+)
+def test_an_oversized_or_awkward_tile_fails(launches, worker, target, options, tile, status):
+    found = worker.compile(changed(launches, target, options=options, **tile))
+    assert found["status"] == status, found
+    assert found["reason"]
+
+
+def test_matrix_and_exit_status_carry_a_failure(launches, monkeypatch, tmp_path, capsys):
+    bad = changed(launches, "gfx942", BLOCK_N=256, BLOCK_K=128)
+    monkeypatch.setattr(portability, "record", lambda target, brief: [bad])
+    monkeypatch.setattr(sys, "argv", ["portability.py", "--targets", "gfx942", "--out", str(tmp_path / "p.csv")])
+    assert portability.main() == 1
+    assert "1 too_much_shared" in capsys.readouterr().out
+    frame = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
+    assert tuple(frame.columns) == schema.PORTABILITY_COLUMNS
+    assert frame["status"].tolist() == ["too_much_shared"]
+    assert set(frame["status"]) <= set(schema.PORTABILITY_STATUSES)
+    assert frame["kernel"].tolist() == ["grouped_gemm"]
+    record = json.loads((tmp_path / "p.json").read_text())
+    assert record["shared_bytes"] == {name: gpu.shared_bytes for name, gpu in TARGETS.items()}
+
+
+def test_a_compiler_that_aborts_costs_one_kernel(launches, tmp_path, monkeypatch):
+    (tmp_path / "aborting.py").write_text(
+        "import os, sys\nprint('LLVM ERROR: cannot select', file=sys.stderr)\nos.abort()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    good = changed(launches, "gfx942")
+    first, second = portability.compile_all([good | {"module": "aborting"}, good], jobs=1)
+    assert first["status"] == "does_not_compile"
+    assert "LLVM ERROR: cannot select" in first["reason"]
+    assert second["status"] == "ok"
+
+
+def test_a_recording_that_fails_says_why(monkeypatch, tmp_path):
+    (tmp_path / "portability_record.py").write_text("raise ValueError('no tiles for this GPU')")
+    monkeypatch.setattr(portability, "HERE", tmp_path)
+    with pytest.raises(RuntimeError, match=r"(?s)sm_80.*no tiles for this GPU"):
+        portability.record("sm_80", brief=True)
+
+
+def test_features_of_one_vendor_are_launched_there_alone(launches):
+    def bulk(launch):
+        return any(str(kind).startswith("tensordesc") for kind, _, _ in launch["arguments"].values())
+
+    def dependent(launch):
+        return launch["arguments"].get("PDL", (None, None, None))[1]
+
+    assert any(map(bulk, launches["sm_90"]))
+    assert any(map(dependent, launches["sm_90"]))
+    assert not any(map(bulk, launches["gfx942"]))
+    assert not any(map(dependent, launches["gfx942"]))
+
+
+def test_no_kernel_is_left_out(launches):
+    """Of the functions of kernels/ that are compiled by themselves, rather than inlined into others."""
+    defined = {
+        node.name
+        for path in KERNELS.glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
+    }
+    assert defined == {launch["kernel"] for found in launches.values() for launch in found}
+
+
+def test_every_pipeline_and_model_size_is_recorded(launches):
+    for found in launches.values():
+        users = {name for launch in found for name in launch["implementations"]}
+        assert {"paper_fused", "paper_unfused", "paper_fused_graph", "fast", "stream"} <= users
+        sizes = {launch["arguments"]["K"][1] for launch in found if launch["kernel"] == GEMM}
+        assert any(size % 256 for size in sizes), "no size that the tiles do not divide"
+        assert any(size % 256 == 0 for size in sizes)
+
+
+def test_registers_and_scratch_of_amd_are_read_from_the_metadata():
+    from tritonmoe_bench.experiments.portability_compile import amd_resources
+
+    text = """
+        .amdhsa_private_segment_fixed_size 12
+    .private_segment_fixed_size: 12
+    .sgpr_spill_count: 7
+    .vgpr_count:     140
+    .vgpr_spill_count: 3
+    """
+    assert amd_resources(text) == (140, 12)
+
+
+def test_verdicts_by_the_limits_of_the_target():
+    from tritonmoe_bench.experiments.portability_compile import verdict
+
+    def compiled(ttir="", ttgir="", tmem_size=0):
+        return SimpleNamespace(asm={"ttir": ttir, "ttgir": ttgir}, metadata=SimpleNamespace(tmem_size=tmem_size))
+
+    fine = {"shared_bytes": 0, "spills": 0, "registers": 32, "matrix_instruction": ""}
+    dot = "%c = tt.dot %a, %b, %c : tensor<64x64xbf16> * tensor<64x64xbf16> -> tensor<64x64xf32>"
+    low = dot.replace("-> tensor<64x", "-> tensor<16x")
+    on_mma = fine | {"matrix_instruction": "mma.sync"}
+    for gpu, kernel, found, status in (
+        ("sm_90", compiled(), fine, "ok"),
+        ("sm_90", compiled(), fine | {"shared_bytes": 227 * 1024 + 1}, "too_much_shared"),
+        ("gfx942", compiled(), fine | {"shared_bytes": 64 * 1024 + 1}, "too_much_shared"),
+        ("gfx950", compiled(), fine | {"shared_bytes": 64 * 1024 + 1}, "ok"),
+        ("sm_100", compiled(tmem_size=1024), fine, "too_much_shared"),
+        ("sm_90", compiled(), fine | {"spills": 4}, "spills"),
+        ("gfx942", compiled(dot), fine, "misses_matrix_unit"),
+        ("sm_90", compiled(dot, dot), on_mma, "misses_matrix_unit"),
+        ("sm_90", compiled(low, low), on_mma, "ok"),
+        ("sm_80", compiled(dot, dot), on_mma, "ok"),
+    ):
+        assert verdict(kernel, found, TARGETS[gpu])[0] == status, (gpu, found)
+
+
+def test_the_claim_says_what_was_compiled_for_and_what_was_run_on():
+    rows = pd.DataFrame({"kernel": "k", "target": ["sm_80", "gfx942", "sm_90"], "status": ["ok", "ok", "spills"]})
+    grid = {"paper_grid": {"passed": 162, "failed": 0, "skipped": 0}}
+    tests = {"interpreter": grid | {"ours": {"passed": 900, "failed": 0, "skipped": 0}}, "nvidia-h200": grid}
+    found = {finding.id: finding for finding in decide(Evidence("gpu", tests=tests, portability=rows))}
+    assert found["portability"].measured == (
+        "compiled for A100 (1 of 1 ok), MI300X (1 of 1 ok), H100/H200 (0 of 1 ok); ran on nvidia-h200, "
+        "and in the interpreter"
+    )
+    assert found["portability"].verdict is Verdict.IN_PART
+    assert "not run on A100 or MI300X" in found["portability"].sentence
+    assert found["correctness"].measured == (
+        "162 of 162 pass in the interpreter (and 900 tests of our own); 162 of 162 pass on nvidia-h200"
+    )
