@@ -138,8 +138,10 @@ def choose_tiles(
 
 def few_tiles(hidden_dim: int, ffn_dim: int) -> FewTiles:
     """For a token or two, where launches and their gaps are what costs, and hardly two tokens share an expert."""
-    step_up, step_down = (1024 if size % 1024 == 0 else 512 for size in (hidden_dim, ffn_dim))
-    return FewTiles(FewTile(2, step_up, 2), FewTile(4, step_down, 2))
+    gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
+    if hidden_dim >= LONG:
+        return FewTiles(gate_up, FewTile(4, 512, 4))
+    return FewTiles(gate_up, FewTile(4, 1024 if ffn_dim < 1024 or ffn_dim % 1024 == 0 else 512, 2))
 
 
 def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
