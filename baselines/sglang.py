@@ -50,7 +50,8 @@ class Sglang(Implementation):
 
     def code(self) -> list[Path]:
         build = tree.ROOT / "baselines" / "peers_build"
-        return [Path(sglang_tree.__file__), build / "prune_sglang.py", build / "absent.py"]
+        peers = Path(sglang_tree.__file__).parent
+        return [peers / "sglang_tree.py", peers / "pruned.py", build / "prune_sglang.py", build / "absent.py"]
 
     def check(self, case: Case) -> Check:
         problem = _problem()
@@ -71,9 +72,9 @@ class Sglang(Implementation):
         from sglang.srt.layers.moe.moe_runner import MoeRunnerConfig
 
         fused_moe = sglang_tree.one_gpu()
-        activation = _activation(weights.dtype)
         w13, w2 = weights.gate_up("nk"), weights.down("nk")  # [E, 2 * ffn, hidden], gate first; [E, hidden, ffn]
-        route = _router(case, weights)
+        route, router_gemm = _router(case, weights)
+        activation = _activation(weights.dtype)
         runner = MoeRunnerConfig(
             num_experts=case.num_experts, num_local_experts=case.num_experts, top_k=case.top_k,
             hidden_size=case.hidden_dim, intermediate_size_per_partition=case.ffn_dim, inplace=False,
@@ -84,12 +85,15 @@ class Sglang(Implementation):
 
         with torch.inference_mode():
             forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        self._config[_key(case)] = f"{_tiles(case, w13, w2)} {activation}"
+        self._config[_key(case)] = f"{_tiles(case, w13, w2)} {router_gemm} {activation}"
         return forward
 
 
-def _router(case: Case, weights: Weights) -> Route:
-    """x -> (float32 weights, int32 experts), both [tokens, top_k]: the router GEMM and SGLang's Triton router."""
+def _router(case: Case, weights: Weights) -> tuple[Route, str]:
+    """x -> (float32 weights, int32 experts), both [tokens, top_k]: the router GEMM and SGLang's Triton router.
+
+    Beside it, in words, whose GEMM it is.
+    """
     import torch
     from sglang.kernels.ops.moe.moe_fused_gate import moe_fused_gate
 
@@ -97,7 +101,9 @@ def _router(case: Case, weights: Weights) -> Route:
     if bias is None:
         bias = torch.zeros(case.num_experts, dtype=torch.float32, device=weights.device)
     gate, top_k = case.gate, case.top_k
-    own_gemm = _router_gemm(case)
+    own_gemm, words = None, "router_gemm=torch"
+    if _has_router_gemm(case, torch.cuda.get_device_capability()):
+        own_gemm, words = _router_gemm(case.num_experts, case.hidden_dim)
 
     def route(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = own_gemm(x, router, torch.float32) if own_gemm else torch.nn.functional.linear(x, router)
@@ -107,40 +113,40 @@ def _router(case: Case, weights: Weights) -> Route:
             num_expert_group=gate.groups, topk_group=gate.top_groups,
         )  # fmt: skip
 
-    return route
+    return route, words
 
 
-def _router_gemm(case: Case) -> Callable[..., torch.Tensor] | None:
-    """SGLang's own router GEMM where it serves the case and can be compiled here."""
-    import torch
-
+def _has_router_gemm(case: Case, capability: tuple[int, int]) -> bool:
     fits = case.num_experts in ROUTER_EXPERTS and case.hidden_dim % ROUTER_HIDDEN == 0 and case.tokens <= ROUTER_TOKENS
-    if not fits or case.dtype != "bf16" or torch.cuda.get_device_capability() < (9, 0):
-        return None
+    return fits and case.dtype == "bf16" and capability >= (9, 0)
+
+
+@functools.cache
+def _router_gemm(num_experts: int, hidden_dim: int) -> tuple[Callable[..., torch.Tensor] | None, str]:
+    """SGLang's own router GEMM, compiled now, or None where it cannot be; in words, which."""
     from sglang.kernels.jit.utils import is_arch_support_pdl
     from sglang.kernels.ops.gemm.dsv3_router_gemm import dsv3_router_gemm, dsv3_router_gemm_module
 
     try:
-        dsv3_router_gemm_module(case.num_experts, case.hidden_dim, is_arch_support_pdl(), True)
+        dsv3_router_gemm_module(num_experts, hidden_dim, is_arch_support_pdl(), True)
     except Exception as error:  # apache-tvm-ffi, nvcc and ninja each fail in ways of their own
-        logging.getLogger(__name__).warning("sglang: PyTorch's router GEMM: %s", tree.first_line(error))
-        return None
-    return dsv3_router_gemm
+        return None, f"router_gemm=torch (no jit: {tree.first_line(error)})"
+    return dsv3_router_gemm, "router_gemm=jit"
 
 
+@functools.cache
 def _activation(dtype: torch.dtype) -> str:
     """Which silu_and_mul runs, in words: SGLang's own, compiled now, else the one that sglang-kernel ships compiled."""
     from sglang.kernels.ops.activation.activation import activation_module
 
-    fused_moe = sglang_tree.one_gpu()
     try:
         activation_module(dtype)
-        return "silu_and_mul=jit"
     except Exception as error:  # apache-tvm-ffi, nvcc and ninja each fail in ways of their own
         from sgl_kernel import silu_and_mul
 
-        fused_moe.silu_and_mul = silu_and_mul
+        sglang_tree.one_gpu().silu_and_mul = silu_and_mul
         return f"silu_and_mul=sgl_kernel (no jit: {tree.first_line(error)})"
+    return "silu_and_mul=jit"
 
 
 def _tiles(case: Case, w13: torch.Tensor, w2: torch.Tensor) -> str:

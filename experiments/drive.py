@@ -35,32 +35,72 @@ class WorkerLost(Exception):
         self.status = status
 
 
+class _Worker:
+    """A worker process, which loads what every job needs and then waits for its job."""
+
+    def __init__(self, environment: dict[str, Any]) -> None:
+        settings = os.environ | ({"TRITON_INTERPRET": "1"} if environment["device"] == INTERPRETER else {})
+        reader, self._writer = os.pipe()
+        self.pipe = os.fdopen(reader, "rb", buffering=0)
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the worker
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, text=True,
+            pass_fds=[self._writer], env=settings,
+        )  # fmt: skip
+        os.close(self._writer)
+
+    def send(self, job: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin:  # a dead worker is told apart by its pipe
+            self.process.stdin.write(json.dumps({**job, "pipe": self._writer}) + "\n")
+
+    def close(self, *, kill: bool) -> None:
+        if kill:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.pipe, self.log):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
 def drive(plan: Plan, run: Run, timing: dict[str, Any], timeout_s: float, *, force: bool = False) -> None:
-    """Runs the plan. Every point yields its rows; a worker that is lost costs one point and is started again."""
+    """Runs the plan. Every point yields its rows; a worker that is lost costs one point and is started again.
+
+    While one worker measures, the next loads its packages: that takes a core, and leaves the GPU alone.
+    """
     total = len(plan.cases) * len(plan.implementations)
     with tempfile.TemporaryDirectory(prefix="tritonmoe-") as scratch, tqdm(total=total, unit="point", smoothing=0.1,
                                                                            mininterval=1.0) as bar:  # fmt: skip
-        for name in plan.implementations:
-            bar.set_description(name)
-            left = {case.case_hash: case for case in plan.cases}
-            done = [] if force else run.done(name, plan.modes)
-            while left:
-                job = {
-                    "implementation": name, "kind": plan.kind, "cases": [asdict(case) for case in left.values()],
-                    "modes": plan.modes, "timing": timing, "environment": run.environment,
-                    "reference_folder": scratch, "done": done,
-                }  # fmt: skip
-                _one_worker(job, left, run, timeout_s, bar)
+        ahead: _Worker | None = None
+        try:
+            for name in plan.implementations:
+                bar.set_description(name)
+                left = {case.case_hash: case for case in plan.cases}
+                done = [] if force else run.done(name, plan.modes)
+                while left:
+                    job = {
+                        "implementation": name, "kind": plan.kind, "cases": [asdict(case) for case in left.values()],
+                        "modes": plan.modes, "timing": timing, "environment": run.environment,
+                        "reference_folder": scratch, "done": done,
+                    }  # fmt: skip
+                    worker = ahead or _Worker(run.environment)
+                    ahead = _Worker(run.environment) if name != plan.implementations[-1] else None
+                    _one_worker(worker, job, left, run, timeout_s, bar)
+        finally:
+            if ahead:
+                ahead.close(kill=True)
     run.finish()
 
 
-def _one_worker(job: dict[str, Any], left: dict[str, Case], run: Run, timeout_s: float, bar: tqdm) -> None:
-    """Runs one worker over what is left and takes from `left` every case that has its rows."""
+def _one_worker(
+    worker: _Worker, job: dict[str, Any], left: dict[str, Case], run: Run, timeout_s: float, bar: tqdm
+) -> None:
+    """Runs a worker over what is left and takes from `left` every case that has its rows."""
     identity = {"implementation": job["implementation"], "implementation_version": "", "code_hash": ""}
     current: list[str] = []
     planned = False
     try:
-        for event in _events(job, timeout_s):
+        for event in _events(worker, job, timeout_s):
             kind = event.pop("event")
             if kind == "plan":
                 planned = True
@@ -93,44 +133,33 @@ def _one_worker(job: dict[str, Any], left: dict[str, Case], run: Run, timeout_s:
             left.clear()
 
 
-def _events(job: dict[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
+def _events(worker: _Worker, job: dict[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
     """Events of a worker, up to its `end`. Raises WorkerLost if it ends before, or is silent for too long."""
-    reader, writer = os.pipe()
-    settings = os.environ | ({"TRITON_INTERPRET": "1"} if job["environment"]["device"] == INTERPRETER else {})
-    with tempfile.TemporaryFile("w+") as log, os.fdopen(reader, "rb", buffering=0) as pipe:
-        process = subprocess.Popen(
-            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True,
-            pass_fds=[writer], env=settings,
-        )  # fmt: skip
-        os.close(writer)
-        assert process.stdin is not None
-        ended = False
-        try:
-            with contextlib.suppress(BrokenPipeError), process.stdin:  # a dead worker is told apart below
-                process.stdin.write(json.dumps({**job, "pipe": writer}) + "\n")
-            pending, limit = b"", float(START_LIMIT_S)
-            deadline = time.monotonic() + limit
-            while True:
-                ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    raise WorkerLost("timeout", f"no result within {limit:.0f} s; timeout_s=... allows more")
-                chunk = pipe.read(1 << 16)
-                if not chunk:
-                    process.wait()
-                    raise WorkerLost("error", f"the process ended with code {process.returncode}: {_last_line(log)}")
-                *lines, pending = (pending + chunk).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    limit = timeout_s if event["event"] == "start" else float(START_LIMIT_S)
-                    deadline = time.monotonic() + limit
-                    if event["event"] == "end":
-                        ended = True
-                        return
-                    yield event
-        finally:
-            if not ended:
-                process.kill()
-            process.wait()
+    ended = False
+    try:
+        worker.send(job)
+        pending, limit = b"", float(START_LIMIT_S)
+        deadline = time.monotonic() + limit
+        while True:
+            ready, _, _ = select.select([worker.pipe], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise WorkerLost("timeout", f"no result within {limit:.0f} s; timeout_s=... allows more")
+            chunk = worker.pipe.read(1 << 16)
+            if not chunk:
+                worker.process.wait()
+                reason = f"the process ended with code {worker.process.returncode}: {_last_line(worker.log)}"
+                raise WorkerLost("error", reason)
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                limit = timeout_s if event["event"] == "start" else float(START_LIMIT_S)
+                deadline = time.monotonic() + limit
+                if event["event"] == "end":
+                    ended = True
+                    return
+                yield event
+    finally:
+        worker.close(kill=not ended)
 
 
 def _last_line(log) -> str:

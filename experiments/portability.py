@@ -35,8 +35,6 @@ from tritonmoe_bench.experiments.provenance import commit, installed, now_utc
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 COMPILE_LIMIT_S = 300
-SILENT = ("debug", "num_ctas")
-"""Options that are the same in every launch of ours."""
 
 
 def record(target: str, brief: bool) -> list[dict[str, Any]]:
@@ -121,7 +119,7 @@ def describe(launch: dict[str, Any]) -> dict[str, Any]:
         for name, (kind, value, _) in launch["arguments"].items()
         if kind == "constexpr" and name.isupper()
     ]
-    options = [f"{name}={value}" for name, value in launch["options"].items() if name not in SILENT]
+    options = [f"{name}={launch['options'][name]}" for name in ("num_warps", "num_stages")]
     return {
         "kernel": launch["kernel"].strip("_").removesuffix("_kernel"), "config": " ".join(constants + options),
         "dtype": launch["dtype"], "target": launch["target"], "implementations": "+".join(launch["implementations"]),

@@ -32,7 +32,13 @@ DRIFT_BYTES = 1 << 30
 
 def main() -> None:
     _die_with_parent()
-    job = json.loads(sys.stdin.readline())
+    # The parent starts this process while another one measures; the job comes when that is done.
+    from tritonmoe_bench.experiments import measure  # noqa: F401  loads torch and triton
+
+    line = sys.stdin.readline()
+    if not line:
+        return
+    job = json.loads(line)
     pipe = os.fdopen(job["pipe"], "w", buffering=1)
 
     def send(event: str, **content: Any) -> None:

@@ -4,6 +4,7 @@ SGLang believes to be on an H200. Stood in for, in plain PyTorch: its compiled o
 are told by their arguments what to compute. Everything between them is SGLang's, so a change of its API shows here.
 """
 
+import importlib
 import json
 import runpy
 import sys
@@ -19,6 +20,7 @@ import torch  # noqa: E402
 LAUNCHES: list[dict] = []
 ROUTED: list[dict] = []
 SIGMOID, SOFTMAX = 0, 2
+IMPL = torch.library.Library.impl
 
 
 def moe_align_block_size(ids, num_experts, block_size, sorted_ids, expert_ids, padded, cumsum, pad_sorted_ids) -> None:
@@ -94,8 +96,10 @@ class Router:
         ROUTED.append({"groups": N_GROUP, "top_groups": TOPK_GROUP, "scale": gating.scale, "biased": biased})
 
 
-def stand_in() -> list[torch.library.Library]:
-    """Everything that needs a GPU; the libraries must be kept alive."""
+def stand_in() -> None:
+    """Everything that needs a GPU."""
+    torch.library.Library.impl = registers_for_cpu
+    torch.compile = lambda function=None, **options: function or (lambda decorated: decorated)
     ops = types.ModuleType("sgl_kernel")
     ops.moe_align_block_size, ops.moe_sum_reduce, ops.silu_and_mul = moe_align_block_size, moe_sum_reduce, silu_and_mul
     sys.modules["sgl_kernel"] = ops
@@ -106,24 +110,26 @@ def stand_in() -> list[torch.library.Library]:
     torch.cuda.get_device_properties = lambda device=None: properties
     torch.cuda.get_device_name = lambda device=None: properties.name
 
-    from tritonmoe_bench.baselines.peers import sglang_tree
+    from tritonmoe_bench.baselines.peers import sglang_tree, tree
 
-    sglang_tree.search_path = lambda: [TREE]
-    fused_moe = sglang_tree.one_gpu()
-    torch.cuda.is_available = lambda: False  # PyTorch itself must not look for the GPU
+    tree.FOLDER = TREE.parent
+    sglang_tree.one_gpu()
     from sglang.kernels.ops.activation import activation
-    from sglang.kernels.ops.gemm import dsv3_router_gemm
     from sglang.kernels.ops.moe import fused_moe_triton_kernels, moe_fused_gate
 
     def no_compiler(*arguments, **options):
         raise RuntimeError("no nvcc in this test")
 
-    activation.load_jit = dsv3_router_gemm.load_jit = no_compiler
+    activation.load_jit = no_compiler
+    # The package has a function of that name.
+    importlib.import_module("sglang.kernels.ops.gemm.dsv3_router_gemm").load_jit = no_compiler
     fused_moe_triton_kernels.fused_moe_kernel = Expert()
     moe_fused_gate._router_triton_kernel = Router()
-    library = torch.library.Library("sglang", "IMPL")
-    library.impl("outplace_fused_experts", fused_moe.outplace_fused_experts.op_func, "CPU")
-    return [library]
+
+
+def registers_for_cpu(self, name, function, dispatch_key="", **options):
+    ours = self.ns == "sglang" and dispatch_key == "CUDA"
+    return IMPL(self, name, function, "CPU" if ours else dispatch_key, **options)
 
 
 def run() -> list[dict]:
@@ -163,5 +169,5 @@ def run() -> list[dict]:
 
 
 if __name__ == "__main__":
-    libraries = stand_in()
+    stand_in()
     print(json.dumps(run()))

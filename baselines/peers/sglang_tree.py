@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-from . import tree
+from . import pruned, tree
 
 VERSION = "0.5.17"
 INSTALL = f"pip install sglang=={VERSION}"
@@ -27,24 +25,14 @@ SETTINGS = {
 """Options of SGLang's server that its fused MoE reads, all off by default, by the namespace that they lie in."""
 
 
-def folder() -> Path:
-    return tree.FOLDER / "sglang"
-
-
-def record() -> dict[str, Any]:
-    """BUILD.json of the tree; empty if there is none."""
-    path = folder() / "BUILD.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
 def search_path() -> list[Path]:
-    return [folder()] if record() and (folder() / "sglang").is_dir() else []
+    return pruned.search_path("sglang")
 
 
 def version() -> str:
     """SGLang's version and that of its compiled kernels, empty if it is not there."""
     if search_path():
-        return _joined(record()["sglang"], record()["sglang_kernel"])
+        return _joined((built := pruned.record("sglang"))["sglang"], built["sglang_kernel"])
     return _joined(tree.installed_version("sglang"), tree.installed_version("sglang-kernel"))
 
 
@@ -54,7 +42,7 @@ def _joined(sglang: str, kernels: str) -> str:
 
 def wrong_gpu(capability: tuple[int, int]) -> str:
     """Machine code serves its own generation, from its own minor version on; empty if the tree has it, or all."""
-    arch = record().get("arch", "all")
+    arch = pruned.record("sglang").get("arch", "all")
     have = f"{capability[0]}.{capability[1]}"
     if arch == "all":
         return ""
@@ -69,23 +57,14 @@ def one_gpu() -> Any:
     """SGLang's module `fused_moe`, set up for one GPU and no server. Raises what importing SGLang raises."""
     import torch
 
-    with _importable():
+    with pruned.importable("sglang"):
         from sglang.srt.arg_groups.arg_utils import NS
         from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe
         from sglang.srt.runtime_context import get_context
 
-    fields = [(name, Annotated[bool, NS(path)], False) for name, path in SETTINGS.items()]  # type: ignore[valid-type]
+    fields = [(name, Annotated[bool, NS(path)], False) for name, path in SETTINGS.items()]
     get_context().set_server_args(dataclasses.make_dataclass("OneGpu", fields)())
     fused_moe.get_tp_group = lambda: SimpleNamespace(world_size=1)
     # SGLang does so before it captures graphs: its small compiled sum is made anew for every batch size.
     torch._dynamo.config.recompile_limit = max(1024, torch._dynamo.config.recompile_limit)
     return fused_moe
-
-
-def _importable() -> AbstractContextManager[None]:
-    """Inside, the pruned tree's imports of what it lacks succeed; an installed SGLang lacks nothing."""
-    if not search_path():
-        return nullcontext()
-    import pruned_sglang
-
-    return pruned_sglang.importable()

@@ -1,8 +1,7 @@
 """Makes a pruned package importable: a module that the tree leaves out is there in name, and fails when it is used.
 
-`prune_sglang.py` puts this file and left_out.py into the tree that it makes, as the package `pruned_sglang`. The files
-of the tree stay as they are in the wheel: what they import and the tree lacks is answered by a finder, last in line, so
-that whatever is installed, or in the tree, comes first.
+importable.py puts this file into a tree. The files of the tree stay as they were published: what they import and the
+tree lacks is answered by a finder, last in line, so that whatever is installed, or in the tree, comes first.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ import zipfile
 from pathlib import Path
 
 from fatbin import FatbinError
+from importable import add_to
 from prune_vllm import _library, _write
 
 VERSIONS = {"sglang": "0.5.17", "sglang_kernel": "0.4.5", "apache_tvm_ffi": "0.1.11", "msgspec": "0.22.0"}
@@ -63,14 +64,6 @@ PATTERNS = {
 ABSENT = ("sglang", "orjson", "psutil", "pybase64", "requests", "PIL", "starlette", "torchvision", "IPython",
           "pydantic", "tqdm")  # fmt: skip
 """Packages whose missing modules are answered for: modules that are kept import them, and do not use them here."""
-INIT = """\"\"\"How to import the pruned tree beside this: `with pruned_sglang.importable(): import sglang...`\"\"\"
-
-from .absent import answering
-
-
-def importable():
-    return answering({roots!r})
-"""
 
 
 class PruneError(Exception):
@@ -127,10 +120,7 @@ def prune(wheels: dict[str, Path], out: Path, arch: str) -> int:
                     _write(out / entry, archive.read(entry))
                 elif name == "sglang_kernel" and entry in libraries(arch):
                     _write(out / entry, _library(archive.read(entry), arch))
-    absent = out / "pruned_sglang"
-    for file in ("absent.py", "left_out.py"):
-        _write(absent / file, (HERE / file).read_bytes())
-    _write(absent / "__init__.py", INIT.format(roots=ABSENT).encode())
+    add_to(out, "sglang", ABSENT)
     (out / "BUILD.json").write_text(json.dumps({**VERSIONS, "arch": arch}) + "\n")
     missing = [file for file in (*FILES, *libraries(arch)) if not (out / file).is_file()]
     if missing:

@@ -94,9 +94,7 @@ def test_what_needs_no_gpu_comes_from_the_interpreters_rows(results):
     interpreter.parent.mkdir()
     frame = pd.read_csv(device, dtype=str)
     frame[frame["method"] != "counters"].assign(run_id="OTHER").to_csv(interpreter, index=False)
-    lost = frame["method"] == "model"
     frame = frame[frame["method"] == "counters"]
-    failed = frame.assign(method="interpreter", status="unavailable", reason="off", read_bytes="", stage="total")
     tiny = pd.read_csv(interpreter, dtype=str)
     tiny = tiny[(tiny["method"] == "interpreter") & (tiny["stage"] == "total")]
     off = tiny.assign(run_id="SYNTHETIC-traffic", status="unavailable", reason="it is off", read_bytes="")
@@ -106,9 +104,7 @@ def test_what_needs_no_gpu_comes_from_the_interpreters_rows(results):
     key = list(schema.TRAFFIC_KEY)
     assert not loaded.rows.duplicated(key).any()
     assert set(map(tuple, loaded.rows[key].astype(str).values)) == set(map(tuple, whole[key].astype(str).values))
-    assert (loaded.rows["status"] == whole["status"].iloc[0]).sum() == (whole["status"] == "ok").sum()
-    assert lost.any()
-    assert len(failed)
+    assert (loaded.rows["status"] == "ok").sum() == (whole["status"] == "ok").sum()
     caption = printed(traffic.draw(results))
     assert "SYNTHETIC-traffic" in caption.replace("- ", "-")
     assert "run OTHER" in caption

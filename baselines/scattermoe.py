@@ -1,0 +1,92 @@
+"""ScatterMoE (arXiv 2403.08245): its `parallel_linear`, a grouped GEMM that gathers and scatters rows in the kernel.
+
+Called as ScatterMoE's own `GLUMLP` calls it, but for the counts of each expert: its `flatten_sort_count` finds them by
+torch.bincount, which waits for the GPU, and only a backward pass reads them. The kernel has one tile, of 128 rows
+sorted by expert, and walks over every expert that has rows in it. Not on PyPI: TRITONMOE_SCATTERMOE_PATH names a
+checkout.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .contract import OK, Check, Forward, Implementation, unavailable
+from .peers import checkouts, tree
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+NAME, PACKAGE, REPOSITORY = "scattermoe", "scattermoe", "shawntan/scattermoe"
+PARAMETERS = ("inputs", "expert_weights", "k", "sorted_expert_idxs", "sorted_scattered_idxs", "expert_offsets",
+              "expert_biases", "gates", "grouped_in", "grouped_out")  # fmt: skip
+"""Of `parallel_linear` since ScatterMoE dropped its table of padded blocks."""
+
+
+class Scattermoe(Implementation):
+    name = NAME
+    family = "scattermoe"
+    source = f"github.com/{REPOSITORY}: scattermoe.parallel_experts.parallel_linear"
+
+    def version(self) -> str:
+        return checkouts.version(NAME, PACKAGE, "scattermoe")
+
+    def search_path(self) -> list[Path]:
+        return checkouts.search_path(NAME, PACKAGE)
+
+    def code(self) -> list[Path]:
+        return [Path(checkouts.__file__)]
+
+    def config(self, case: Case) -> str:
+        return "BLOCK_M=128 BLOCK_N=128 BLOCK_K=32 num_stages=4 num_warps=4"
+
+    def check(self, case: Case) -> Check:
+        problem = _problem()
+        return unavailable(problem) if problem else OK
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        import torch
+        from scattermoe.parallel_experts import parallel_linear
+        from torch.nn.functional import linear, silu
+
+        from .reference import route
+
+        router, bias = weights.router(), weights.correction_bias()
+        gate_up = weights.gate_up("nk").transpose(1, 2)  # [E, hidden, 2 * ffn], the reduced dimension contiguous
+        down = weights.down("nk").transpose(1, 2)  # [E, ffn, hidden], the same
+        top_k, gating = case.top_k, case.gate
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            scores, experts = route(linear(x, router), top_k, gating, bias)
+            by_expert, slots = torch.sort(experts.flatten())
+            hidden = parallel_linear(x, gate_up, top_k, by_expert, slots, None, grouped_out=True)
+            gate, up = hidden.chunk(2, dim=-1)
+            return parallel_linear(
+                silu(gate) * up, down, 1, by_expert, slots, None, grouped_in=True, gates=scores.to(x.dtype)
+            )
+
+        with torch.inference_mode():
+            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
+        return forward
+
+
+@functools.cache
+def _problem() -> str:
+    """Why ScatterMoE cannot run in this process, with the command that would mend it; empty if it can."""
+    import torch
+
+    how = checkouts.how_to_get(NAME, PACKAGE, REPOSITORY)
+    try:
+        from scattermoe.parallel_experts import parallel_linear
+    except Exception as error:  # its kernels ask Triton for a GPU when they are imported
+        return f"{tree.first_line(error)}: {how}"
+    if tuple(inspect.signature(parallel_linear).parameters) != PARAMETERS:
+        return f"this scattermoe has another parallel_linear than {REPOSITORY} has today: {how}"
+    if not torch.cuda.is_available():
+        return "ScatterMoE runs Triton kernels: it needs an NVIDIA GPU"
+    return ""

@@ -1,0 +1,89 @@
+"""The code of the TritonMoE paper (arXiv 2605.23911) itself: `fused_moe_forward` out of its package `triton_kernels`.
+
+Not on PyPI, where another package has that name, so it runs in a process of its own: TRITONMOE_TRITONMOE_PATH names a
+checkout. Weights as it wants them, gate and up apart. Its softmax gating does not renormalise, its sigmoid gating does.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..kernels.gating import Gating
+from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from .peers import checkouts, tree
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+NAME, PACKAGE, REPOSITORY = "tritonmoe", "triton_kernels/moe", "bassrehab/triton-kernels"
+PARAMETERS = ("hidden_states", "router_weight", "w_gate", "w_up", "w_down", "num_experts", "top_k", "gating")
+GATINGS = {Gating(): "softmax", Gating("sigmoid", renormalize=True): "sigmoid"}
+
+
+class Tritonmoe(Implementation):
+    name = NAME
+    family = "paper"
+    source = f"github.com/{REPOSITORY}: triton_kernels.moe.fused_moe_forward"
+    host_sync = (
+        "_build_block_schedule copies the expert offsets to the host, once a grouped GEMM, and builds the list of "
+        "blocks in a Python loop"
+    )
+
+    def version(self) -> str:
+        return checkouts.version(NAME, PACKAGE, "triton-kernels")
+
+    def search_path(self) -> list[Path]:
+        return checkouts.search_path(NAME, PACKAGE)
+
+    def code(self) -> list[Path]:
+        return [Path(checkouts.__file__)]
+
+    def config(self, case: Case) -> str:
+        return "BLOCK_M=64, BLOCK_N and BLOCK_K autotuned"
+
+    def check(self, case: Case) -> Check:
+        problem = _problem()
+        if problem:
+            return unavailable(problem)
+        if case.gate not in GATINGS:
+            return unsupported(f"gating={case.gating}: the paper's router has softmax, not renormalised, and sigmoid, "
+                               "renormalised")  # fmt: skip
+        return OK
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        import torch
+        from triton_kernels.moe import fused_moe_forward
+
+        router = weights.router()
+        gate, up, down = weights.gate("nk"), weights.up("nk"), weights.down("nk")
+        num_experts, top_k, gating = case.num_experts, case.top_k, GATINGS[case.gate]
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            return fused_moe_forward(x, router, gate, up, down, num_experts, top_k, gating=gating)[0]
+
+        with torch.inference_mode():  # tunes its kernels
+            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
+        return forward
+
+
+@functools.cache
+def _problem() -> str:
+    """Why the paper's code cannot run in this process, with the command that would mend it; empty if it can."""
+    import torch
+
+    how = checkouts.how_to_get(NAME, PACKAGE, REPOSITORY)
+    try:
+        from triton_kernels.moe import fused_moe_forward
+    except Exception as error:  # OpenAI's package of that name has no moe; the paper's asks Triton for a GPU
+        return f"{tree.first_line(error)}: {how}"
+    if tuple(inspect.signature(fused_moe_forward).parameters) != PARAMETERS:
+        return f"this triton_kernels has another fused_moe_forward than {REPOSITORY}: {how}"
+    if not torch.cuda.is_available():
+        return "the paper's code runs Triton kernels: it needs a GPU"
+    return ""
