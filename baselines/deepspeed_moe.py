@@ -4,9 +4,8 @@ It is the layer that DeepSpeed now puts in place of a model's own: router, sort,
 expert, three grouped GEMMs of PyTorch's, Triton kernels for the permutation, SiLU x up and the weighted sum. With an
 expert-parallel size of 1 it exchanges nothing and needs no process group. DeepSpeed's other layers are not measured:
 `deepspeed.moe.layer.MoE` pads every expert to one capacity and runs them one by one, and the inference engine's
-`MoEGEMM` is an extension that links a binary of the package deepspeed-kernels, last released in 2023.
-A pruned tree in .peers/deepspeed is used
-if there is one (baselines/peers_build), else an installed deepspeed.
+`MoEGEMM` is an extension that links a binary of the package deepspeed-kernels, last released in 2023. A pruned tree in
+.peers/deepspeed is used if there is one (baselines/peers_build), else an installed deepspeed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ ALIGNMENT = 8
 
 class DeepspeedMoe(Implementation):
     name = "deepspeed_moe"
-    family = "deepspeed"
+    family = "training"
     source = f"PyPI deepspeed {VERSION}: AutoEPMoELayer with grouped_mm and fused_weighted_sum"
 
     def version(self) -> str:

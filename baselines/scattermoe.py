@@ -30,7 +30,7 @@ PARAMETERS = ("inputs", "expert_weights", "k", "sorted_expert_idxs", "sorted_sca
 
 class Scattermoe(Implementation):
     name = NAME
-    family = "scattermoe"
+    family = "research"
     source = f"github.com/{REPOSITORY}: scattermoe.parallel_experts.parallel_linear"
 
     def version(self) -> str:

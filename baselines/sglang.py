@@ -36,7 +36,7 @@ ROUTER_TOKENS = 16
 
 class Sglang(Implementation):
     name = "sglang"
-    family = "sglang"
+    family = "serving"
     source = f"PyPI sglang {sglang_tree.VERSION}: fused_experts, moe_fused_gate and its shipped tile tables"
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ GATINGS = {Gating(): "softmax", Gating("sigmoid", renormalize=True): "sigmoid"}
 
 class Tritonmoe(Implementation):
     name = NAME
-    family = "paper"
+    family = "research"
     source = f"github.com/{REPOSITORY}: triton_kernels.moe.fused_moe_forward"
     host_sync = (
         "_build_block_schedule copies the expert offsets to the host, once a grouped GEMM, and builds the list of "

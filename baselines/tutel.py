@@ -28,7 +28,7 @@ BUILD = " && (cd tutel && python setup.py build_ext --inplace)"
 
 class Tutel(Implementation):
     name = NAME
-    family = "tutel"
+    family = "training"
     source = f"github.com/{REPOSITORY}: tutel.moe.moe_layer with llama_ffn experts"
     host_sync = "extract_critical with capacity_factor=0: int(max load), by which it sizes the padded activations"
 

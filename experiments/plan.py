@@ -16,6 +16,8 @@ from .schema import LAUNCHES, TRAFFIC_METHODS
 from .settings import TimingSettings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+VARIANT = "fastvariant_"
+"""How the names of ablations begin, which run only where they are named."""
 MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS}
 """By kind of study, what each point is measured by: launch modes, or methods of counting bytes."""
 
@@ -48,7 +50,7 @@ class GridConfig:
 @dataclass
 class StudyConfig:
     """A study of conf/study/. kind: `layer` times whole forwards, `stages` each stage of a pipeline, `traffic` counts
-    bytes. An empty list of implementations stands for all there are, one of modes for all of the kind."""
+    bytes. An empty list of implementations stands for all there are but ablations, one of modes for all of the kind."""
 
     name: str = MISSING
     kind: str = "layer"
@@ -108,10 +110,13 @@ class Plan:
         return max(case.weight_bytes + case.slots * (4 * case.ffn_dim + 4 * case.hidden_dim) * 2 for case in self.cases)
 
     def minutes(self) -> float:
-        """A rough forecast of the GPU time: process starts, set-up of each case, and samples of each row."""
-        starts = 15 * len(self.implementations)
+        """A rough forecast of the GPU time: process starts, set-up of each case, and samples of each row.
+
+        A little above what the studies of results/nvidia-h200 took, with kernels that were compiled before.
+        """
+        starts = 8 * len(self.implementations)
         weights = len({case.weights_key for case in self.cases}) * len(self.implementations)
-        return (starts + 1.0 * weights + 0.25 * len(self.cases) * len(self.implementations) + 0.15 * self.results) / 60
+        return (starts + 1.0 * weights + 0.05 * len(self.cases) * len(self.implementations) + 0.06 * self.results) / 60
 
 
 def model_names() -> list[str]:
@@ -131,7 +136,8 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     study = config.study
     if study.kind not in MODES:
         raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(MODES)}")
-    implementations = _names("implementations", config.implementations, study.implementations, known_implementations)
+    usual = study.implementations or [name for name in known_implementations if not name.startswith(VARIANT)]
+    implementations = _names("implementations", config.implementations, usual, known_implementations)
     modes = _names("modes", config.modes, study.modes, MODES[study.kind])
     cases: dict[str, Case] = {}
     for grid in study.grids:

@@ -37,7 +37,7 @@ from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
 
 FAMILIES = ("paper", "fast")
-"""Families of implementations whose kernels are ours."""
+"""Families of implementations whose kernels are ours, but for the ablations, whose tiles are nobody's default."""
 EVERY_TOKENS = range(1, 513)
 """Batch sizes at which an implementation is asked for its configuration."""
 SOME_TOKENS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 8192)

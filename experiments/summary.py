@@ -77,7 +77,15 @@ def implementations_text() -> str:
         state = "can run here" if check.status.value == "ok" else f"{check.status.value}: {check.reason}"
         lines.append(f"{name:28} {implementation.version() or '-':10} {implementation.family:12} {state}")
         del sys.path[: len(folders)]
+        # Two systems may call their packages the same; in a sweep each has a process of its own.
+        for module in [module for module, loaded in sys.modules.items() if _lies_in(loaded, folders)]:
+            del sys.modules[module]
     return "\n".join(lines)
+
+
+def _lies_in(module: object, folders: list[str]) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and any(Path(folder) in Path(file).parents for folder in folders)
 
 
 def _layer_table(ok: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from .checks import check_contiguous, check_layer, check_tensor
 from .fast_few import launch_few
 from .fast_gemm import launch_down, launch_gate_up
 from .fast_logits import launch_logits
+from .fast_op import traced_fast_moe
 from .fast_schedule import launch_routing
 from .fast_tiles import FastTiles, FewTiles, choose_tiles
 from .gating import Gating
@@ -57,6 +58,8 @@ def fast_moe(
     graph can hold it. Inference only: no gradient is recorded.
     Raises TypeError or ValueError, before any launch, for another dtype, device, shape, stride, top_k or gating.
     """
+    if torch.compiler.is_compiling():
+        return traced_fast_moe(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
     gating = Gating() if gating is None else gating
     _check(x, router_weight, gate_up, down, top_k, gating, correction_bias)
     tokens, hidden = x.shape

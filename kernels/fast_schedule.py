@@ -191,7 +191,7 @@ def launch_top_k(
     experts = torch.empty((num_tokens, top_k), dtype=torch.int32, device=device)
     pairs = triton.next_power_of_2(num_experts) ** 2
     ranked = pairs <= MAX_RANKED.value**2
-    block_t = min(triton.next_power_of_2(num_tokens), max(1, (MAX_PAIRS if logits.is_cuda else 2**22) // pairs))
+    block_t = min(triton.next_power_of_2(num_tokens), max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs))
     _top_k_kernel[(triton.cdiv(num_tokens, block_t),)](
         logits, logits if correction_bias is None else correction_bias, weights, experts, num_tokens, gating.scale,
         BLOCK_T=block_t, num_warps=min(max(block_t * pairs // 4096, 1), 4) if ranked else 1,

@@ -21,7 +21,7 @@
 #error "define ELEMENT: bfloat16_t or half_t"
 #endif
 
-namespace {
+namespace moe_cutlass {
 
 using namespace cute;
 using Element = cutlass::ELEMENT;
@@ -126,6 +126,8 @@ struct Grouped {
         hardware()};
     made.epilogue.thread.alpha = 1.0f;
     made.epilogue.thread.beta = 0.0f;
+    // Blocks with the same weights and other rows run side by side, so that weights are read from DRAM once.
+    made.scheduler.raster_order = Kernel::TileScheduler::RasterOrderOptions::AlongN;
     return made;
   }
 
@@ -162,7 +164,9 @@ auto visit(int tile, Visitor&& visitor) {
 
 constexpr int kTiles = 5;
 
-}  // namespace
+}  // namespace moe_cutlass
+
+using namespace moe_cutlass;
 
 extern "C" {
 

@@ -1,0 +1,117 @@
+"""`cublas_grouped`: cuBLAS's own grouped GEMM, called directly in the libcublas that PyTorch ships.
+
+Both expert GEMMs are one `cublasGemmGroupedBatchedEx` each, one group an active expert, over exact rows. Router, sort,
+permute and combine are PyTorch's operators, SiLU x up is one small kernel; the counts cross to the host once.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+ALIGNMENT = 8
+"""Elements: with rows of whole 16 bytes every expert's first row is aligned as cuBLAS asks."""
+INSTALL = "pip install 'torch>=2.11' (a build for CUDA 12.5 or later)"
+
+
+class CublasGrouped(Implementation):
+    name = "cublas_grouped"
+    family = "library"
+    source = "cublasGemmGroupedBatchedEx of the libcublas in PyTorch's wheels, by ctypes"
+    host_sync = (
+        "cublasGemmGroupedBatchedEx takes m, n, k and the leading dimensions from host memory: the host waits for the "
+        "experts' counts"
+    )
+
+    def version(self) -> str:
+        return "" if _problem() else f"cuBLAS {_version()}"
+
+    def check(self, case: Case) -> Check:
+        problem = _problem()
+        if problem:
+            return unavailable(problem)
+        if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
+            return unsupported(f"cuBLAS's 16-bit grouped GEMM wants 16-byte aligned rows: hidden_dim={case.hidden_dim} "
+                               f"and ffn_dim={case.ffn_dim} must be divisible by {ALIGNMENT}")  # fmt: skip
+        return OK
+
+    def config(self, case: Case) -> str:
+        return "one group an active expert, COMPUTE_32F"
+
+    def code(self) -> list[Path]:
+        folder = Path(__file__).parent
+        names = ("by_expert.py", "host_ends.py", "library.py", "problems.py", "silu_gate.py")
+        return [folder / "reference.py", *(folder / "cublas" / name for name in names)]
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        from .cublas import library
+
+        return grouped_forward(case, weights, library.load())
+
+
+def grouped_forward(case: Case, weights: Weights, cublas: Any) -> Forward:
+    """The forward over the cuBLAS that is given, with its functions declared as by `cublas.library.declared`."""
+    import torch
+
+    from .cublas.by_expert import ByExpert
+    from .cublas.host_ends import HostEnds
+    from .cublas.library import Handle
+    from .cublas.problems import MATRICES, ExpertGemm, Groups
+    from .cublas.silu_gate import silu_gate
+
+    device, num_experts, ffn_dim = weights.device, case.num_experts, case.ffn_dim
+    layer, host_ends, handle = ByExpert(case, weights), HostEnds(num_experts, device), Handle(cublas, device)
+    gate_up, down = ExpertGemm(weights.gate_up("nk")), ExpertGemm(weights.down("nk"))
+    on_gpu = torch.empty(2 * MATRICES * num_experts, dtype=torch.int64, device=device)
+    pinned = torch.empty(on_gpu.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
+    on_host = pinned.numpy()
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        slots = layer.sort(x)
+        host_ends.copy(slots.ends)
+        rows = layer.rows(x, slots)
+        num_rows = rows.shape[0]
+        both = rows.new_empty((num_rows, 2 * ffn_dim))
+        hidden, out = rows.new_empty((num_rows, ffn_dim)), torch.empty_like(rows)
+        groups = Groups(host_ends.wait())
+        size = MATRICES * len(groups)
+        # The copy before this one has been made: the wait came after it in the same stream.
+        on_host[:size] = gate_up.pointers(groups, rows, both).ravel()
+        on_host[size : 2 * size] = down.pointers(groups, hidden, out).ravel()
+        on_gpu[: 2 * size].copy_(pinned[: 2 * size], non_blocking=True)
+        gate_up.launch(handle, groups, on_gpu.data_ptr())
+        silu_gate(both, hidden)
+        down.launch(handle, groups, on_gpu.data_ptr() + size * on_gpu.element_size())
+        return layer.combine(out, slots)
+
+    return forward
+
+
+@functools.cache
+def _version() -> str:
+    from .cublas import library
+
+    return library.version(library.load())
+
+
+@functools.cache
+def _problem() -> str:
+    """Why there is no grouped GEMM here, with the command that would bring it; empty if there is one."""
+    from .cublas import library
+
+    try:
+        library.load()
+    except OSError as error:
+        return f"{error}: {INSTALL}"
+    except AttributeError as error:
+        return f"this libcublas is too old, {error}: {INSTALL}"
+    return ""

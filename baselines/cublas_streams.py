@@ -1,0 +1,115 @@
+"""`cublas_streams`: one cuBLAS GEMM an active expert, from a loop on the host, spread over several CUDA streams.
+
+This is what FastMoE and FasterMoE do on one GPU (arXiv 2103.13262, section 4.3), in PyTorch: counts to the host, a loop of
+`torch.mm` for gate and up, SiLU x up for all rows, a loop for down. Without the wait between loops it would take three
+launches an expert instead of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .contract import OK, Check, Forward, Implementation, unavailable
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+STREAMS = 16
+"""As FastMoE has them."""
+
+
+class CublasStreams(Implementation):
+    name = "cublas_streams"
+    family = "library"
+    source = f"torch.mm in a loop over experts on {STREAMS} CUDA streams"
+    host_sync = "the loop over experts runs on the host and waits for the experts' counts"
+
+    def version(self) -> str:
+        from importlib.metadata import version
+
+        return version("torch")
+
+    def check(self, case: Case) -> Check:
+        import torch
+
+        if not torch.version.cuda:
+            return unavailable(f"torch {torch.__version__} was built without CUDA: pip install 'torch>=2.11'")
+        return OK
+
+    def config(self, case: Case) -> str:
+        return f"streams={min(STREAMS, case.num_experts)}"
+
+    def code(self) -> list[Path]:
+        folder = Path(__file__).parent
+        names = ("by_expert.py", "host_ends.py", "silu_gate.py")
+        return [folder / "reference.py", *(folder / "cublas" / name for name in names)]
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        return streams_forward(case, weights, Lanes(STREAMS, weights.device))
+
+
+class Lanes:
+    """Streams that branch off the current one and join it again."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        self._streams = [torch.cuda.Stream(device) for _ in range(count)]
+        self._forked = torch.cuda.Event()
+        self._done = [torch.cuda.Event() for _ in range(count)]
+
+    def run(self, tasks: Iterable[tuple]) -> None:
+        """`torch.mm` of each (a, b, out), dealt to the streams in turn.
+
+        No stream starts before what the current stream holds so far, which goes on when all of them are done.
+        """
+        import torch
+
+        current = torch.cuda.current_stream(self._device)
+        self._forked.record(current)
+        used = 0
+        for index, (a, b, out) in enumerate(tasks):
+            stream = self._streams[index % len(self._streams)]
+            torch.cuda.set_stream(stream)
+            if index < len(self._streams):
+                stream.wait_event(self._forked)
+                used = index + 1
+            torch.mm(a, b, out=out)
+        torch.cuda.set_stream(current)
+        for stream, done in zip(self._streams[:used], self._done):
+            done.record(stream)
+            current.wait_event(done)
+
+
+def streams_forward(case: Case, weights: Weights, lanes: Lanes) -> Forward:
+    import torch
+
+    from .cublas.by_expert import ByExpert
+    from .cublas.host_ends import HostEnds
+    from .cublas.silu_gate import silu_gate
+
+    layer, host_ends, ffn_dim = ByExpert(case, weights), HostEnds(case.num_experts, weights.device), case.ffn_dim
+    gate_up = weights.gate_up("nk").transpose(1, 2).unbind()
+    down = weights.down("nk").transpose(1, 2).unbind()
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        slots = layer.sort(x)
+        host_ends.copy(slots.ends)
+        rows = layer.rows(x, slots)
+        num_rows = rows.shape[0]
+        both = rows.new_empty((num_rows, 2 * ffn_dim))
+        hidden, out = rows.new_empty((num_rows, ffn_dim)), torch.empty_like(rows)
+        ends = host_ends.wait().tolist()
+        spans = [(expert, start, end) for expert, (start, end) in enumerate(zip([0, *ends], ends)) if end > start]
+        lanes.run((rows[start:end], gate_up[expert], both[start:end]) for expert, start, end in spans)
+        silu_gate(both, hidden)
+        lanes.run((hidden[start:end], down[expert], out[start:end]) for expert, start, end in spans)
+        return layer.combine(out, slots)
+
+    return forward

@@ -1,0 +1,210 @@
+"""`cutlass_grouped`: CUTLASS 3's grouped GEMM for Hopper (pointer arrays, TMA, warp-specialised), natively.
+
+The kernels are CUTLASS's own collectives, instantiated for a handful of tiles by cutlass_build/grouped_gemm.cu: problem
+sizes and pointers are made on the GPU, so the host never waits, and the experts' rows are the N of the problem, so that
+few rows do not fill a tile of 64. In `build` each tile is timed on the shape, for each of the two GEMMs, with an even
+routing. Router, sort, permute and combine are PyTorch's operators, SiLU x up is one small kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..experiments.case import Case
+    from ..experiments.workload import Weights
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".peers" / "cutlass"
+MAKE = "python baselines/cutlass_build/build.py"
+CAPABILITY = (9, 0)
+ALIGNMENT = 8
+"""Elements: TMA wants rows of whole 16 bytes."""
+ERRORS = {
+    -1: "no such tile",
+    -2: "an argument that the kernel does not take",
+    -3: "too little workspace",
+    -4: "CUTLASS did not initialise or launch the kernel",
+    -5: "a CUDA error",
+}
+TUNING_REPEATS = 10
+
+
+class CutlassGrouped(Implementation):
+    name = "cutlass_grouped"
+    family = "library"
+    source = "CUTLASS's Sm90 grouped GEMM collectives (PyPI nvidia-cutlass 4.2.0.0), compiled here"
+
+    def __init__(self) -> None:
+        self._config: dict[tuple, str] = {}
+
+    def version(self) -> str:
+        record = _record()
+        return f"CUTLASS {record['cutlass']} (nvcc {record['nvcc']})" if record else ""
+
+    def check(self, case: Case) -> Check:
+        problem = _problem()
+        if problem:
+            return unavailable(problem)
+        if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
+            return unsupported(f"TMA needs rows of whole 16 bytes: hidden_dim={case.hidden_dim} and "
+                               f"ffn_dim={case.ffn_dim} must be divisible by {ALIGNMENT}")  # fmt: skip
+        return OK
+
+    def config(self, case: Case) -> str:
+        return self._config.get(_key(case), "")
+
+    def code(self) -> list[Path]:
+        folder = Path(__file__).parent
+        return [
+            folder / "reference.py",
+            *(folder / "cublas" / name for name in ("by_expert.py", "silu_gate.py")),
+            folder / "cutlass_build" / "grouped_gemm.cu",
+        ]
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        gate_up, down = (
+            GroupedGemm(load(FOLDER / f"{case.dtype}.so"), stacked)
+            for stacked in (weights.gate_up("nk"), weights.down("nk"))
+        )
+        for gemm in (gate_up, down):
+            gemm.tune(case.slots, _gpu_us)
+        self._config[_key(case)] = f"gate_up: {gate_up.words}; down: {down.words}"
+        return grouped_forward(case, weights, gate_up, down)
+
+
+class GroupedGemm:
+    """out [N, n] = rows [N, k] x weights [num_experts, n, k]^T for rows sorted by expert, by one of the tiles."""
+
+    def __init__(self, library: Any, weights: torch.Tensor) -> None:
+        import torch
+
+        self._library, self._weights = library, weights
+        self._num_experts, self.n, self.k = weights.shape
+        self._tiles = range(library.moe_cutlass_tiles())
+        size = max(library.moe_cutlass_workspace(tile, self._num_experts) for tile in self._tiles)
+        self._workspace = torch.empty(size, dtype=torch.uint8, device=weights.device)
+        self.tile = 0
+
+    @property
+    def words(self) -> str:
+        """The tile: n x rows x k of one thread block, and CUTLASS's schedule."""
+        return self._library.moe_cutlass_describe_tile(self.tile).decode()
+
+    def __call__(self, rows: torch.Tensor, ends: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Writes and returns out; ends: int32 [num_experts], on the GPU. Raises RuntimeError if nothing was launched."""
+        import torch
+
+        stream = torch.cuda.current_stream(rows.device).cuda_stream if rows.is_cuda else 0
+        status = self._library.moe_cutlass_grouped_gemm(
+            self.tile, self._weights.data_ptr(), rows.data_ptr(), out.data_ptr(), ends.data_ptr(), self._num_experts,
+            self.n, self.k, self._workspace.data_ptr(), self._workspace.numel(), stream,
+        )  # fmt: skip
+        if status:
+            raise RuntimeError(f"CUTLASS's grouped GEMM: {ERRORS.get(status, status)}, tile {self.words}")
+        return out
+
+    def tune(self, num_rows: int, time_us: Callable[[Callable[[], object]], float]) -> None:
+        """Takes the fastest tile for that many rows, dealt evenly to the experts."""
+        import torch
+
+        device, dtype = self._weights.device, self._weights.dtype
+        experts = torch.arange(1, self._num_experts + 1, device=device)
+        ends = (experts * num_rows // self._num_experts).to(torch.int32)
+        rows = torch.randn((num_rows, self.k), dtype=dtype, device=device)
+        out = torch.empty((num_rows, self.n), dtype=dtype, device=device)
+        times = {}
+        for tile in self._tiles:
+            self.tile = tile
+            times[tile] = time_us(lambda: self(rows, ends, out))
+        self.tile = min(times, key=lambda tile: times[tile])
+
+
+def grouped_forward(case: Case, weights: Weights, gate_up: GroupedGemm, down: GroupedGemm) -> Forward:
+    import torch
+
+    from .cublas.by_expert import ByExpert
+    from .cublas.silu_gate import silu_gate
+
+    layer, ffn_dim = ByExpert(case, weights), case.ffn_dim
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        slots = layer.sort(x)
+        rows, ends = layer.rows(x, slots), slots.ends.to(torch.int32)
+        num_rows = rows.shape[0]
+        both = gate_up(rows, ends, rows.new_empty((num_rows, 2 * ffn_dim)))
+        hidden = silu_gate(both, rows.new_empty((num_rows, ffn_dim)))
+        return layer.combine(down(hidden, ends, torch.empty_like(rows)), slots)
+
+    return forward
+
+
+@functools.cache
+def load(path: Path) -> Any:
+    """The library with its functions declared as in grouped_gemm.cu. Raises OSError if it does not load."""
+    return declared(ctypes.CDLL(str(path)))
+
+
+def declared(library: Any) -> Any:
+    integer, pointer, size = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
+    for name, arguments, result in (
+        ("moe_cutlass_tiles", [], integer),
+        ("moe_cutlass_describe_tile", [integer], ctypes.c_char_p),
+        ("moe_cutlass_workspace", [integer, integer], size),
+        ("moe_cutlass_grouped_gemm", [integer, *[pointer] * 4, *[integer] * 3, pointer, size, pointer], integer),
+    ):
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+    return library
+
+
+def _gpu_us(call: Callable[[], object]) -> float:
+    """Mean time of one call on the GPU, in us."""
+    import torch
+
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    call()
+    begin.record()
+    for _ in range(TUNING_REPEATS):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e3 / TUNING_REPEATS
+
+
+def _key(case: Case) -> tuple:
+    return (*case.weights_key, case.slots)
+
+
+def _record() -> dict[str, str]:
+    """BUILD.json of .peers/cutlass; empty if it was not built."""
+    path = FOLDER / "BUILD.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@functools.cache
+def _problem() -> str:
+    """Why the library cannot run in this process, with the command that would mend it; empty if it can."""
+    import torch
+
+    if not _record():
+        return f"CUTLASS's kernels are not compiled: {MAKE} (needs nvcc 12.4 or later); torch_grouped_mm and " \
+               "megablocks_grouped_cutlass run CUTLASS too"  # fmt: skip
+    try:
+        for dtype in ("bf16", "fp16"):
+            load(FOLDER / f"{dtype}.so")
+    except (OSError, AttributeError) as error:
+        return f"{error}: {MAKE}"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() != CAPABILITY:
+        have = "{}.{}".format(*torch.cuda.get_device_capability())
+        return f"the kernels are Hopper's (compute capability 9.0), this GPU has {have}: use torch_grouped_mm"
+    return ""

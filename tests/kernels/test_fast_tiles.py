@@ -1,0 +1,189 @@
+"""The expert GEMMs of `fast`: every height of tile, both orientations, by pointers and by bulk copies, tails."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from fast_cases import boundary_loads, list_blocks, make_tiles, needs_bulk_engine, served_by, shuffled_experts
+from moe_cases import assert_accurate, make_layer, random
+
+from tritonmoe_bench.kernels import fast_gemm, fast_tiles
+from tritonmoe_bench.kernels.fast_gemm import launch_down, launch_gate_up
+from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles
+from tritonmoe_bench.kernels.tiles import GROUP_M
+
+EVEN = {"hidden": 128, "ffn": 128}
+"""Divided by every block of `make_tiles`, so that no load of weights has a mask."""
+PARTLY = {"hidden": 72, "ffn": 88}
+"""Divided by none, in rows of whole 16 bytes, as bulk copies need them."""
+ODD = {"hidden": 77, "ffn": 35}
+DECLARED = {
+    name: value for name, value in sorted(vars(fast_tiles).items()) if isinstance(value, (FastTile, FastTiles))
+}
+"""Every tile that a device may be given."""
+MODELS = [(8, 2, 4096, 14336), (60, 4, 3584, 2560), (256, 8, 7168, 2048), (128, 8, 2048, 768), (8, 2, 4097, 14337)]
+TOKENS = [1, 2, 3, 8, 32, 128, 512, 8192]
+
+
+def gemms(x, gate_up, down, experts, tiles) -> torch.Tensor:
+    """Both GEMMs, in slot order, [N, hidden], over blocks that no kernel made."""
+    blocks = list_blocks(experts, down.shape[0], tiles.block_m)
+    return launch_down(launch_gate_up(x, gate_up, blocks, experts.shape[1], tiles), down, blocks, tiles)
+
+
+def plain(x, gate_up, down, experts, dtype) -> torch.Tensor:
+    """The same by PyTorch, computed in `dtype`."""
+    out = torch.empty(experts.numel(), x.shape[1], dtype=dtype, device=x.device)
+    slots = experts.flatten()
+    for expert in slots.unique().tolist():
+        own = torch.where(slots == expert)[0]
+        rows = x[own // experts.shape[1]].to(dtype)
+        gate, up = (rows @ part.to(dtype).T for part in gate_up[expert].chunk(2))
+        out[own] = (torch.nn.functional.silu(gate) * up) @ down[expert].to(dtype).T
+    return out
+
+
+def assert_gemms_right(experts, num_experts, tiles, dtype, device, *, hidden, ffn) -> None:
+    if needs_bulk_engine(tiles):
+        pytest.skip("bulk copies need compute capability 9")
+    x = random(experts.shape[0], hidden, dtype=dtype, device=device)
+    gate_up = random(num_experts, 2 * ffn, hidden, dtype=dtype, device=device, seed=1, scale=hidden**-0.5)
+    down = random(num_experts, hidden, ffn, dtype=dtype, device=device, seed=2, scale=ffn**-0.5)
+    experts = experts.to(device)
+    layer = x, gate_up, down, experts
+    assert_accurate(gemms(*layer, tiles), plain(*layer, torch.float32), plain(*layer, x.dtype), 1.5)
+
+
+@pytest.fixture
+def tiles_taken(monkeypatch):
+    """(rows of the block, height, swapped) of every tile that a GEMM computes; None on a GPU, which does not tell."""
+    taken = set() if "TRITON_INTERPRET" in os.environ else None
+    if taken is not None:
+        for name in ("_gate_up_tile", "_down_tile"):
+            tile = getattr(fast_gemm, name)
+            names = tile.arg_names
+
+            def note(*arguments, tile=tile, names=names):
+                value = dict(zip(names, arguments))
+                rows = int(value["rows"].handle.data.item())
+                taken.add((rows, value["BLOCK_M"] + value["TAIL"], bool(value["SWAP"])))
+                return tile(*arguments)
+
+            monkeypatch.setattr(fast_gemm, name, note)
+    return taken
+
+
+@pytest.mark.parametrize("bulk", [False, True], ids=["pointers", "bulk"])
+@pytest.mark.parametrize("swap", [False, True], ids=["rows_left", "weights_left"])
+@pytest.mark.parametrize("block_m", HEIGHTS)
+def test_every_block_gets_the_lowest_tile_that_holds_it(block_m, swap, bulk, tiles_taken, device):
+    loads = boundary_loads(block_m)
+    tiles = make_tiles(block_m, swap, bulk=bulk)
+    assert_gemms_right(shuffled_experts(loads), len(loads), tiles, "bf16", device, **PARTLY)
+    if tiles_taken is not None:
+        rows = {rows for load in loads for rows in (min(load, block_m), load - block_m) if rows > 0}
+        assert tiles_taken == {(number, served_by(number, tiles), swap) for number in rows}
+
+
+@pytest.mark.parametrize("bulk", [False, True], ids=["pointers", "bulk"])
+@pytest.mark.parametrize("swap", [False, True], ids=["rows_left", "weights_left"])
+@pytest.mark.parametrize("block_m", HEIGHTS)
+def test_every_block_gets_the_one_tile_where_heights_are_fixed(block_m, swap, bulk, tiles_taken, device):
+    loads = [3, 0, block_m, block_m + 17]
+    tiles = make_tiles(block_m, swap, bulk=bulk, dynamic=False)
+    assert_gemms_right(shuffled_experts(loads), len(loads), tiles, "fp16", device, **PARTLY)
+    if tiles_taken is not None:
+        assert {(height, swapped) for _, height, swapped in tiles_taken} == {(block_m, swap)}
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_up_to_16_rows_have_an_orientation_of_their_own(swap, tiles_taken, device):
+    tiles = make_tiles(64, swap, small_swap=not swap)
+    assert_gemms_right(shuffled_experts([16, 40, 17]), 3, tiles, "bf16", device, **PARTLY)
+    if tiles_taken is not None:
+        assert tiles_taken == {(16, 16, not swap), (40, 64, swap), (17, 32 if swap else 64, swap)}
+
+
+@pytest.mark.parametrize("bulk", [False, True], ids=["pointers", "bulk"])
+@pytest.mark.parametrize("swap", [False, True], ids=["rows_left", "weights_left"])
+@pytest.mark.parametrize("block_m", [64, 160])
+def test_a_shape_that_all_divide(block_m, swap, bulk, device):
+    experts = shuffled_experts([9, 31, 0, 200])
+    assert_gemms_right(experts, 4, make_tiles(block_m, swap, bulk=bulk), "fp16", device, **EVEN)
+
+
+@pytest.mark.parametrize("swap", [False, True], ids=["rows_left", "weights_left"])
+@pytest.mark.parametrize("block_m", [64, 160])
+def test_a_shape_that_none_divides(block_m, swap, device):
+    experts = shuffled_experts([9, 31, 0, 200])
+    assert_gemms_right(experts, 4, make_tiles(block_m, swap), "bf16", device, **ODD)
+
+
+@pytest.mark.parametrize("swap", [False, True], ids=["rows_left", "weights_left"])
+def test_a_layer_of_one_neuron_and_one_output(swap, device):
+    assert_gemms_right(torch.zeros(3, 1, dtype=torch.int64), 1, make_tiles(16, swap), "bf16", device, hidden=1, ffn=1)
+
+
+@pytest.mark.parametrize("swap", [False, True], ids=["rows_left", "weights_left"])
+def test_more_blocks_of_an_expert_than_share_a_weight_tile(swap, device):
+    """Groups of blocks run side by side; the last one is smaller, and the next expert follows it."""
+    loads = [5, 16 * GROUP_M + 37, 0, 20]
+    assert_gemms_right(shuffled_experts(loads), 4, make_tiles(16, swap), "bf16", device, **PARTLY)
+
+
+def test_a_token_s_row_serves_all_its_slots(device):
+    experts = torch.stack([torch.randperm(5, generator=torch.Generator().manual_seed(t))[:3] for t in range(40)])
+    for tiles in (make_tiles(16), make_tiles(160, True)):
+        assert_gemms_right(experts, 5, tiles, "bf16", device, **ODD)
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("block_m", [32, 160])
+def test_fixed_and_dynamic_heights_in_whole_forwards(block_m, dynamic, dtype, device):
+    layer = make_layer(device, tokens=90, experts=3, top_k=2, hidden=77, ffn=35, dtype=dtype, skew=1.2)
+    layer.assert_fast_right(tiles=make_tiles(block_m, swap=True, dynamic=dynamic))
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_every_declared_tile(name, device):
+    value = DECLARED[name]
+    tiles = value if isinstance(value, FastTiles) else FastTiles(192, value, replace(value, bulk=False))
+    if torch.cuda.is_available() and value is INTERPRETER:
+        pytest.skip("too large for a GPU")
+    assert_gemms_right(shuffled_experts([7, 0, 30, 170]), 4, tiles, "bf16", device, hidden=136, ffn=200)
+
+
+@pytest.mark.parametrize("has_bulk", [True, False])
+@pytest.mark.parametrize("shared_kib", [64, 99, 160, 163, 227])
+def test_choice_offers_bulk_copies_only_where_they_can_be(shared_kib, has_bulk, monkeypatch):
+    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: (shared_kib * 1024, has_bulk))
+    chosen = {
+        tokens: [(shape, fast_tiles.tiled(torch.device("cuda", 0), *shape, tokens)) for shape in MODELS]
+        for tokens in TOKENS
+    }
+    for shape, tiles in sum(chosen.values(), []):
+        (_, _, hidden, ffn), bulk = shape, (tiles.gate_up.bulk, tiles.down.bulk)
+        assert bulk == (False, False) or has_bulk
+        assert not bulk[0] or hidden % 8 == 0
+        assert not bulk[1] or ffn % 8 == 0
+    # Where a tile may be large, it grows with the rows that an expert gets.
+    for number in range(len(MODELS)):
+        heights = [chosen[tokens][number][1].block_m for tokens in TOKENS]
+        assert (heights[0] < heights[-1]) == (shared_kib == 227)
+
+
+def test_choice_in_the_interpreter():
+    for tokens in TOKENS:
+        assert choose_tiles(torch.device("cpu"), *MODELS[0], tokens) is INTERPRETER
+
+
+def test_names_tell_tiles_apart():
+    values = [
+        *(make_tiles(block_m, dynamic=dynamic) for block_m in HEIGHTS for dynamic in (True, False)),
+        *(make_tiles(64, swap, small, bulk) for swap, small, bulk in ((1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 1, 1))),
+        replace(make_tiles(64), down=INTERPRETER.down),
+        *(fast_tiles.few_tiles(hidden, ffn) for hidden, ffn in ((4096, 14336), (3584, 14336), (4096, 2560))),
+    ]
+    assert len({str(value) for value in values}) == len(values)
+    assert all(isinstance(value, (FastTiles, FewTiles)) for value in values)
