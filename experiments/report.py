@@ -40,7 +40,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 FIRST_FIGURE, FIELD_FIGURE = "ratio_to_megablocks", "headline"
 TITLE = "The TritonMoE paper, reproduced claim by claim"
-STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion")
+STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion", "heights")
 METHOD = (
     "A row is a whole MoE layer: router, scoring and top-k, dispatch, expert GEMMs, weighted combine. Before a system "
     "is timed its output is checked against one float32 reference; a wrong one is a row with status `incorrect` and no "

@@ -96,6 +96,7 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
     logits = torch.empty((parts, tokens, num_experts), dtype=torch.float32, device=x.device)
     _split_logits_kernel[(triton.cdiv(tokens, block_t), triton.cdiv(num_experts, block_e), parts)](
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
-        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_stages=4, **launch_options(x.device),
+        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_stages=3,
+        num_warps=4 if block_t == 16 else 8, **launch_options(x.device),
     )  # fmt: skip
     return logits

@@ -57,11 +57,12 @@ def traced_fast_moe(
 ) -> torch.Tensor:
     """A call of `fast_moe` as it is put into a graph. What its checks find wrong is raised when the graph runs.
 
-    Raises ValueError for tiles, which an operator cannot take, and for a correction_bias that the gating does not fit.
+    Raises ValueError for tiles, which an operator cannot take, and for a correction_bias that the gating does not fit:
+    torch.compile then leaves the call out of its graph, or refuses it with fullgraph=True.
     """
     gating = _PLAIN if gating is None else gating
     if tiles is not None:
-        raise ValueError("tiles cannot be given under torch.compile: it chooses them by itself")
+        raise ValueError("tiles cannot be given under torch.compile: there they are chosen by themselves")
     if gating.correction_bias != (correction_bias is not None):
         raise ValueError("correction_bias must be given exactly when the gating has one")
     return fast_moe_op(

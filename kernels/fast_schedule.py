@@ -194,7 +194,7 @@ def launch_top_k(
     block_t = min(triton.next_power_of_2(num_tokens), max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs))
     _top_k_kernel[(triton.cdiv(num_tokens, block_t),)](
         logits, logits if correction_bias is None else correction_bias, weights, experts, num_tokens, gating.scale,
-        BLOCK_T=block_t, num_warps=min(max(block_t * pairs // 4096, 1), 4) if ranked else 1,
+        BLOCK_T=block_t, num_warps=min(max(block_t * pairs // 2048, 1), 8) if ranked else 1,
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),
     )  # fmt: skip
     return experts, weights
@@ -213,7 +213,8 @@ def launch_routing(
     block_s = min(triton.next_power_of_2(num_slots), 4096 if logits.is_cuda else 2**16)
     _place_kernel[(num_experts,)](
         experts, order, table, num_slots, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M,
-        BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16, num_warps=4,
+        BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
+        num_warps=4 if block_s <= 1024 else 8,
         **launch_options(device),
     )  # fmt: skip
     return Blocks(weights, order, table)

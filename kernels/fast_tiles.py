@@ -132,21 +132,24 @@ def choose_tiles(
     if device.type == "cpu":
         return INTERPRETER
     if tokens == 1 or (tokens == 2 and num_experts >= 64):
-        return few_tiles(hidden_dim, ffn_dim)
+        return few_tiles(hidden_dim, ffn_dim, _capabilities(device)[1] < 10)
     return tiled(device, num_experts, top_k, hidden_dim, ffn_dim, tokens)
 
 
-def few_tiles(hidden_dim: int, ffn_dim: int) -> FewTiles:
-    """For a token or two, where launches and their gaps are what costs, and hardly two tokens share an expert."""
+def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewTiles:
+    """For a token or two, where launches and their gaps are what costs, and hardly two tokens share an expert.
+
+    has_registers: False where the compiler runs out of them at 1024 weights a row.
+    """
     gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
     if hidden_dim >= LONG:
         return FewTiles(gate_up, FewTile(4, 512, 4))
-    return FewTiles(gate_up, FewTile(4, 1024 if ffn_dim < 1024 or ffn_dim % 1024 == 0 else 512, 2))
+    return FewTiles(gate_up, FewTile(4, 1024 if ffn_dim % 1024 == 0 and has_registers else 512, 2))
 
 
 def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
     """The tiles of the path with a schedule, however few the tokens."""
-    shared, has_bulk = _capabilities(device)
+    shared, major = _capabilities(device)
     if shared < 150 * 1024:
         return SMALL_MEMORY
     if shared < 220 * 1024:
@@ -156,7 +159,7 @@ def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, f
         return FastTiles(192, HEAVY, HEAVY_DOWN)
     if load > 8 and ffn_dim >= LONG:
         # A descriptor needs rows of whole 16 bytes.
-        return FastTiles(160, replace(MIDDLE, bulk=has_bulk and hidden_dim % 8 == 0), HEAVY_DOWN)
+        return FastTiles(160, replace(MIDDLE, bulk=major >= 9 and hidden_dim % 8 == 0), HEAVY_DOWN)
     return FastTiles(
         64,
         LIGHT_LONG if hidden_dim >= LONG else LIGHT,
@@ -165,8 +168,8 @@ def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, f
 
 
 @functools.cache
-def _capabilities(device: torch.device) -> tuple[int, bool]:
-    """(shared memory that one program may take, in bytes; whether it has the bulk copy engine)."""
+def _capabilities(device: torch.device) -> tuple[int, int]:
+    """(shared memory that one program may take, in bytes; NVIDIA's major compute capability, elsewhere 0)."""
     properties = torch.cuda.get_device_properties(device)
     shared = getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
-    return shared, torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+    return shared, 0 if torch.version.hip else torch.cuda.get_device_capability(device)[0]

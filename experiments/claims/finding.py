@@ -15,7 +15,7 @@ import yaml
 from .evidence import Evidence, NoEvidence
 
 CLAIMS = Path(__file__).resolve().parents[2] / "results" / "paper" / "claims.yaml"
-RULE_MODULES = ("speed", "skew", "assignment", "resources", "correctness", "pending")
+RULE_MODULES = ("speed", "skew", "assignment", "resources", "correctness", "decode", "fusion")
 
 
 class Verdict(str, enum.Enum):

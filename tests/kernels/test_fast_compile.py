@@ -46,8 +46,13 @@ def op_arguments(layer):
     return (layer.x, *layer.parameters[:4], *plain, bias)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("gating", GATINGS)
+def test_the_operator_takes_every_gating(gating, device):
+    layer = make_layer(device, tokens=3, **SHAPE, gating=gating)
+    assert torch.equal(fast_moe_op(*op_arguments(layer)), layer.fast())
+
+
+@pytest.mark.parametrize(("gating", "backend"), [("softmax", "eager"), ("deepseek_v3", "aot_eager")])
 def test_a_compiled_layer_gives_the_eager_numbers(gating, backend, device):
     layer = make_layer(device, tokens=5, **SHAPE, gating=gating)
     parameters, bias = layer.parameters, layer.weights.correction_bias()
@@ -81,9 +86,9 @@ def test_a_gating_made_inside_of_the_graph_and_none_at_all(device):
 
 
 def test_a_changing_number_of_tokens_compiles_at_most_twice(device):
-    layer, recorder = make_layer(device, tokens=12, **SHAPE), Recorder()
+    layer, recorder = make_layer(device, tokens=8, **SHAPE), Recorder()
     forward = compiled(layer, recorder)
-    for tokens in (5, 3, 8, 12, 7):
+    for tokens in (5, 3, 8, 7):
         y = forward(layer.x[:tokens])
         assert torch.equal(y, fast_moe(layer.x[:tokens], *layer.parameters))
     assert len(recorder.graphs) <= 2
@@ -96,9 +101,8 @@ def test_rows_of_x_that_lie_apart(device):
     assert torch.equal(compiled(layer, "aot_eager")(apart), y)
 
 
-@pytest.mark.parametrize("gating", ["softmax", "deepseek_v3"])
-def test_the_operator_is_registered_right(gating, device):
-    layer = make_layer(device, tokens=4, **SHAPE, gating=gating)
+def test_the_operator_is_registered_right(device):
+    layer = make_layer(device, tokens=2, **SHAPE, gating="deepseek_v3")
     torch.library.opcheck(OP, op_arguments(layer))
 
 

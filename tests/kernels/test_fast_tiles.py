@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from moe_cases import assert_accurate, make_layer, random
 
 from tritonmoe_bench.kernels import fast_gemm, fast_tiles
 from tritonmoe_bench.kernels.fast_gemm import launch_down, launch_gate_up
-from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles
+from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTiles, FewTiles, choose_tiles
 from tritonmoe_bench.kernels.tiles import GROUP_M
 
 EVEN = {"hidden": 128, "ffn": 128}
@@ -18,12 +19,18 @@ EVEN = {"hidden": 128, "ffn": 128}
 PARTLY = {"hidden": 72, "ffn": 88}
 """Divided by none, in rows of whole 16 bytes, as bulk copies need them."""
 ODD = {"hidden": 77, "ffn": 35}
-DECLARED = {
-    name: value for name, value in sorted(vars(fast_tiles).items()) if isinstance(value, (FastTile, FastTiles))
-}
-"""Every tile that a device may be given."""
 MODELS = [(8, 2, 4096, 14336), (60, 4, 3584, 2560), (256, 8, 7168, 2048), (128, 8, 2048, 768), (8, 2, 4097, 14337)]
 TOKENS = [1, 2, 3, 8, 32, 128, 512, 8192]
+
+
+def chosen(shared_kib: int, has_bulk: bool) -> list[tuple[tuple[int, ...], list[FastTiles]]]:
+    """Each shape of MODELS, and its tiles at each of TOKENS, on a GPU of such capabilities."""
+    device = torch.device("cuda", 0)
+    with mock.patch.object(fast_tiles, "_capabilities", return_value=(shared_kib * 1024, has_bulk)):
+        return [(shape, [fast_tiles.tiled(device, *shape, tokens) for tokens in TOKENS]) for shape in MODELS]
+
+
+CHOSEN = {str(tiles): tiles for shared in (64, 163, 227) for _, row in chosen(shared, True) for tiles in row}
 
 
 def gemms(x, gate_up, down, experts, tiles) -> torch.Tensor:
@@ -145,32 +152,27 @@ def test_fixed_and_dynamic_heights_in_whole_forwards(block_m, dynamic, dtype, de
     layer.assert_fast_right(tiles=make_tiles(block_m, swap=True, dynamic=dynamic))
 
 
-@pytest.mark.parametrize("name", DECLARED)
-def test_every_declared_tile(name, device):
-    value = DECLARED[name]
-    tiles = value if isinstance(value, FastTiles) else FastTiles(192, value, replace(value, bulk=False))
-    if torch.cuda.is_available() and value is INTERPRETER:
-        pytest.skip("too large for a GPU")
+@pytest.mark.parametrize("name", CHOSEN)
+def test_every_choice(name, device):
+    tiles = CHOSEN[name]
     assert_gemms_right(shuffled_experts([7, 0, 30, 170]), 4, tiles, "bf16", device, hidden=136, ffn=200)
 
 
 @pytest.mark.parametrize("has_bulk", [True, False])
 @pytest.mark.parametrize("shared_kib", [64, 99, 160, 163, 227])
-def test_choice_offers_bulk_copies_only_where_they_can_be(shared_kib, has_bulk, monkeypatch):
-    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: (shared_kib * 1024, has_bulk))
-    chosen = {
-        tokens: [(shape, fast_tiles.tiled(torch.device("cuda", 0), *shape, tokens)) for shape in MODELS]
-        for tokens in TOKENS
-    }
-    for shape, tiles in sum(chosen.values(), []):
-        (_, _, hidden, ffn), bulk = shape, (tiles.gate_up.bulk, tiles.down.bulk)
-        assert bulk == (False, False) or has_bulk
-        assert not bulk[0] or hidden % 8 == 0
-        assert not bulk[1] or ffn % 8 == 0
-    # Where a tile may be large, it grows with the rows that an expert gets.
-    for number in range(len(MODELS)):
-        heights = [chosen[tokens][number][1].block_m for tokens in TOKENS]
-        assert (heights[0] < heights[-1]) == (shared_kib == 227)
+def test_choice_offers_bulk_copies_only_where_they_can_be(shared_kib, has_bulk):
+    for (_, _, hidden, ffn), row in chosen(shared_kib, has_bulk):
+        for tiles in row:
+            assert has_bulk or not (tiles.gate_up.bulk or tiles.down.bulk)
+            assert hidden % 8 == 0 or not tiles.gate_up.bulk
+            assert ffn % 8 == 0 or not tiles.down.bulk
+
+
+def test_choice_grows_with_the_rows_of_an_expert_where_memory_allows():
+    for shared_kib, grows in ((64, False), (163, False), (227, True)):
+        for _, row in chosen(shared_kib, True):
+            heights = [tiles.block_m for tiles in row]
+            assert (heights[0] < heights[-1]) == grows
 
 
 def test_choice_in_the_interpreter():

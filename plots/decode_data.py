@@ -1,0 +1,37 @@
+"""The decode study as its figure and its claims need it: the output-centric path of `fast` over the expert-centric one.
+
+Needs neither matplotlib nor torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+OUTPUT, EXPERT = "fastvariant_output_centric", "fastvariant_expert_centric"
+
+
+def crossing(pairs: pd.DataFrame) -> float | None:
+    """Tokens at which the output-centric path stops being the faster one, between two batch sizes; None if nowhere.
+
+    pairs: tokens and ratio, the speed of the output-centric path over the other, of one model; log to log between the
+    last batch size that is ahead and the first after it that is not.
+    """
+    ordered = pairs.sort_values("tokens")
+    tokens, ratios = np.log(ordered["tokens"].to_numpy(float)), np.log(ordered["ratio"].to_numpy(float))
+    for at in range(len(ratios) - 1):
+        if ratios[at] > 0 >= ratios[at + 1]:
+            share = ratios[at] / (ratios[at] - ratios[at + 1])
+            return float(np.exp(tokens[at] + share * (tokens[at + 1] - tokens[at])))
+    return None
+
+
+def errors(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per case with the relative error of both paths against the float32 reference: tokens and model of the case,
+    output, expert, torch (PyTorch's own computation in the dtype of the case), and ratio, expert over output."""
+    known = rows[(rows["status"] == "ok") & rows["rel_error"].notna()]
+    known = known.drop_duplicates(["run_id", "case_hash", "implementation"])
+    output, expert = (known[known["implementation"] == name] for name in (OUTPUT, EXPERT))
+    both = output.merge(expert[["run_id", "case_hash", "rel_error"]], on=["run_id", "case_hash"], suffixes=("", "_peer"))
+    both = both.rename(columns={"rel_error": "output", "rel_error_peer": "expert", "torch_rel_error": "torch"})
+    return both.assign(ratio=both["expert"] / both["output"]).sort_values(["model", "tokens"]).reset_index(drop=True)

@@ -1,0 +1,110 @@
+"""The output-centric path of `fast`: few tokens, no schedule, no combine."""
+
+import pytest
+import torch
+from fast_cases import SMALL_FEW, Spy, make_tiles
+from moe_cases import assert_accurate, make_layer, random
+
+from tritonmoe_bench.kernels import fast, fast_few, fast_logits, fast_schedule, fast_tiles
+from tritonmoe_bench.kernels.fast_few import launch_few_down, launch_few_gate_up
+from tritonmoe_bench.kernels.fast_tiles import FewTiles, choose_tiles, few_tiles
+from tritonmoe_bench.kernels.gating import GATINGS
+
+SHAPES = {
+    "one_of_everything": {"tokens": 1, "experts": 1, "top_k": 1, "hidden": 1, "ffn": 1},
+    "nothing_divides": {"tokens": 3, "experts": 5, "top_k": 3, "hidden": 77, "ffn": 35},
+    "less_than_a_tile": {"tokens": 2, "experts": 4, "top_k": 2, "hidden": 9, "ffn": 5},
+    "all_divide": {"tokens": 2, "experts": 8, "top_k": 2, "hidden": 128, "ffn": 64},
+    "only_columns_divide": {"tokens": 2, "experts": 8, "top_k": 2, "hidden": 80, "ffn": 40},
+    "top_16_of_many": {"tokens": 2, "experts": 300, "top_k": 16, "hidden": 304, "ffn": 16},
+    "all_experts": {"tokens": 3, "experts": 4, "top_k": 4, "hidden": 40, "ffn": 24},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(shape, dtype, device):
+    make_layer(device, **SHAPES[shape], dtype=dtype).assert_fast_right(tiles=SMALL_FEW)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("gating", GATINGS)
+def test_gatings(gating, tokens, device):
+    layer = make_layer(device, tokens=tokens, experts=16, top_k=6, hidden=72, ffn=40, gating=gating)
+    layer.assert_fast_right(tiles=SMALL_FEW)
+
+
+@pytest.mark.parametrize(("hidden", "ffn"), [(1024, 512), (1024, 1024), (512, 1024), (520, 72), (1030, 515)])
+def test_the_tiles_that_shapes_get(hidden, ffn, dtype, device):
+    """Steps of 512 and 1024, both where they divide the shape and where they do not."""
+    layer = make_layer(device, tokens=1, experts=4, top_k=2, hidden=hidden, ffn=ffn, dtype=dtype)
+    layer.assert_fast_right(tiles=few_tiles(hidden, ffn))
+
+
+def test_choice_takes_it_for_a_token_or_two(monkeypatch):
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: (227 * 1024, True))
+    assert isinstance(choose_tiles(cuda, 8, 2, 4096, 14336, 1), FewTiles)
+    assert isinstance(choose_tiles(cuda, 128, 8, 2048, 768, 2), FewTiles)
+    assert not isinstance(choose_tiles(cuda, 8, 2, 4096, 14336, 2), FewTiles)
+    assert not isinstance(choose_tiles(cuda, 128, 8, 2048, 768, 3), FewTiles)
+    assert not isinstance(choose_tiles(torch.device("cpu"), 8, 2, 4096, 14336, 1), FewTiles)
+
+
+def test_both_kernels_alone(dtype, device):
+    """hidden holds the weighted activations in float32: nothing is rounded between the two kernels."""
+    tokens, top_k, num_experts, width, ffn = 3, 2, 5, 77, 35
+    x = random(tokens, width, dtype=dtype, device=device)
+    gate_up = random(num_experts, 2 * ffn, width, dtype=dtype, device=device, seed=1, scale=width**-0.5)
+    down = random(num_experts, width, ffn, dtype=dtype, device=device, seed=2, scale=ffn**-0.5)
+    experts = torch.tensor([[4, 0], [1, 4], [2, 3]], dtype=torch.int32, device=device)
+    weights = torch.tensor([[0.75, 0.25], [2.5, 0.0], [0.125, 0.5]], device=device)
+    hidden = launch_few_gate_up(x, gate_up, experts, weights, SMALL_FEW.gate_up)
+    gate, up = torch.einsum("tk,tjnk->tjn", x.double(), gate_up.double()[experts.long()]).chunk(2, dim=-1)
+    expected = torch.nn.functional.silu(gate) * up * weights[..., None].double()
+    assert hidden.dtype == torch.float32
+    torch.testing.assert_close(hidden.view(tokens, top_k, ffn).double(), expected, rtol=2e-5, atol=1e-6)
+    y = launch_few_down(hidden, down, experts, x.dtype, SMALL_FEW.down)
+    exact = torch.einsum("tjn,tjhn->th", expected, down.double()[experts.long()])
+    # One rounding of the result, and none before: half a unit in the last place, and what float32 adds to it.
+    assert y.dtype == x.dtype
+    assert ((y.double() - exact).abs() <= 0.51 * torch.finfo(x.dtype).eps * exact.abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 7])
+def test_agrees_with_the_path_of_tiles(tokens, device):
+    layer = make_layer(device, tokens=tokens, experts=6, top_k=3, hidden=77, ffn=35, dtype="fp16")
+    few, tiled = layer.fast(tiles=SMALL_FEW), layer.fast(tiles=make_tiles(16))
+    exact = layer.reference(torch.float32)
+    # It rounds once where the other rounds three times, so its error is the smaller one.
+    assert_accurate(few, exact, tiled, 1.0)
+
+
+def test_launches_four_kernels(device, monkeypatch):
+    names = []
+    for module in (fast_logits, fast_schedule, fast_few, fast):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Spy(getattr(module, name), names))
+    make_layer(device, tokens=2, experts=4, top_k=2, hidden=40, ffn=24).fast(tiles=SMALL_FEW)
+    assert names == ["_few_logits_kernel", "_top_k_kernel", "_few_gate_up_kernel", "_few_down_kernel"]
+
+
+def test_x_may_have_rows_that_lie_apart(device):
+    layer = make_layer(device, tokens=3, experts=4, top_k=2, hidden=32, ffn=16)
+    y = layer.fast(tiles=SMALL_FEW)
+    layer.x = torch.nn.functional.pad(layer.x, (0, 8))[:, :32]
+    assert torch.equal(layer.fast(tiles=SMALL_FEW), y)
+
+
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_a_token_that_is_no_number_leaves_the_others_right(scoring, device):
+    layer = make_layer(device, tokens=3, experts=5, top_k=3, hidden=77, ffn=35, gating=scoring)
+    exact, own = layer.reference(torch.float32), layer.reference(layer.x.dtype)
+    layer.x[1] = float("nan")
+    y = layer.fast(tiles=SMALL_FEW)
+    assert y[1].isnan().all()
+    assert_accurate(y[[0, 2]], exact[[0, 2]], own[[0, 2]], 1.5)
+
+
+def test_a_forward_is_the_same_every_time(dtype, device):
+    layer = make_layer(device, tokens=3, experts=6, top_k=3, hidden=77, ffn=35, dtype=dtype)
+    assert torch.equal(layer.fast(tiles=SMALL_FEW), layer.fast(tiles=SMALL_FEW))

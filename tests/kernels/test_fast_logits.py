@@ -1,0 +1,91 @@
+"""The router's logits of `fast`: one row a program, split sums, PyTorch's GEMM, and both sides of each choice."""
+
+import pytest
+import torch
+from fast_cases import Spy
+from moe_cases import random
+
+from tritonmoe_bench.kernels import fast_logits
+from tritonmoe_bench.kernels.fast_logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS, launch_logits
+
+SHAPES = [
+    (1, 5, 77),
+    (1, 1, 1),
+    (FEW_TOKENS, 131, 77),  # two experts a program
+    (3, 2, 5000),  # more than one step
+    (2, 128, 64),
+    (FEW_TOKENS + 1, 5, 77),
+    (17, 40, PIECE),
+    (33, 16, PIECE + 1),
+    (70, 33, 1500),
+    (SPLIT_TOKENS, 8, 1100),
+    (8, 8, MAX_PARTS * PIECE + 900),
+    (SPLIT_TOKENS + 1, 5, 77),
+    (200, 60, 700),
+]
+
+
+def inputs(tokens, experts, hidden, dtype, device):
+    """x and a router with every weight, where that of a layer has one an expert, so that all systems route alike."""
+    x = random(tokens, hidden, dtype=dtype, device=device)
+    return x, random(experts, hidden, dtype=dtype, device=device, seed=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_sum_of_the_parts(shape, dtype, device):
+    x, router = inputs(*shape, dtype, device)
+    logits = launch_logits(x, router)
+    assert logits.dtype == torch.float32
+    assert logits.shape[1:] == shape[:2]
+    # Exact products, summed in float32 in some order; far more than that would be a rounding to 16 bits.
+    expected = x.double() @ router.double().T
+    torch.testing.assert_close(logits.double().sum(0), expected, rtol=1e-5, atol=4e-6 * shape[2] ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (FEW_TOKENS, ["_few_logits_kernel"]),
+        (FEW_TOKENS + 1, ["_split_logits_kernel"]),
+        (SPLIT_TOKENS, ["_split_logits_kernel"]),
+        (SPLIT_TOKENS + 1, []),
+    ],
+)
+def test_both_sides_of_every_choice_by_tokens(tokens, expected, device, monkeypatch):
+    names = []
+    for name in ("_few_logits_kernel", "_split_logits_kernel"):
+        monkeypatch.setattr(fast_logits, name, Spy(getattr(fast_logits, name), names))
+    launch_logits(*inputs(tokens, 4, 40, "bf16", device))
+    assert names == expected
+
+
+@pytest.mark.parametrize(
+    ("hidden", "parts"), [(64, 1), (PIECE, 1), (PIECE + 1, 2), (4 * PIECE, 4), (MAX_PARTS * PIECE * 2, MAX_PARTS)]
+)
+def test_each_part_sums_its_own_piece(hidden, parts, device):
+    x, router = inputs(FEW_TOKENS + 1, 4, hidden, "fp16", device)
+    logits = launch_logits(x, router)
+    assert logits.shape[0] == parts
+    span = -(-(-(-hidden // parts)) // 128) * 128
+    for part, piece in enumerate(logits):
+        columns = slice(part * span, min((part + 1) * span, hidden))
+        expected = x[:, columns].double() @ router[:, columns].double().T
+        torch.testing.assert_close(piece.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [FEW_TOKENS, FEW_TOKENS + 1, SPLIT_TOKENS + 1])
+def test_x_may_have_rows_that_lie_apart(tokens, device):
+    x, router = inputs(tokens, 5, 72, "bf16", device)
+    apart = torch.nn.functional.pad(x, (0, 24), value=float("nan"))[:, :72]
+    assert torch.equal(launch_logits(apart, router), launch_logits(x, router))
+
+
+@pytest.mark.parametrize("tokens", [FEW_TOKENS, 20, SPLIT_TOKENS + 1])
+def test_a_token_that_is_no_number_stays_alone(tokens, device):
+    x, router = inputs(tokens, 5, 600, "bf16", device)
+    x[2, 7] = float("nan")
+    x[1, 7] = float("inf")
+    logits = launch_logits(x, router).sum(0)
+    assert logits[2].isnan().all()
+    assert torch.equal(logits[1].isposinf(), router[:, 7] > 0)
+    assert logits[[row for row in range(tokens) if row not in (1, 2)]].isfinite().all()
