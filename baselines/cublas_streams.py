@@ -1,8 +1,7 @@
 """`cublas_streams`: one cuBLAS GEMM an active expert, from a loop on the host, spread over several CUDA streams.
 
-This is what FastMoE and FasterMoE do on one GPU (arXiv 2103.13262, section 4.3), in PyTorch: counts to the host, a loop of
-`torch.mm` for gate and up, SiLU x up for all rows, a loop for down. Without the wait between loops it would take three
-launches an expert instead of two.
+This is what FastMoE and FasterMoE do on one GPU (arXiv 2103.13262), in PyTorch: counts to the host, a loop of
+`torch.mm` for gate and up, SiLU x up for all rows at once, a loop of `torch.mm` for down.
 """
 
 from __future__ import annotations

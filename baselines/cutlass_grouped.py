@@ -101,7 +101,7 @@ class GroupedGemm:
         return self._library.moe_cutlass_describe_tile(self.tile).decode()
 
     def __call__(self, rows: torch.Tensor, ends: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Writes and returns out; ends: int32 [num_experts], on the GPU. Raises RuntimeError if nothing was launched."""
+        """Writes and returns out; ends: int32 [num_experts]. Raises RuntimeError if nothing was launched."""
         import torch
 
         stream = torch.cuda.current_stream(rows.device).cuda_stream if rows.is_cuda else 0
@@ -197,7 +197,7 @@ def _problem() -> str:
     import torch
 
     if not _record():
-        return f"CUTLASS's kernels are not compiled: {MAKE} (needs nvcc 12.4 or later); torch_grouped_mm and " \
+        return f"CUTLASS's kernels are not compiled: {MAKE} (needs nvcc 12 or later); torch_grouped_mm and " \
                "megablocks_grouped_cutlass run CUTLASS too"  # fmt: skip
     try:
         for dtype in ("bf16", "fp16"):

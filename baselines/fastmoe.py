@@ -28,7 +28,7 @@ class FastMoe(Implementation):
     name = NAME
     family = "training"
     source = f"github.com/{REPOSITORY}: fmoe.layers.FMoE, fmoe.linear.MOELinear"
-    host_sync = "prepare_forward: lec_cum[-1].item() and the .cpu() of three arrays of counts; cuBLAS is called in a loop"
+    host_sync = "prepare_forward: lec_cum[-1].item() and .cpu() of the counts, with which cuBLAS is called in a loop"
 
     def version(self) -> str:
         return checkouts.version(NAME, PACKAGE, "fastmoe")

@@ -1,6 +1,6 @@
 """`magma_vbatched`: MAGMA's batched GEMM of variable sizes, named by the paper's sources; a row that says why not.
 
-MAGMA (2.9) has `magmablas_{s,d,c,z}gemm_vbatched`, float32 and float64, real and complex. Its one 16-bit batched GEMM,
+MAGMA has `magmablas_{s,d,c,z}gemm_vbatched`, float32 and float64, real and complex. Its one 16-bit batched GEMM,
 `magmablas_hgemm_batched`, has one size for all matrices, and there is none for bfloat16.
 """
 
@@ -25,8 +25,8 @@ class MagmaVbatched(Implementation):
 
     def check(self, case: Case) -> Check:
         return unsupported(
-            f"MAGMA has no variable-size batched GEMM in {case.dtype}: its vbatched GEMMs are float32, float64 and their "
-            "complex kinds, and its 16-bit batched GEMM (fp16) takes one size for all experts"
+            f"MAGMA has no variable-size batched GEMM in {case.dtype}: its vbatched GEMMs are float32, float64 and "
+            "complex, and its one 16-bit batched GEMM (fp16) takes one size for all experts"
         )
 
     def build(self, case: Case, weights: Weights) -> Forward:

@@ -27,11 +27,14 @@ def crossing(pairs: pd.DataFrame) -> float | None:
 
 
 def errors(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per case with the relative error of both paths against the float32 reference: tokens and model of the case,
-    output, expert, torch (PyTorch's own computation in the dtype of the case), and ratio, expert over output."""
+    """Per case with the relative error of both paths against the float32 reference, by model and tokens: model,
+    tokens, output, expert, plain (PyTorch's own computation in the dtype of the case) and ratio, expert over output."""
     known = rows[(rows["status"] == "ok") & rows["rel_error"].notna()]
     known = known.drop_duplicates(["run_id", "case_hash", "implementation"])
+    key = ["run_id", "case_hash"]
     output, expert = (known[known["implementation"] == name] for name in (OUTPUT, EXPERT))
-    both = output.merge(expert[["run_id", "case_hash", "rel_error"]], on=["run_id", "case_hash"], suffixes=("", "_peer"))
-    both = both.rename(columns={"rel_error": "output", "rel_error_peer": "expert", "torch_rel_error": "torch"})
-    return both.assign(ratio=both["expert"] / both["output"]).sort_values(["model", "tokens"]).reset_index(drop=True)
+    both = output.merge(expert[[*key, "rel_error"]], on=key, suffixes=("", "_expert"))
+    found = both[[*key, "model", "tokens"]].assign(
+        output=both["rel_error"], expert=both["rel_error_expert"], plain=both["torch_rel_error"]
+    )
+    return found.assign(ratio=found["expert"] / found["output"]).sort_values(["model", "tokens"]).reset_index(drop=True)

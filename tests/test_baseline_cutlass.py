@@ -173,12 +173,12 @@ def test_another_gpu_and_another_alignment(monkeypatch):
 def test_the_source_declares_what_the_adapter_calls():
     text = cutlass_grouped.CutlassGrouped().code()[-1].read_text()
     exported = text[text.index('extern "C" {') :]
-    stub = StubLibrary(torch.bfloat16)
-    cutlass_grouped.declared(stub)
-    for name, prototype in vars(stub).items():
-        if name.startswith("moe_cutlass"):
-            (parameters,) = re.findall(rf"\b{name}\(([^)]*)\)", exported.split(f"{name}() - 1", 1)[-1])[:1]
-            assert len(prototype.argtypes) == len([one for one in parameters.split(",") if one.strip()])
+    stub = cutlass_grouped.declared(StubLibrary(torch.bfloat16))
+    functions = {name: made for name, made in vars(stub).items() if name.startswith("moe_cutlass")}
+    assert len(functions) == 4
+    for name, function in functions.items():
+        (parameters,) = re.findall(rf"^[a-z_ *]+ \*?{name}\(([^)]*)\) {{", exported, re.MULTILINE)
+        assert len(function.argtypes) == len([one for one in parameters.split(",") if one.strip()])
     for status, words in cutlass_grouped.ERRORS.items():
         assert re.search(rf"k\w+ = {status}\b", text), words
 
@@ -261,7 +261,7 @@ def test_build_takes_a_checkout(nvcc, wheel, tmp_path):
 def test_build_says_what_is_missing_and_keeps_what_was_there(nvcc, wheel, tmp_path, capfd):
     out = tmp_path / "out"
     assert build("--wheel", wheel, "--nvcc", tmp_path / "no-nvcc", "--out", out) == 1
-    assert "CUDA 12.4 or later is needed" in capfd.readouterr().err
+    assert "CUDA 12 or later is needed" in capfd.readouterr().err
     assert build("--cutlass", tmp_path, "--nvcc", nvcc, "--out", out) == 1
     assert "has no CUTLASS headers" in capfd.readouterr().err
     assert build("--wheel", wheel, "--nvcc", nvcc, "--out", out) == 0

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Verdict, assignment, decide
+from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Verdict, decide
 from tritonmoe_bench.experiments.claims.evidence import NoEvidence, compare, current_run
 from tritonmoe_bench.plots import registry
 
@@ -22,6 +22,7 @@ def row(implementation, p50=None, *, study="throughput", model="mixtral", tokens
         "run_id": "run", "study": study, "model": model, "num_experts": 8, "top_k": 2, "tokens": tokens, "skew": 0.0,
         "dtype": "fp16", "gating": "softmax", "implementation": implementation, "launch": launch, "status": "ok",
         "reason": "", "active_experts": 8, "limit_us": 50.0, "kernel_launches": None, "workspace_bytes": None,
+        "rel_error": None, "torch_rel_error": None,
         "timestamp_utc": "2026-01-01T00:00:00Z", **other,
     }  # fmt: skip
     keys = ("run_id", "model", "num_experts", "tokens", "skew", "dtype")
@@ -221,15 +222,20 @@ def test_skew_regime(ratio_of, expected):
 
 
 def assigned(fixed, megablocks, experts=(8, 64, 128), skews=(0.0, 2.0)):
-    """Rows of fast at 100 us, of the fixed tiles and of two Megablocks paths, the slower one twice as slow."""
-    rows = []
-    for count, skew in itertools.product(experts, skews):
-        point = {"study": "skew", "num_experts": count, "skew": skew}
-        rows.append(row("fast", 100.0, **point))
-        rows.append(row("paper_fused_graph", 100.0 * fixed(count, skew), **point))
-        rows.append(row("megablocks_sparse", 200.0 * megablocks(count, skew), **point))
-        rows.append(row("megablocks_grouped_cutlass", 100.0 * megablocks(count, skew), **point))
-    return rows
+    """Rows of both studies: dynamic heights and fast at 100 us, fixed heights (16 rows 3 times as slow, 128 rows half
+    as fast again as 64), the paper's tiles, and two Megablocks paths, the slower one twice as slow."""
+    heights, skew = [], []
+    for count, exponent in itertools.product(experts, skews):
+        point = {"study": "heights", "num_experts": count, "skew": exponent, "launch": "graph"}
+        heights.append(row("fastvariant_dynamic", 100.0, **point))
+        for rows, times in ((16, 3.0), (64, 1.0), (128, 1.5)):
+            heights.append(row(f"fastvariant_fixed{rows}", 100.0 * times * fixed(count, exponent), **point))
+        point |= {"study": "skew", "launch": "eager"}
+        skew.append(row("fast", 100.0, **point))
+        skew.append(row("paper_fused_graph", 125.0, **point))
+        skew.append(row("megablocks_sparse", 200.0 * megablocks(count, exponent), **point))
+        skew.append(row("megablocks_grouped_cutlass", 100.0 * megablocks(count, exponent), **point))
+    return [*heights, *skew]
 
 
 @pytest.mark.parametrize(
@@ -251,21 +257,128 @@ def test_dynamic_assignment(fixed, megablocks, expected):
 
 def test_dynamic_assignment_says_what_there_is_to_repair():
     found = finding("dynamic-assignment", assigned(lambda experts, _: experts / 80, lambda *_: 1.1))
-    assert "faster than the fixed tiles at 1 of 2 points and slower at 1, 0.80–1.60" in found.sentence
-    assert "not behind the fastest Megablocks path at 2" in found.sentence
-    assert "the fixed tiles are behind it at 1 of 2 there" in found.sentence
-    assert found.rows == "skew.csv: 8 of 24 rows"
+    assert "faster than 64 rows for all at 1 of 2 points and slower at 1, 0.80–1.60 times" in found.sentence
+    assert "(64 rows at 2)" in found.sentence
+    assert "not behind the fastest Megablocks path at 2 of 2" in found.sentence
+    assert "the paper's tiles are behind it at 2 of 2 there" in found.sentence
+    assert found.rows == "heights.csv: 4 of 24 rows; skew.csv: 4 of 24 rows"
 
 
-def test_dynamic_assignment_waits_for_its_regime_and_for_fast():
+def test_dynamic_assignment_waits_for_its_regime_and_for_both_studies():
     rows = assigned(lambda *_: 1.2, lambda *_: 1.1)
-    assert verdict("dynamic-assignment", [r for r in rows if r["num_experts"] == 8]) == "undecided"
-    assert verdict("dynamic-assignment", [r for r in rows if r["implementation"] != "fast"]) == "undecided"
+    for kept in (
+        [r for r in rows if r["num_experts"] == 8],
+        [r for r in rows if r["implementation"] != "fast"],
+        [r for r in rows if r["implementation"] != "fastvariant_fixed64"],
+        [r for r in rows if r["study"] == "heights"],
+        [r for r in rows if r["study"] == "skew"],
+    ):
+        assert verdict("dynamic-assignment", kept) == "undecided"
 
 
 def test_both_claims_mean_the_same_regime():
-    regime = next(claim for claim in yaml.safe_load(CLAIMS.read_text()) if claim["id"] == "skew-regime")
-    assert regime["figures"]["experts_from"] == assignment.EXPERTS_FROM
+    figures = {claim["id"]: claim["figures"] for claim in yaml.safe_load(CLAIMS.read_text())}
+    assert figures["skew-regime"]["experts_from"] == figures["dynamic-assignment"]["experts_from"]
+
+
+def decoded(speedup, share=0.6, error=1.5, models=("qwen3_30b_a3b", "mixtral"), tokens=(1, 32)):
+    """Rows of both paths, the expert-centric one at 100 us and an error of 0.003, and of stream."""
+    rows = []
+    for model, count in itertools.product(models, tokens):
+        point = {"study": "decode", "model": model, "tokens": count, "launch": "graph", "torch_rel_error": 0.004}
+        output_us = 100.0 / speedup(model, count)
+        rows.append(row("fastvariant_expert_centric", 100.0, rel_error=0.003, **point))
+        rows.append(row("fastvariant_output_centric", output_us, rel_error=0.003 / error, **point))
+        rows.append(row("stream", output_us * share, **point))
+    return rows
+
+
+def small(times, otherwise):
+    """The speed-up of one token, and of more."""
+    return lambda model, tokens: times if tokens == 1 else otherwise
+
+
+@pytest.mark.parametrize(
+    ("speedup", "share", "expected"),
+    [
+        (lambda *_: 1.9, 0.6, "holds"),
+        (lambda *_: 1.82, 0.6, "holds"),  # inside the noise
+        (lambda *_: 1.9, 0.5, "holds in part"),
+        (small(1.9, 1.2), 0.9, "holds in part"),
+        (small(1.1, 0.3), 0.9, "holds in part"),
+        (lambda *_: 1.01, 0.9, "does not hold"),  # faster inside the noise only
+        (lambda *_: 0.5, 0.9, "does not hold"),
+        (lambda model, _: 1.9 if model == "mixtral" else 0.5, 0.9, "holds in part"),
+    ],
+)
+def test_warp_decode_throughput(speedup, share, expected):
+    assert verdict("warp-decode-throughput", decoded(speedup, share)) == expected
+
+
+def test_warp_decode_says_where_the_paths_cross():
+    found = finding("warp-decode-throughput", decoded(small(2.0, 0.5), tokens=(1, 16)))
+    assert "mixtral at about 4.0 tokens, qwen3_30b_a3b at about 4.0 tokens" in found.sentence
+    assert "faster than the expert-centric one at 2 of 4 points, slower at 2" in found.sentence
+    assert "ahead up to 1 tokens" in found.sentence
+    assert "not timed" in found.measured
+    found = finding("warp-decode-throughput", decoded(lambda *_: 2.0))
+    assert "nowhere, always ahead" in found.sentence
+    assert "speed-up 2.00 at 60 % of the read limit" in found.measured
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(1.4, "holds"), (1.5, "holds"), (1.2, "holds in part"), (0.9, "does not hold")]
+)
+def test_warp_decode_accuracy(error, expected):
+    assert verdict("warp-decode-accuracy", decoded(lambda *_: 1.0, error=error + 1e-9)) == expected
+
+
+def test_warp_decode_accuracy_compares_the_errors_of_each_point():
+    rows = decoded(lambda *_: 1.0, error=1.5, models=("mixtral",)) + decoded(
+        lambda *_: 1.0, error=0.5, models=("qwen2",)
+    )
+    found = finding("warp-decode-accuracy", rows)
+    assert found.verdict is Verdict.IN_PART
+    assert "closer to the float32 reference at 2 of 4 points, 1.4 times or more at 2" in found.sentence
+    assert found.measured == "mixtral: 1.50; qwen2: 0.50"
+
+
+def fused(ratio, again=1.0, config="tiles", tokens=(1, 32)):
+    rows = []
+    for count in tokens:
+        point = {"study": "fusion", "tokens": count, "launch": "graph"}
+        rows.append(row("fastvariant_gather", 100.0, **point) | {"config": "tiles"})
+        rows.append(row("fastvariant_permute", 100.0 * ratio(count), **point) | {"config": "permuted tiles"})
+        rows.append(row("fast", 100.0 * again, **point) | {"config": config})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("ratio", "again", "config", "expected"),
+    [
+        (lambda _: 1.0, 1.0, "tiles", "holds"),
+        (lambda _: 1.015, 1.0, "tiles", "holds"),  # inside p20 to p80
+        (lambda _: 1.05, 1.0, "tiles", "does not hold"),
+        (lambda _: 0.95, 1.0, "tiles", "does not hold"),
+        (lambda _: 1.05, 1.06, "tiles", "holds"),  # two processes differ by more
+        (lambda _: 1.05, 1.06, "others", "does not hold"),  # but not with other tiles
+        (lambda tokens: 1.0 if tokens == 1 else 1.2, 1.0, "tiles", "holds in part"),
+    ],
+)
+def test_fused_routing_neutral(ratio, again, config, expected):
+    rows = pd.DataFrame(fused(ratio, again, config))
+    found = {f.id: f for f in decide(Evidence("gpu", {"fusion": rows}))}["fused-routing-neutral"]
+    assert found.verdict.value == expected
+
+
+def test_fused_routing_says_how_far_two_processes_differ():
+    rows = pd.DataFrame(fused(lambda tokens: 1.2, again=0.95))
+    found = {f.id: f for f in decide(Evidence("gpu", {"fusion": rows}))}["fused-routing-neutral"]
+    assert "faster at 2 and slower at 0" in found.sentence
+    assert "differ by: 5.3 % over 2 points" in found.sentence
+    alone = rows[rows["implementation"] != "fast"]
+    found = {f.id: f for f in decide(Evidence("gpu", {"fusion": alone}))}["fused-routing-neutral"]
+    assert "differ by: not measured" in found.sentence
 
 
 @pytest.mark.parametrize(

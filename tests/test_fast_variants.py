@@ -11,13 +11,14 @@ from tritonmoe_bench.experiments.pipelines import fast_variants
 from tritonmoe_bench.experiments.plan import VARIANT, GridConfig, PlanError, StudyConfig, SweepConfig, make_plan
 from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
 from tritonmoe_bench.kernels import fast, fast_gemm, fast_tiles
-from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles, FewTile, FewTiles, tiled
+from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles, FewTile, FewTiles, choose_tiles, tiled
 
 NAMES = {
     "output_centric", "expert_centric", "gather", "permute", "dynamic", "fixed16", "fixed32", "fixed64", "fixed128",
 }  # fmt: skip
 VARIANTS = {name: item for name, item in registry.implementations().items() if name.startswith(VARIANT)}
-H200 = (227 * 1024, True)
+H200 = (227 * 1024, 9)
+"""Shared memory that one program may take, in bytes, and the major compute capability."""
 
 
 def case(tokens, **changes) -> Case:
@@ -30,11 +31,13 @@ def h200(monkeypatch):
     """Tiles are chosen as on an H200, which is not there."""
 
     class Properties:
+        name = "NVIDIA H200"
         shared_memory_per_block_optin, shared_memory_per_block = H200[0], 48 * 1024
 
     monkeypatch.setattr(fast_variants, "_device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: H200)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: Properties.name)
 
 
 def test_all_are_found_and_belong_to_a_family_of_their_own():
@@ -112,7 +115,11 @@ def test_the_forced_path_is_taken(device, monkeypatch):
 def test_on_an_h200_only_what_is_named_differs(model, tokens, h200):
     experts, top_k, hidden, ffn = model
     point = Case("m", experts, top_k, hidden, ffn, tokens)
-    own = tiled(torch.device("cuda", 0), *model, tokens)
+    device = torch.device("cuda", 0)
+    own = choose_tiles(device, *model, tokens)
+    if isinstance(own, FewTiles):
+        assert VARIANTS[VARIANT + "output_centric"].tiles(point) == own
+        own = tiled(device, *model, tokens)
     for name in ("expert_centric", "gather", "permute", "dynamic"):
         assert VARIANTS[VARIANT + name].tiles(point) == own
     assert isinstance(VARIANTS[VARIANT + "output_centric"].tiles(point), FewTiles)
@@ -126,8 +133,6 @@ def test_on_an_h200_only_what_is_named_differs(model, tokens, h200):
             step = tile.small_k if height <= 32 else tile.block_k
             stages = tile.small_stages if height <= 32 else tile.stages
             assert stages * step * (height + matrices * tile.block_n) * 2 < H200[0]
-            if height <= 64:
-                assert tile == dynamic
 
 
 def test_fewer_loads_are_in_flight_only_where_they_do_not_fit(h200):
@@ -156,6 +161,8 @@ def test_config_tells_them_apart():
     point = case(3)
     configs = {name: variant.config(point) for name, variant in VARIANTS.items()}
     assert configs["fastvariant_fixed16"] != configs["fastvariant_fixed64"]
-    assert configs["fastvariant_dynamic"] == str(FastTiles(64, fast_tiles.INTERPRETER.gate_up, fast_tiles.INTERPRETER.down))
+    assert configs["fastvariant_dynamic"] == str(
+        FastTiles(64, fast_tiles.INTERPRETER.gate_up, fast_tiles.INTERPRETER.down)
+    )
     assert configs["fastvariant_fixed64"].startswith("m64 fixed ")
     assert configs["fastvariant_permute"] == f"permuted {configs['fastvariant_gather']}"

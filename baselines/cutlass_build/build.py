@@ -2,9 +2,9 @@
 
     python baselines/cutlass_build/build.py [--wheel FILE | --cutlass FOLDER] [--nvcc PATH] [--out .peers/cutlass]
 
-The headers come out of the wheel nvidia-cutlass, which pip downloads unless one is given, or from a checkout of CUTLASS.
-Needs nvcc 12.4 or later and a C++17 compiler; no GPU, no particular Python or torch. Takes minutes. Run again with the
-same source and headers, it does nothing.
+The headers come out of the wheel nvidia-cutlass, which pip downloads unless one is given, or out of a checkout of
+CUTLASS. Needs nvcc 12 or later and a C++17 compiler; no GPU, no particular Python or torch. Takes minutes. Run again
+with the same source, headers and nvcc, it does nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IN_WHEEL = "cutlass_library/source/include/"
 ELEMENTS = {"bf16": "bfloat16_t", "fp16": "half_t"}
 ARCH = "sm_90a"
 """The kernels are Hopper's: WGMMA exists nowhere else."""
-FLAGS = ("-shared", "-Xcompiler", "-fPIC", "-std=c++17", "-O3", "--expt-relaxed-constexpr", f"-arch={ARCH}")
+FLAGS = ("-shared", "-Xcompiler", "-fPIC", "-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", f"-arch={ARCH}")
 
 
 class BuildError(Exception):
@@ -99,7 +99,7 @@ def _record(include: Path, nvcc: str) -> dict[str, str]:
     try:
         said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"{nvcc} does not run ({error}): CUDA 12.4 or later is needed, see --nvcc") from error
+        raise BuildError(f"{nvcc} does not run ({error}): CUDA 12 or later is needed, see --nvcc") from error
     release = re.search(r"release ([\d.]+)", said)
     text = (include / "cutlass" / "version.h").read_text()
     parts = [re.search(rf"define CUTLASS_{part} (\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]

@@ -42,13 +42,11 @@ class _FastVariant(Implementation):
         return Fast().code()
 
     def tiles(self, case: Case) -> FastTiles | FewTiles:
-        """The tiles of the path with a schedule, as `fast` would take them."""
-        from ...kernels.fast_tiles import INTERPRETER, tiled
+        """The tiles of the path with a schedule: those of `fast`, or that it would take if it had no other path."""
+        from ...kernels.fast_tiles import FastTiles, tiled
 
-        device = _device()
-        if device.type == "cpu":
-            return INTERPRETER
-        return tiled(device, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.tokens)
+        chosen = _chosen(case, case.tokens)
+        return chosen if isinstance(chosen, FastTiles) else tiled(_device(), *_shape(case), case.tokens)
 
     def build(self, case: Case, weights: Weights) -> Forward:
         from ...kernels.fast import fast_moe
@@ -72,8 +70,13 @@ class OutputCentric(_FastVariant):
         return super().check(case)
 
     def tiles(self, case: Case) -> FewTiles:
-        from ...kernels.fast_tiles import few_tiles
+        """Those of `fast` for so many tokens, or for one where it takes the other path."""
+        from ...kernels.fast_tiles import FewTiles, few_tiles
 
+        for tokens in (case.tokens, 1):
+            chosen = _chosen(case, tokens)
+            if isinstance(chosen, FewTiles):
+                return chosen
         return few_tiles(case.hidden_dim, case.ffn_dim)
 
 
@@ -167,6 +170,17 @@ class Fixed64(_Fixed):
 class Fixed128(_Fixed):
     name = "fastvariant_fixed128"
     height = 128
+
+
+def _chosen(case: Case, tokens: int) -> FastTiles | FewTiles:
+    """What `fast` takes for the layer of the case and so many tokens."""
+    from ...kernels.fast_tiles import choose_tiles
+
+    return choose_tiles(_device(), *_shape(case), tokens)
+
+
+def _shape(case: Case) -> tuple[int, int, int, int]:
+    return case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim
 
 
 def _fitting(tile: FastTile, height: int, matrices: int) -> FastTile:

@@ -1,15 +1,16 @@
-"""The forward of `fast` against the one reference: shapes, gatings, every height of tile, every kind of routing."""
+"""The forward of `fast` against the one reference: shapes, gatings, every kind of routing, 1 to 512 tokens."""
+
+from itertools import cycle
 
 import pytest
 import torch
-from moe_cases import assert_accurate, make_layer, random
+from fast_cases import Spy, logits_that_choose, make_tiles, one_expert_each
+from moe_cases import assert_accurate, make_layer
 
-from tritonmoe_bench.kernels import fast, fast_schedule
-from tritonmoe_bench.kernels.fast import FEW_TOKENS, fast_moe
-from tritonmoe_bench.kernels.fast_schedule import SMALL_SLOTS, launch_routing
-from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles
+from tritonmoe_bench.kernels import fast, fast_gemm, fast_logits, fast_schedule
+from tritonmoe_bench.kernels.fast import fast_moe
+from tritonmoe_bench.kernels.fast_logits import FEW_TOKENS, SPLIT_TOKENS
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
-from tritonmoe_bench.kernels.tiles import GROUP_M
 
 SHAPES = {
     "one_token": {"tokens": 1, "experts": 8, "top_k": 2, "hidden": 128, "ffn": 256},
@@ -17,146 +18,73 @@ SHAPES = {
     "one_of_everything": {"tokens": 1, "experts": 1, "top_k": 1, "hidden": 1, "ffn": 1},
     "every_expert": {"tokens": 17, "experts": 5, "top_k": 5, "hidden": 40, "ffn": 24},
     "odd": {"tokens": 17, "experts": 5, "top_k": 3, "hidden": 727, "ffn": 577},
-    "top_8": {"tokens": 7, "experts": 60, "top_k": 8, "hidden": 77, "ffn": 35},
+    "top_8": {"tokens": 7, "experts": 20, "top_k": 8, "hidden": 77, "ffn": 35},
     "top_16_of_16": {"tokens": 3, "experts": 16, "top_k": 16, "hidden": 48, "ffn": 16},
-    "sixty_experts": {"tokens": 33, "experts": 60, "top_k": 4, "hidden": 180, "ffn": 88},
-    "many_experts": {"tokens": 9, "experts": 256, "top_k": 8, "hidden": 256, "ffn": 32},
     "odd_number_of_many_experts": {"tokens": 5, "experts": 131, "top_k": 7, "hidden": 136, "ffn": 16},
-    "skewed": {"tokens": 150, "experts": 16, "top_k": 2, "hidden": 64, "ffn": 64, "skew": 2.0},
+    "skewed": {"tokens": 150, "experts": 8, "top_k": 2, "hidden": 64, "ffn": 64, "skew": 2.0},
+    "many_tokens": {"tokens": 512, "experts": 4, "top_k": 2, "hidden": 40, "ffn": 24, "skew": 1.2},
 }
-GRID = {"experts": 32, "top_k": 4, "hidden": 77, "ffn": 35}
-LAST_SMALL = SMALL_SLOTS // GRID["top_k"]
-TILES = {
-    "16": FastTiles(FastTile(16, 32, 64, 4, 2, 64, 2), FastTile(16, 64, 32, 4, 2, 32, 2)),
-    "64": FastTiles(FastTile(64, 32, 64, 4, 2, 32, 3), FastTile(64, 64, 32, 4, 2, 64, 2)),
-    "128": FastTiles(FastTile(128, 64, 32, 8, 2, 32, 2), FastTile(128, 64, 64, 8, 3, 32, 2)),
-    "16_bulk": FastTiles(FastTile(16, 32, 64, 4, 2, 64, 2, bulk=True), FastTile(16, 64, 32, 4, 2, 32, 2, bulk=True)),
-    "128_bulk": FastTiles(FastTile(128, 64, 32, 8, 2, 32, 2, bulk=True), FastTile(128, 64, 64, 8, 3, 64, 3, bulk=True)),
-}
-LOADS = [0, 5, 16, 17, 64, 65, 0, 128, 300, 1]
-"""Rows of each expert: both sides of every height of tile, and empty ones."""
-HEIGHTS = {16: {1, 5, 16}, 64: {17, 64, 44}, 128: {65, 128}}
-"""Rows of the blocks of at most 128 rows that LOADS makes, by the height of the tile that must serve them."""
+GRID = {"experts": 5, "top_k": 3, "hidden": 77, "ffn": 35}
+LEFT = make_tiles(64, swap=True)
+"""With the path of tiles taken at every number of tokens, on a GPU too."""
 
 
-def tiles_for(name: str) -> FastTiles:
-    """The tiles of that name, or a skip where the GPU has no bulk copies."""
-    if name.endswith("bulk") and torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("bulk copies need compute capability 9")
-    return TILES[name]
-
-
-def one_expert_each(loads: list[int]) -> torch.Tensor:
-    """Logits [tokens, experts] that send loads[e] tokens to expert e, in no order."""
-    expert = torch.repeat_interleave(torch.arange(len(loads)), torch.tensor(loads))
-    expert = expert[torch.randperm(len(expert), generator=torch.Generator().manual_seed(0))]
-    return torch.nn.functional.one_hot(expert, len(loads)) * 4.0
-
-
-class Spy:
-    """A kernel that writes its name down when it is launched."""
-
-    def __init__(self, kernel, names):
-        self.kernel, self.names = kernel, names
-
-    def __getitem__(self, grid):
-        self.names.append(self.kernel.fn.__name__)
-        return self.kernel[grid]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), list(zip(SHAPES, cycle(["bf16", "fp16"]))))
 def test_shapes(shape, dtype, device):
     make_layer(device, **SHAPES[shape], dtype=dtype).assert_fast_right()
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 5, FEW_TOKENS, FEW_TOKENS + 1, LAST_SMALL, LAST_SMALL + 1, 70])
+@pytest.mark.parametrize(
+    ("tokens", "dtype"),
+    list(zip([1, 2, FEW_TOKENS, FEW_TOKENS + 1, 33, SPLIT_TOKENS, SPLIT_TOKENS + 1], cycle(["bf16", "fp16"]))),
+)
 def test_both_sides_of_every_choice_by_tokens(tokens, dtype, device, monkeypatch):
-    """Logits by our own kernel or by PyTorch, routing by one program or by three launches."""
-    assert LAST_SMALL > FEW_TOKENS
+    """Logits by one of two kernels or by PyTorch; then always the same five launches."""
     names = []
-    for module, kernel in ((fast, "_logits_kernel"), (fast_schedule, "_route_small_kernel")):
-        monkeypatch.setattr(module, kernel, Spy(getattr(module, kernel), names))
-    make_layer(device, **GRID, tokens=tokens, dtype=dtype).assert_fast_right()
-    expected = ["_logits_kernel"] * (tokens <= FEW_TOKENS) + ["_route_small_kernel"] * (tokens <= LAST_SMALL)
-    assert names == expected
+    for module in (fast_logits, fast_schedule, fast_gemm, fast):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Spy(getattr(module, name), names))
+    make_layer(device, **GRID, tokens=tokens, dtype=dtype).assert_fast_right(tiles=LEFT)
+    logits = [] if tokens > SPLIT_TOKENS else ["_few_logits_kernel" if tokens <= FEW_TOKENS else "_split_logits_kernel"]
+    assert names == [*logits, "_top_k_kernel", "_place_kernel", "_gate_up_kernel", "_down_kernel", "_combine_kernel"]
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 77), (FEW_TOKENS, 131, 77), (FEW_TOKENS + 1, 5, 77), (3, 2, 5000)], ids=str)
-def test_logits_of_a_router_with_every_weight(shape, dtype, device):
-    """The router of a layer above has one weight an expert, so that all systems route alike."""
-    tokens, experts, hidden = shape
-    x = random(tokens, hidden, dtype=dtype, device=device)
-    router = random(experts, hidden, dtype=dtype, device=device, seed=1)
-    logits = fast._logits(x, router)
-    assert logits.dtype == torch.float32
-    # Exact products, summed in float32 in some order; far more than that would be a rounding to 16 bits.
-    torch.testing.assert_close(logits.double(), x.double() @ router.double().T, rtol=1e-5, atol=1e-6 * hidden**0.5 * 4)
-
-
-@pytest.mark.parametrize("tokens", [6, 40])
-@pytest.mark.parametrize("gating", GATINGS)
-def test_gatings(gating, tokens, dtype, device):
-    make_layer(
-        device, tokens=tokens, experts=32, top_k=6, hidden=72, ffn=40, dtype=dtype, gating=gating
-    ).assert_fast_right()
-
-
-@pytest.mark.parametrize("name", TILES)
-def test_every_height_of_tile_in_one_forward(name, dtype, device):
-    tiles = tiles_for(name)
-    logits = one_expert_each(LOADS)
-    layer = make_layer(
-        device, tokens=len(logits), experts=len(LOADS), top_k=1, hidden=136, ffn=88, dtype=dtype, logits=logits
-    )
-    rows = set(launch_routing(logits.to(device), 1, Gating(), None, tiles.block_m).table[2].tolist()) - {0}
-    if tiles.block_m == 128:
-        assert rows == HEIGHTS[16] | HEIGHTS[64] | HEIGHTS[128]
-    elif tiles.block_m == 64:
-        assert rows == {1, 5, 16, 17, 64, 44}
-    else:
-        assert max(rows) == 16
-        assert max(LOADS) > GROUP_M * 16
-    layer.assert_fast_right(tiles=tiles)
-
-
-@pytest.mark.parametrize("name", TILES)
-def test_tiles_on_a_shape_that_all_divide(name, dtype, device):
-    layer = make_layer(device, tokens=90, experts=5, top_k=2, hidden=192, ffn=128, dtype=dtype, skew=1.2)
-    layer.assert_fast_right(tiles=tiles_for(name))
-
-
-@pytest.mark.parametrize("name", ["16", "64", "128"])
-def test_tiles_on_a_shape_that_none_divides(name, dtype, device):
-    layer = make_layer(device, tokens=90, experts=5, top_k=2, hidden=77, ffn=35, dtype=dtype, skew=1.2)
-    layer.assert_fast_right(tiles=TILES[name])
-
-
-@pytest.mark.parametrize("tokens", [7, 130])
-@pytest.mark.parametrize("name", TILES)
-def test_all_tokens_on_the_last_expert(name, tokens, dtype, device):
-    logits = one_expert_each([0] * 7 + [tokens])
-    layer = make_layer(device, tokens=tokens, experts=8, top_k=1, hidden=64, ffn=48, dtype=dtype, logits=logits)
-    layer.assert_fast_right(tiles=tiles_for(name))
-
-
-@pytest.mark.parametrize("tokens", [7, 70])
-def test_equal_logits_send_every_token_to_the_first_experts(tokens, dtype, device):
-    layer = make_layer(
-        device, tokens=tokens, experts=8, top_k=2, hidden=64, ffn=48, dtype=dtype, logits=torch.zeros(tokens, 8)
-    )
+@pytest.mark.parametrize(("gating", "dtype"), list(zip(GATINGS, cycle(["bf16", "fp16"]))))
+def test_gatings(gating, dtype, device):
+    layer = make_layer(device, tokens=40, experts=16, top_k=6, hidden=72, ffn=40, dtype=dtype, gating=gating)
     layer.assert_fast_right()
 
 
-@pytest.mark.parametrize("tokens", [3, 20, 90])
-def test_a_forward_is_the_same_every_time(tokens, dtype, device):
-    layer = make_layer(device, **GRID, tokens=tokens, dtype=dtype)
+@pytest.mark.parametrize("block_m", [16, 64, 144, 192])
+def test_hot_and_empty_experts_at_every_kind_of_height(block_m, dtype, device):
+    """A hot expert of several blocks, others of a row or two, and empty ones, also the first and the last."""
+    logits = one_expert_each([0, 1, 0, 217, 2, 17, 0])
+    layer = make_layer(device, tokens=len(logits), experts=7, top_k=1, hidden=80, ffn=40, dtype=dtype, logits=logits)
+    layer.assert_fast_right(tiles=make_tiles(block_m, swap=block_m > 64))
+
+
+@pytest.mark.parametrize("tokens", [7, 130])
+def test_all_tokens_on_the_last_experts(tokens, device):
+    logits = logits_that_choose(torch.tensor([[7, 6]]).expand(tokens, 2), 8)
+    make_layer(device, tokens=tokens, experts=8, top_k=2, hidden=64, ffn=48, logits=logits).assert_fast_right()
+
+
+@pytest.mark.parametrize("tokens", [2, 70])
+def test_equal_logits_send_every_token_to_the_first_experts(tokens, device):
+    layer = make_layer(device, tokens=tokens, experts=8, top_k=2, hidden=64, ffn=48, logits=torch.zeros(tokens, 8))
+    layer.assert_fast_right()
+
+
+@pytest.mark.parametrize("tokens", [3, 20, 130])
+def test_a_forward_is_the_same_every_time(tokens, device):
+    layer = make_layer(device, **GRID, tokens=tokens)
     assert torch.equal(layer.fast(), layer.fast())
 
 
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("tokens", [7, 60])
-def test_a_token_that_is_no_number_leaves_the_others_right(tokens, scoring, dtype, device):
-    layer = make_layer(device, tokens=tokens, experts=5, top_k=3, hidden=77, ffn=35, dtype=dtype, gating=scoring)
+@pytest.mark.parametrize("tokens", [7, 130])
+def test_a_token_that_is_no_number_leaves_the_others_right(tokens, scoring, device):
+    layer = make_layer(device, tokens=tokens, **GRID, gating=scoring)
     exact, own = layer.reference(torch.float32), layer.reference(layer.x.dtype)
     layer.x[4] = float("nan")
     y = layer.fast()
@@ -171,15 +99,15 @@ def test_gating_is_plain_softmax_if_none_is_given(device):
     assert torch.equal(fast_moe(*arguments), fast_moe(*arguments, Gating()))
 
 
-@pytest.mark.parametrize("tokens", [6, 50])
+@pytest.mark.parametrize("tokens", [6, 150])
 def test_x_may_have_rows_that_lie_apart(tokens, device):
     layer = make_layer(device, tokens=tokens, experts=4, top_k=2, hidden=32, ffn=16)
-    y = layer.fast()
+    y = layer.fast(tiles=LEFT)
     layer.x = torch.nn.functional.pad(layer.x, (0, 8))[:, :32]
-    assert torch.equal(layer.fast(), y)
+    assert torch.equal(layer.fast(tiles=LEFT), y)
 
 
-@pytest.mark.parametrize("tokens", [3, 60])
+@pytest.mark.parametrize("tokens", [1, 3, 60])
 def test_the_host_is_never_asked(tokens, device, monkeypatch):
     def refuse(*_):
         raise AssertionError("the host was asked for what the GPU decides")

@@ -144,22 +144,32 @@ def test_right_arguments_reach_a_kernel(changes, device):
         call(device, **layer() | changes)
 
 
+@pytest.mark.parametrize("tokens", [1, 5, 129])
+def test_every_path_starts_with_a_launch_or_a_product(tokens, device):
+    """What the tests of errors rely on: nothing runs before the first launch, whichever kernel that is."""
+    with pytest.raises(AssertionError, match="a kernel was launched"):
+        call(device, **layer() | {"x": zeros(tokens, HIDDEN)})
+
+
 def test_cpu_tensors_without_the_interpreter(monkeypatch):
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     with pytest.raises(ValueError, match="x is on cpu: move it to a GPU, or for CPU tensors set TRITON_INTERPRET=1"):
         call("cpu", **layer())
 
 
-def test_both_gemms_share_the_height_of_a_tile():
-    low, high = FastTile(16, 32, 64, 4, 2, 64, 2), FastTile(64, 32, 64, 4, 2, 64, 2)
-    with pytest.raises(ValueError, match="gate_up and down must share block_m, got 16, 64"):
-        FastTiles(low, high)
+@pytest.mark.parametrize("block_m", [0, 8, 48, 129, 512])
+def test_a_height_that_no_tile_has(block_m):
+    tile = FastTile(64, 64, 4, 2, 64, 2)
+    with pytest.raises(ValueError, match=f"block_m={block_m}: allowed are 16, 32, 64, 128, 144, 160, 192, 256"):
+        FastTiles(block_m, tile, tile)
 
 
 def test_a_tile_keeps_its_own_rules():
-    with pytest.raises(ValueError, match="allowed are 16, 64, 128"):
-        FastTile(32, 64, 64, 4, 2, 64, 2)
-    with pytest.raises(ValueError, match="small_k equal to block_k"):
-        FastTile(64, 64, 64, 4, 2, 128, 2, bulk=True)
-    with pytest.raises(ValueError, match="whole 16 bytes"):
-        FastTile(64, 64, 64, 4, 2, 64, 2, bulk=True).operand(torch.zeros(2, 8, 20, dtype=torch.float16))
+    with pytest.raises(ValueError, match="bulk needs small_k equal to block_k=64, got 128"):
+        FastTile(64, 64, 4, 2, 128, 2, bulk=True)
+    with pytest.raises(ValueError, match="bulk tiles need weight rows of whole 16 bytes, got 20 elements"):
+        FastTile(64, 64, 4, 2, 64, 2, bulk=True).operand(torch.zeros(2, 8, 20, dtype=torch.float16))
+    rows_of_16_bytes = torch.zeros(2, 8, 24, dtype=torch.float16)
+    assert list(FastTile(64, 64, 4, 2, 64, 2, bulk=True).operand(rows_of_16_bytes).shape) == [16, 24]
+    weights = torch.zeros(2, 8, 20)
+    assert FastTile(64, 64, 4, 2, 128, 2).operand(weights) is weights

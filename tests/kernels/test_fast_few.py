@@ -1,5 +1,7 @@
 """The output-centric path of `fast`: few tokens, no schedule, no combine."""
 
+from itertools import cycle
+
 import pytest
 import torch
 from fast_cases import SMALL_FEW, Spy, make_tiles
@@ -16,27 +18,26 @@ SHAPES = {
     "less_than_a_tile": {"tokens": 2, "experts": 4, "top_k": 2, "hidden": 9, "ffn": 5},
     "all_divide": {"tokens": 2, "experts": 8, "top_k": 2, "hidden": 128, "ffn": 64},
     "only_columns_divide": {"tokens": 2, "experts": 8, "top_k": 2, "hidden": 80, "ffn": 40},
-    "top_16_of_many": {"tokens": 2, "experts": 300, "top_k": 16, "hidden": 304, "ffn": 16},
+    "top_16_of_many": {"tokens": 1, "experts": 150, "top_k": 16, "hidden": 152, "ffn": 16},
     "all_experts": {"tokens": 3, "experts": 4, "top_k": 4, "hidden": 40, "ffn": 24},
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), list(zip(SHAPES, cycle(["bf16", "fp16"]))))
 def test_shapes(shape, dtype, device):
     make_layer(device, **SHAPES[shape], dtype=dtype).assert_fast_right(tiles=SMALL_FEW)
 
 
-@pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("gating", GATINGS)
-def test_gatings(gating, tokens, device):
-    layer = make_layer(device, tokens=tokens, experts=16, top_k=6, hidden=72, ffn=40, gating=gating)
+def test_gatings(gating, device):
+    layer = make_layer(device, tokens=2, experts=16, top_k=6, hidden=72, ffn=40, gating=gating)
     layer.assert_fast_right(tiles=SMALL_FEW)
 
 
-@pytest.mark.parametrize(("hidden", "ffn"), [(1024, 512), (1024, 1024), (512, 1024), (520, 72), (1030, 515)])
-def test_the_tiles_that_shapes_get(hidden, ffn, dtype, device):
+@pytest.mark.parametrize(("hidden", "ffn"), [(1024, 512), (128, 1024), (520, 72)])
+def test_the_tiles_that_shapes_get(hidden, ffn, device):
     """Steps of 512 and 1024, both where they divide the shape and where they do not."""
-    layer = make_layer(device, tokens=1, experts=4, top_k=2, hidden=hidden, ffn=ffn, dtype=dtype)
+    layer = make_layer(device, tokens=1, experts=2, top_k=1, hidden=hidden, ffn=ffn)
     layer.assert_fast_right(tiles=few_tiles(hidden, ffn))
 
 
@@ -70,9 +71,8 @@ def test_both_kernels_alone(dtype, device):
     assert ((y.double() - exact).abs() <= 0.51 * torch.finfo(x.dtype).eps * exact.abs() + 1e-5).all()
 
 
-@pytest.mark.parametrize("tokens", [1, 4, 7])
-def test_agrees_with_the_path_of_tiles(tokens, device):
-    layer = make_layer(device, tokens=tokens, experts=6, top_k=3, hidden=77, ffn=35, dtype="fp16")
+def test_agrees_with_the_path_of_tiles(device):
+    layer = make_layer(device, tokens=4, experts=6, top_k=3, hidden=77, ffn=35, dtype="fp16")
     few, tiled = layer.fast(tiles=SMALL_FEW), layer.fast(tiles=make_tiles(16))
     exact = layer.reference(torch.float32)
     # It rounds once where the other rounds three times, so its error is the smaller one.

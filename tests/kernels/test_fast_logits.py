@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import triton
 from fast_cases import Spy
 from moe_cases import random
 
@@ -66,7 +67,7 @@ def test_each_part_sums_its_own_piece(hidden, parts, device):
     x, router = inputs(FEW_TOKENS + 1, 4, hidden, "fp16", device)
     logits = launch_logits(x, router)
     assert logits.shape[0] == parts
-    span = -(-(-(-hidden // parts)) // 128) * 128
+    span = triton.cdiv(triton.cdiv(hidden, parts), 128) * 128
     for part, piece in enumerate(logits):
         columns = slice(part * span, min((part + 1) * span, hidden))
         expected = x[:, columns].double() @ router[:, columns].double().T

@@ -1,14 +1,17 @@
-"""Routing of `fast`: weights against the reference, and the invariants of order and table for any routing."""
+"""Routing of `fast`: experts and weights against the reference; order and table of blocks for any routing."""
+
+import os
 
 import pytest
 import torch
+from fast_cases import list_blocks, logits_that_choose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moe_cases import rounded_logits
 
 from tritonmoe_bench.baselines.reference import route
-from tritonmoe_bench.kernels import fast_schedule
-from tritonmoe_bench.kernels.fast_schedule import SMALL_SLOTS, launch_routing
+from tritonmoe_bench.kernels.fast_schedule import MAX_RANKED, launch_routing, launch_top_k
+from tritonmoe_bench.kernels.fast_tiles import HEIGHTS
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 from tritonmoe_bench.kernels.schedule import max_blocks
 from tritonmoe_bench.kernels.tiles import GROUP_M
@@ -18,126 +21,31 @@ GATINGS_TO_TEST = GATINGS | {
     "groups_of_softmax": Gating("softmax", True, groups=4, top_groups=2, scale=0.5),
     "softmax_with_bias": Gating("softmax", correction_bias=True),
 }
-SHAPES = [(1, 16, 1), (3, 32, 4), (16, 16, 8), (17, 16, 8), (60, 64, 4), (2, 512, 8), (33, 256, 8)]
-PLAIN_SHAPES = [(1, 1, 1), (3, 5, 5), (17, 60, 4), (300, 8, 2), (2, 512, 16), (33, 384, 8), (8, 16, 16)]
 GROUPED = {name for name, gating in GATINGS_TO_TEST.items() if gating.groups > 1}
-LINES = ("expert", "row", "rows", "first", "height")
+RANKED = MAX_RANKED.value
+SHAPES = [(1, 16, 1), (3, 32, 4), (17, 16, 8), (60, 64, 4), (5, RANKED, 8), (2, 512, 8), (33, 2 * RANKED, 8)]
+PLAIN_SHAPES = [(1, 1, 1), (3, 5, 5), (17, 60, 4), (300, 8, 2), (7, RANKED + 1, 16), (33, 384, 8), (8, 16, 16)]
+INTERPRETED = "TRITON_INTERPRET" in os.environ
 
 
-def correction_bias(num_experts: int, device: str) -> torch.Tensor:
-    return (torch.randn(num_experts, generator=torch.Generator().manual_seed(5)) * 0.1).to(device)
+def correction_bias(num_experts: int, gating: Gating, device) -> torch.Tensor | None:
+    bias = (torch.randn(num_experts, generator=torch.Generator().manual_seed(5)) * 0.1).to(device)
+    return bias if gating.correction_bias else None
 
 
-def slots_of(blocks) -> torch.Tensor:
-    """The expert of each slot, int64 [N], as order and table say; every slot must stand there once."""
-    order, table = blocks.order.cpu().long(), dict(zip(LINES, blocks.table.cpu().long()))
-    assert torch.equal(order.sort().values, torch.arange(len(order)))
-    experts = torch.full([len(order)], -1)
-    for expert, row, rows in zip(table["expert"].tolist(), table["row"].tolist(), table["rows"].tolist()):
-        experts[order[row : row + rows]] = expert
-    return experts
+def top_k_of(logits, top_k, gating, bias=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(experts, weights) of logits [tokens, experts] in one part."""
+    return launch_top_k(logits[None], top_k, gating, bias)
 
 
-def assert_valid(blocks, experts: torch.Tensor, num_experts: int, block_m: int) -> None:
-    """Slots in expert order, in their own order in an expert; blocks that cover all rows once; the rest zero."""
-    slots = experts.cpu().flatten().long()
-    counts = torch.bincount(slots, minlength=num_experts)
-    offsets = (counts.cumsum(0) - counts).tolist()
-    assert torch.equal(blocks.order.cpu().long(), slots.argsort(stable=True))
-    expected = [
-        (expert, offsets[expert] + start, min(count - start, block_m))
-        for expert, count in enumerate(counts.tolist())
-        for start in range(0, count, block_m)
-    ]
-    columns = blocks.table.shape[1]
-    assert columns == max_blocks(len(slots), num_experts, block_m)
-    assert len(expected) <= columns
-    table = blocks.table.cpu()
-    assert [tuple(column) for column in table[:3, : len(expected)].T.tolist()] == expected
-    assert int(table[2].sum()) == len(slots)
-    assert not table[[2, 4], len(expected) :].any()
-    assert_programs_share_out_the_tiles(table, [expert for expert, _, _ in expected])
-
-
-def assert_programs_share_out_the_tiles(table: torch.Tensor, block_experts: list[int], num_columns: int = 3) -> None:
-    """As the GEMMs read the table: each (row block, column) has one program, and blocks of a group one expert."""
-    program = torch.arange(table.shape[1] * num_columns)
-    first, height = table[3:, program // num_columns].long()
-    position = program - first * num_columns
-    position, first, height = position[height > 0], first[height > 0], height[height > 0]
-    taken = torch.stack([first + position % height, position // height], dim=1)
-    used = len(block_experts)
-    assert torch.equal(taken.unique(dim=0), torch.cartesian_prod(torch.arange(used), torch.arange(num_columns)))
-    assert len(taken) == used * num_columns
-    for start, group in zip(table[3, :used].tolist(), table[4, :used].tolist()):
-        assert 1 <= group <= GROUP_M
-        assert len(set(block_experts[start : start + group])) == 1
-
-
-@st.composite
-def routings(draw):
-    """(experts int64 [tokens, top_k], num_experts, block_m), from one token to many on a few of many experts."""
-    num_experts = draw(st.sampled_from([1, 2, 5, 8, 60, 64, 130]))
-    popular = draw(st.integers(1, num_experts))
-    top_k = draw(st.integers(1, min(popular, 16)))
-    tokens = draw(st.sampled_from([1, 2, 7, 8, 17, 64, 65, 128, 129, 300, 700]))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    chosen = torch.randperm(num_experts, generator=generator)[:popular]
-    ranks = torch.rand(tokens, popular, generator=generator).argsort(dim=1)[:, :top_k]
-    return chosen[ranks], num_experts, draw(st.sampled_from([16, 64, 128]))
-
-
-def logits_that_choose(experts: torch.Tensor, num_experts: int) -> torch.Tensor:
-    """float32 [tokens, num_experts] whose top-k are `experts`, in that order."""
-    falling = torch.arange(experts.shape[1], 0, -1).float().expand(experts.shape)
-    return torch.zeros(experts.shape[0], num_experts).scatter(1, experts, falling)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(routing=routings())
-def test_order_and_table(routing, device):
-    experts, num_experts, block_m = routing
-    logits = logits_that_choose(experts, num_experts).to(device)
-    assert_valid(launch_routing(logits, experts.shape[1], Gating(), None, block_m), experts, num_experts, block_m)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(routing=routings().filter(lambda routing: routing[0].numel() <= SMALL_SLOTS // 2))
-def test_one_program_and_three_launches_agree(routing, device):
-    experts, num_experts, block_m = routing
-    logits = logits_that_choose(experts, num_experts).to(device)
-    with pytest.MonkeyPatch.context() as patch:
-        small = launch_routing(logits, experts.shape[1], Gating(renormalize=True), None, block_m)
-        patch.setattr(fast_schedule, "SMALL_SLOTS", 0)
-        large = launch_routing(logits, experts.shape[1], Gating(renormalize=True), None, block_m)
-    # The sum that renormalises runs in another order in a program of another shape.
-    torch.testing.assert_close(small.weights, large.weights, rtol=1e-6, atol=0)
-    assert torch.equal(small.order, large.order)
-    used = int((small.table[2] > 0).sum())
-    assert torch.equal(small.table[:, :used], large.table[:, :used])
-    for table in (small.table, large.table):
-        assert not table[[2, 4], used:].any()
-
-
-@pytest.mark.parametrize(
-    ("tokens", "top_k", "num_experts"), [(8192, 2, 16), (700, 1, 1), (130, 16, 512), (1, 1, 512), (513, 8, 256)]
-)
-def test_large_and_small(tokens, top_k, num_experts, device):
-    ranks = torch.rand(tokens, num_experts, generator=torch.Generator().manual_seed(1)).argsort(dim=1)[:, :top_k]
-    logits = logits_that_choose(ranks, num_experts).to(device)
-    for block_m in (16, 128):
-        assert_valid(launch_routing(logits, top_k, Gating(), None, block_m), ranks, num_experts, block_m)
-
-
-def assert_routes_as_reference(logits, top_k, gating):
-    num_experts = logits.shape[1]
-    bias = correction_bias(num_experts, logits.device) if gating.correction_bias else None
-    blocks = launch_routing(logits, top_k, gating, bias, 16)
+def assert_routes_as_reference(logits, top_k, gating) -> None:
+    bias = correction_bias(logits.shape[1], gating, logits.device)
+    experts, weights = top_k_of(logits, top_k, gating, bias)
     expected_weights, expected_experts = route(logits, top_k, gating, bias)
-    assert blocks.weights.dtype == torch.float32
-    assert torch.equal(slots_of(blocks).view(-1, top_k), expected_experts.cpu())
+    assert (experts.dtype, weights.dtype) == (torch.int32, torch.float32)
+    assert torch.equal(experts.long(), expected_experts)
     # A GPU's exp and division are good to a few units in the last place, and exp multiplies the error of its argument.
-    torch.testing.assert_close(blocks.weights, expected_weights, rtol=5e-6, atol=1e-9)
+    torch.testing.assert_close(weights, expected_weights, rtol=5e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("gating", GATINGS_TO_TEST)
@@ -156,42 +64,214 @@ def test_any_number_of_experts_without_groups(shape, gating, device):
     assert_routes_as_reference(rounded_logits(tokens, num_experts).to(device), top_k, GATINGS_TO_TEST[gating])
 
 
-@pytest.mark.parametrize("repeats", [1, 20])
+@pytest.mark.parametrize(("tokens", "num_experts"), [(8192, 8), (8192, 16), (4100, 64)])
+def test_as_many_tokens_as_there_may_be(tokens, num_experts, device):
+    assert_routes_as_reference(rounded_logits(tokens, num_experts).to(device), 6, Gating())
+
+
+@pytest.mark.parametrize("gating", sorted(set(GATINGS_TO_TEST) - GROUPED))
+def test_ranking_and_taking_one_by_one_agree(gating, device):
+    """An expert that nobody may take moves the others from one way of choosing to the other."""
+    gate = GATINGS_TO_TEST[gating]
+    logits = rounded_logits(9, RANKED).to(device)
+    more = torch.nn.functional.pad(logits, (0, 1), value=float("-inf"))
+    bias = correction_bias(RANKED, gate, device)
+    more_bias = None if bias is None else torch.nn.functional.pad(bias, (0, 1), value=float("-inf"))
+    experts, weights = top_k_of(logits, 16, gate, bias)
+    more_experts, more_weights = top_k_of(more, 16, gate, more_bias)
+    assert torch.equal(experts, more_experts)
+    # The sums run in another order in a program of another shape.
+    torch.testing.assert_close(weights, more_weights, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("gating", ["softmax", "deepseek_v3"])
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_parts_of_the_logits_are_added_up(parts, gating, device):
+    """Halves of whole numbers, whose sums are exact in any order, so that not one bit may differ."""
+    gate = GATINGS_TO_TEST[gating]
+    generator = torch.Generator().manual_seed(parts)
+    pieces = torch.randint(-6, 7, (parts, 11, 32), generator=generator).to(device) / 2.0
+    bias = correction_bias(32, gate, device)
+    for whole, summed in zip(
+        launch_top_k(pieces.sum(0, keepdim=True), 6, gate, bias), launch_top_k(pieces, 6, gate, bias)
+    ):
+        assert torch.equal(whole, summed)
+
+
+@pytest.mark.parametrize("num_experts", [12, RANKED + 12])
 @pytest.mark.parametrize("gating", ["softmax", "softmax_renorm", "sigmoid"])
-def test_ties_go_to_the_lower_expert(gating, repeats, device):
-    logits = torch.zeros(4, 12, device=device)
+def test_ties_go_to_the_lower_expert(gating, num_experts, device):
+    logits = torch.zeros(4, num_experts, device=device)
     logits[1, [3, 7, 9]] = 2.0
     logits[2, ::2] = -0.0  # equal to 0.0, whatever its sign bit says
-    logits[3, 11] = -1.0
-    assert_routes_as_reference(logits.repeat(repeats, 1), 5, GATINGS[gating])
+    logits[3, 1] = -1.0
+    assert_routes_as_reference(logits.repeat(5, 1), 5, GATINGS[gating])
 
 
-def test_a_group_is_as_good_as_its_two_best(device):
+def test_scores_that_round_to_the_same_do_not_tie_where_logits_do_not(device):
+    """Softmax scores of far lower logits are all 0; the higher logit is still the better one."""
+    logits = torch.full((2, 8), -300.0, device=device)
+    logits[:, 2] = 0.0
+    logits[0, [7, 5, 6]] = torch.tensor([-200.0, -210.0, -220.0], device=device)
+    assert_routes_as_reference(logits, 4, Gating())
+    assert top_k_of(logits, 4, Gating())[0][0].tolist() == [2, 7, 5, 6]
+
+
+@pytest.mark.parametrize("num_experts", [16, 2 * RANKED])
+def test_a_group_is_as_good_as_its_two_best(num_experts, device):
     """One group has the best expert alone, another two good ones, which together are better."""
-    logits = torch.full((3, 16), -5.0, device=device)
+    members = num_experts // 4
+    logits = torch.full((3, num_experts), -5.0, device=device)
     logits[:, 0] = 3.0
-    logits[:, [9, 10]] = 2.0
+    logits[:, [2 * members + 1, 2 * members + 2]] = 2.0
     gating = Gating("sigmoid", groups=4, top_groups=1)
     assert_routes_as_reference(logits, 2, gating)
-    assert slots_of(launch_routing(logits, 2, gating, None, 16)).tolist() == [9, 10] * 3
+    assert top_k_of(logits, 2, gating)[0].tolist() == [[2 * members + 1, 2 * members + 2]] * 3
+
+
+def test_equal_groups_go_to_the_lower_group(device):
+    gating = Gating("sigmoid", groups=4, top_groups=2)
+    logits = torch.zeros(2, 16, device=device)
+    logits[1, 12:] = 1.0
+    assert top_k_of(logits, 6, gating)[0].tolist() == [[0, 1, 2, 3, 4, 5], [12, 13, 14, 15, 0, 1]]
+
+
+@pytest.mark.parametrize("num_experts", [16, 2 * RANKED])
+@pytest.mark.parametrize("gating", ["softmax_renorm", "sigmoid", "softmax_with_bias", "kimi_k2"])
+def test_logits_of_minus_infinity_come_last(gating, num_experts, device):
+    """So a layer can forbid experts. Where too few others are left, the lowest forbidden ones fill up."""
+    logits = rounded_logits(6, num_experts).to(device)
+    logits[:, ::2] = float("-inf")
+    logits[3, 7:] = float("-inf")
+    logits[4, :5] = float("-inf")
+    assert_routes_as_reference(logits, 6, GATINGS_TO_TEST[gating])
+    if gating == "sigmoid":
+        experts, weights = top_k_of(logits, 6, GATINGS[gating])
+        assert set(experts[3, :3].tolist()) == {1, 3, 5}
+        assert experts[3, 3:].tolist() == [0, 2, 4]
+        assert weights[3].gt(0).tolist() == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("num_experts", [32, 2 * RANKED])
+@pytest.mark.parametrize("gating", sorted(GROUPED))
+def test_logits_of_minus_infinity_in_groups(gating, num_experts, device):
+    """Each group keeps two that may be chosen, as its score needs."""
+    gate = GATINGS_TO_TEST[gating]
+    logits = rounded_logits(6, num_experts).to(device)
+    logits[:, ::2] = float("-inf")
+    assert_routes_as_reference(logits, 2 * gate.top_groups, gate)
 
 
 @pytest.mark.parametrize("gating", GATINGS_TO_TEST)
-@pytest.mark.parametrize("num_experts", [32, 60])
-@pytest.mark.parametrize("tokens", [4, 70])
-def test_logits_that_are_no_numbers_break_no_index(tokens, num_experts, gating, device):
+@pytest.mark.parametrize("num_experts", [32, 60, 2 * RANKED])
+@pytest.mark.parametrize("tokens", [4, 11])
+def test_logits_that_are_no_numbers_choose_different_experts(tokens, num_experts, gating, device):
     gate = GATINGS_TO_TEST[gating]
     if gate.groups > 1 and num_experts == 60:
         pytest.skip("expert groups need powers of two")
     logits = rounded_logits(tokens, num_experts).to(device)
     logits[0] = float("nan")
     logits[1, 5] = float("nan")
-    logits[3, :-1] = float("-inf")
     logits[2, num_experts - 1] = float("inf")
-    bias = correction_bias(num_experts, device) if gate.correction_bias else None
-    experts = slots_of(launch_routing(logits, 6, gate, bias, 16)).view(tokens, 6)
+    logits[3] = float("-inf")
+    bias = correction_bias(num_experts, gate, device)
+    experts = top_k_of(logits, 6, gate, bias)[0].long()
     assert int(experts.min()) >= 0
     assert int(experts.max()) < num_experts
-    sound = torch.arange(4, tokens)
-    expected = route(logits[sound], 6, gate, bias)[1].cpu()
-    assert torch.equal(experts[sound], expected)
+    assert (experts.sort(dim=1).values.diff(dim=1) > 0).all()
+    assert torch.equal(experts[4:], route(logits[4:], 6, gate, bias)[1])
+
+
+def assert_right_blocks(blocks, experts: torch.Tensor, num_experts: int, block_m: int) -> None:
+    """Slots in expert order, in their own order in an expert; blocks that cover all rows once; the rest zero."""
+    expected = list_blocks(experts, num_experts, block_m)
+    assert torch.equal(blocks.order.cpu(), expected.order)
+    assert torch.equal(blocks.table.cpu(), expected.table)
+
+
+def programs_share_out_the_tiles(table: torch.Tensor, num_columns: int = 3) -> bool:
+    """As the GEMMs read the table: each (row block, column) has one program, and blocks of a group one expert."""
+    program = torch.arange(table.shape[1] * num_columns)
+    first, height = table[3:, program // num_columns].long()
+    position = program - first * num_columns
+    position, first, height = position[height > 0], first[height > 0], height[height > 0]
+    taken = torch.stack([first + position % height, position // height], dim=1)
+    used = int((table[2] > 0).sum())
+    every = torch.cartesian_prod(torch.arange(used), torch.arange(num_columns))
+    return (
+        len(taken) == len(every)
+        and torch.equal(taken.unique(dim=0), every)
+        and int(table[4].max()) <= GROUP_M
+        and torch.equal(table[0][first], table[0][first + height - 1])
+    )
+
+
+def draw_experts(tokens: int, top_k: int, num_experts: int, popular: int, seed: int) -> torch.Tensor:
+    """int64 [tokens, top_k] among `popular` of the experts."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(num_experts, generator=generator)[:popular]
+    return chosen[torch.rand(tokens, popular, generator=generator).argsort(dim=1)[:, :top_k]]
+
+
+@st.composite
+def routings(draw):
+    """(experts int64 [tokens, top_k], num_experts, block_m), from one token to many on a few of many experts."""
+    num_experts = draw(st.sampled_from([1, 2, 5, 8, 60] if INTERPRETED else [1, 5, 60]))
+    popular = draw(st.integers(1, num_experts))
+    top_k = draw(st.integers(1, min(popular, 16)) if INTERPRETED else st.just(min(popular, 3)))
+    tokens = draw(st.sampled_from([1, 2, 7, 8, 17, 64, 65, 128, 129, 300, 700]))
+    seed = draw(st.integers(0, 2**31))
+    block_m = draw(st.sampled_from(HEIGHTS if INTERPRETED else [16, 160]))
+    return draw_experts(tokens, top_k, num_experts, popular, seed), num_experts, block_m
+
+
+# Every other shape is another program to compile on a GPU.
+@settings(
+    max_examples=30 if INTERPRETED else 40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(routing=routings())
+def test_order_and_table(routing, device):
+    experts, num_experts, block_m = routing
+    logits = logits_that_choose(experts, num_experts).to(device)
+    blocks = launch_routing(logits[None], experts.shape[1], Gating(), None, block_m)
+    assert_right_blocks(blocks, experts, num_experts, block_m)
+    assert programs_share_out_the_tiles(blocks.table.cpu())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "top_k", "num_experts", "block_m"),
+    [
+        (8192, 16, 16, 64),
+        (5000, 1, 3, 16),
+        (700, 1, 1, 192),
+        (130, 16, 150, 16),
+        (1, 1, 300, 128),
+        (513, 8, 40, 144),
+    ],
+)
+def test_order_and_table_at_the_extremes(tokens, top_k, num_experts, block_m, device):
+    experts = draw_experts(tokens, top_k, num_experts, num_experts, 1)
+    logits = logits_that_choose(experts, num_experts).to(device)
+    assert_right_blocks(launch_routing(logits[None], top_k, Gating(), None, block_m), experts, num_experts, block_m)
+
+
+@pytest.mark.parametrize("block_m", [16, 256])
+def test_table_is_long_enough_for_the_worst_routing(block_m, device):
+    """One row more than whole blocks for as many experts as can have that."""
+    loads = [1] * 6 + [3 * block_m + 1]
+    experts = torch.repeat_interleave(torch.arange(len(loads)), torch.tensor(loads)).unsqueeze(1)
+    logits = logits_that_choose(experts, len(loads)).to(device)
+    blocks = launch_routing(logits[None], 1, Gating(), None, block_m)
+    assert int((blocks.table[2] > 0).sum()) == blocks.table.shape[1] == max_blocks(sum(loads), len(loads), block_m)
+    assert_right_blocks(blocks, experts, len(loads), block_m)
+
+
+def test_routing_of_parts_and_of_their_sum_is_one(device):
+    pieces = torch.randint(-6, 7, (4, 70, 8), generator=torch.Generator().manual_seed(3)).to(device) / 2.0
+    split = launch_routing(pieces, 3, Gating(renormalize=True), None, 64)
+    whole = launch_routing(pieces.sum(0, keepdim=True), 3, Gating(renormalize=True), None, 64)
+    for name in ("weights", "order", "table"):
+        assert torch.equal(getattr(split, name), getattr(whole, name))

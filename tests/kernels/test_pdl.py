@@ -1,10 +1,30 @@
-"""Programmatic dependent launch is asked for exactly where there is one."""
+"""Programmatic dependent launch is asked for exactly where there is one, and kernels keep the rules it comes with."""
+
+import ast
+from pathlib import Path
 
 import pytest
 import torch
 
 from tritonmoe_bench.kernels import pdl
 from tritonmoe_bench.kernels.pdl import launch_options
+
+KERNELS = {
+    function.name: function
+    for path in sorted(Path(pdl.__file__).parent.glob("fast*.py"))
+    for function in ast.parse(path.read_text()).body
+    if isinstance(function, ast.FunctionDef) and function.name.endswith("_kernel")
+}
+LAUNCHED_FROM = {
+    call.func.value.id
+    for path in Path(pdl.__file__).parent.glob("*.py")
+    for call in ast.walk(ast.parse(path.read_text()))
+    if isinstance(call, ast.Call)
+    and isinstance(call.func, ast.Subscript)
+    and any(word.arg is None and "launch_options" in ast.unparse(word.value) for word in call.keywords)
+}
+"""Kernels that are launched with `launch_options`."""
+ARITHMETIC = {"tl.cdiv", "tl.program_id"}
 
 
 @pytest.fixture(autouse=True)
@@ -33,3 +53,26 @@ def test_by_capability_of_nvidia(hip, capability, options, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert launch_options(torch.device("cuda", 0)) == options
+
+
+def test_every_kernel_of_fast_is_launched_so():
+    assert set(KERNELS) == LAUNCHED_FROM
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_waits_before_it_touches_memory_and_then_releases(name):
+    """Every program waits, whatever its work: what comes after the next kernel relies on all of this one being over."""
+    statements = [ast.unparse(statement) for statement in KERNELS[name].body]
+    assert statements.count("wait_for_previous(PDL)") == 1
+    assert statements.count("release_next(PDL)") == 1
+    wait = statements.index("wait_for_previous(PDL)")
+    assert statements[wait + 1] == "release_next(PDL)"
+    early = {
+        ast.unparse(node.func)
+        for statement in KERNELS[name].body[:wait]
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call)
+    }
+    # Only the down kernel reads before it waits, and only the table, which the kernel before the last one wrote.
+    assert early <= ARITHMETIC | ({"_locate"} if name == "_down_kernel" else set())
+    assert not any(isinstance(node, ast.Return) for node in ast.walk(KERNELS[name]))

@@ -1,0 +1,82 @@
+"""Error of every system against a float32 computation, one panel a dtype: the range over all points and the median.
+
+From the headline and the throughput study. Errors depend on the shape, so the median of the error over PyTorch's own,
+at the same points, is printed beside each system.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from . import caption, data, layout, style
+
+NAME = "accuracy"
+TITLE = "Error of every system against float32"
+STUDIES = ("headline", "throughput")
+BAND = "PyTorch's own computation in the dtype, the same points"
+
+
+def draw(results: data.Results) -> Figure:
+    studies = [results.study(name) for name in STUDIES]
+    rows = pd.concat([study.rows for study in studies], ignore_index=True)
+    asked = rows[rows["implementation"] != data.LIMIT]
+    known = errors(asked)
+    names, dtypes = data.systems(asked), sorted(asked["dtype"].unique())
+    figure, axes = layout.sheet(1, len(dtypes), 0.55 + 0.16 * len(names), TITLE, sharey=True)
+    for panel, dtype in zip(axes, dtypes):
+        _panel(panel, known[known["dtype"] == dtype], names)
+        panel.set_title(dtype)
+        panel.set_xlabel("relative error (10⁻³)")
+    axes[0].set_yticks(range(len(names)), [style.look(name).label for name in names])
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    counts = known.groupby("dtype")["case_hash"].nunique()
+    points = ", ".join(f"{dtype} {counts.get(dtype, 0)}" for dtype in dtypes)
+    notes = (
+        f"Norm of the difference to a float32 computation over its norm, at each case of the two studies ({points}). "
+        "Line: least to most; marker: median; number: median of the error over PyTorch's own at the same points; "
+        "no point: nothing of the system passed or ran in this dtype."
+    )
+    missing = pd.concat([data.missing(study.rows[study.rows["implementation"] != data.LIMIT]) for study in studies])
+    text = "\n".join([caption.text(studies[0], notes, missing), *(caption.provenance(study) for study in studies[1:])])
+    return layout.finish(figure, _handles(), text)
+
+
+def errors(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a case and system with an error: rel_error, torch_rel_error and their ratio; launch modes and runs agree
+    on the output, so the first one stands."""
+    known = rows[(rows["status"] == "ok") & rows["rel_error"].notna() & rows["torch_rel_error"].notna()]
+    known = known.drop_duplicates(["study", "case_hash", "implementation"])
+    return known.assign(ratio=known["rel_error"] / known["torch_rel_error"])
+
+
+def _panel(panel: Axes, known: pd.DataFrame, names: list[str]) -> None:
+    if known.empty:
+        return
+    own = known["torch_rel_error"]
+    panel.axvspan(own.min(), own.max(), color=style.BAND, lw=0, zorder=0.5)
+    highest = max(own.max(), known["rel_error"].max())
+    panel.set_xlim(0, 1.35 * highest)
+    panel.xaxis.set_major_locator(MaxNLocator(5))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{1000 * value:g}"))
+    for place, name in enumerate(names):
+        look, found = style.look(name), known[known["implementation"] == name]
+        if found.empty:
+            panel.text(0.02 * highest, place, "no point", va="center", color="#666666")
+            continue
+        error = found["rel_error"]
+        panel.plot([error.min(), error.max()], [place, place], color=look.color, lw=1.4, solid_capstyle="butt")
+        panel.plot([error.median()], [place], color=look.color, marker=look.marker, ls="none", label=look.label)
+        panel.text(1.33 * highest, place, f"{found['ratio'].median():.2f} x", va="center", ha="right")
+
+
+def _handles() -> list[Artist]:
+    return [
+        Patch(facecolor=style.BAND, label=BAND),
+        Line2D([], [], color=style.INK, marker="o", lw=1.4, label="least to most, median"),
+    ]

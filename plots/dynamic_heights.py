@@ -1,0 +1,67 @@
+"""Map of (model x skew): speed of tile heights chosen on the GPU over one height for all, a column a batch size.
+
+A row of panels a fixed height, and one for the best of them at each point.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..experiments.claims.assignment import DYNAMIC, FIXED
+from . import caption, data, layout, maps, style
+
+NAME = "dynamic_heights"
+TITLE = "Tile heights chosen on the GPU over one height for all"
+STUDIES = ("heights",)
+
+
+def draw(results: data.Results) -> Figure:
+    study = results.study("heights")
+    rows = data.plain(study.rows)
+    names = [name for name in rows["implementation"].unique() if name.startswith(FIXED)]
+    if DYNAMIC not in set(rows["implementation"]) or not names:
+        raise data.MissingStudy(
+            f"{study.path} has no rows of {DYNAMIC} and {FIXED}<rows>: python experiments/sweep.py study=heights"
+        )
+    heights = sorted(names, key=lambda name: int(name.removeprefix(FIXED)))
+    tables = [(f"over {name.removeprefix(FIXED)} rows for all", _ratios(rows, [name])) for name in heights]
+    if len(heights) > 1:
+        tables.append(("over the best\nsingle height", _ratios(rows, heights)))
+    tokens = sorted(rows["tokens"].unique())
+    models = _by_experts(rows)
+    figure, axes = layout.sheet(len(tables), len(tokens), 1.35, TITLE)
+    for index, panel in enumerate(axes):
+        row, column = divmod(index, len(tokens))
+        words, table = tables[row]
+        here = rows[rows["tokens"] == tokens[column]]
+        maps.draw_ratios(panel, here, table, "model", "skew", order=list(models))
+        panel.set_yticks(range(len(models)), list(models.values()) if column == 0 else [""] * len(models))
+        if row == 0:
+            panel.set_title(f"{tokens[column]} tokens")
+        if row == len(tables) - 1:
+            panel.set_xlabel("Zipf exponent")
+        if column == 0:
+            panel.set_ylabel(words)
+    missing = data.missing(rows[rows["implementation"].isin([DYNAMIC, *heights])])
+    notes = (
+        f"{rows['dtype'].iloc[0]}, CUDA graph, the same kernels and tile widths. In each cell: latency with the fixed "
+        "height / latency with the heights chosen on the GPU from each block's rows. Line: where the ratio crosses 1. "
+        f"{maps.ENDS}"
+    )
+    lacking = any(len(table) < rows["case_hash"].nunique() for _, table in tables)
+    handles = maps.legend("the dynamic choice", "the fixed height", lacking)
+    return layout.finish(figure, handles, caption.text(study, notes, missing))
+
+
+def _ratios(rows: pd.DataFrame, fixed: list[str]) -> pd.DataFrame:
+    return data.to_best(data.ratios(rows, DYNAMIC, fixed, "best"))
+
+
+def _by_experts(rows: pd.DataFrame) -> dict[str, str]:
+    """Label by model, the fewest experts first."""
+    known = rows.drop_duplicates("model").sort_values("num_experts", kind="stable")
+    return {
+        str(model): f"{style.model_label(str(model))}\n{experts} experts"
+        for model, experts in zip(known["model"], known["num_experts"])
+    }
