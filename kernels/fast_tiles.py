@@ -144,7 +144,7 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
     gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
     if hidden_dim >= LONG:
         return FewTiles(gate_up, FewTile(4, 512, 4))
-    return FewTiles(gate_up, FewTile(4, 1024 if ffn_dim % 1024 == 0 and has_registers else 512, 2))
+    return FewTiles(gate_up, FewTile(4, 1024 if ffn_dim % 1024 == 0 and ffn_dim > 1024 and has_registers else 512, 2))
 
 
 def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
