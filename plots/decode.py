@@ -1,4 +1,4 @@
-"""Output-centric against expert-centric decode: speed ratio with its crossing, and the error of both; a column a model."""
+"""Output-centric against expert-centric decode: speed ratio and its crossing, error of both; a column a model."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def draw(results: data.Results) -> Figure:
         "tokens",
     )
     notes = (
-        f"{rows['dtype'].iloc[0]}, one layer, CUDA graph. Above 1 the output-centric path is faster: each program reads "
-        "the weights of its slot, so that tokens that share an expert read it again. Error: the norm of the difference "
-        "to a float32 computation over its norm."
+        f"{rows['dtype'].iloc[0]}, one layer, CUDA graph. Above 1 the output-centric path is faster: each program "
+        "reads the weights of its slot, so that tokens that share an expert read it again. Error: the norm of the "
+        "difference to a float32 computation over its norm."
     )
     return layout.finish(figure, _handles(missing), caption.text(study, notes, missing))
 

@@ -258,7 +258,7 @@ def test_dynamic_assignment(fixed, megablocks, expected):
 def test_dynamic_assignment_says_what_there_is_to_repair():
     found = finding("dynamic-assignment", assigned(lambda experts, _: experts / 80, lambda *_: 1.1))
     assert "faster than 64 rows for all at 1 of 2 points and slower at 1, 0.80–1.60 times" in found.sentence
-    assert "(64 rows at 2)" in found.sentence
+    assert "the best single height is 64 rows at 2, and" in found.sentence
     assert "not behind the fastest Megablocks path at 2 of 2" in found.sentence
     assert "the paper's tiles are behind it at 2 of 2 there" in found.sentence
     assert found.rows == "heights.csv: 4 of 24 rows; skew.csv: 4 of 24 rows"
@@ -319,7 +319,7 @@ def test_warp_decode_says_where_the_paths_cross():
     found = finding("warp-decode-throughput", decoded(small(2.0, 0.5), tokens=(1, 16)))
     assert "mixtral at about 4.0 tokens, qwen3_30b_a3b at about 4.0 tokens" in found.sentence
     assert "faster than the expert-centric one at 2 of 4 points, slower at 2" in found.sentence
-    assert "ahead up to 1 tokens" in found.sentence
+    assert "ahead up to 1 token." in found.sentence
     assert "not timed" in found.measured
     found = finding("warp-decode-throughput", decoded(lambda *_: 2.0))
     assert "nowhere, always ahead" in found.sentence

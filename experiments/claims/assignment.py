@@ -53,9 +53,9 @@ def dynamic_assignment(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
     sentence = (
         f"With {figures['experts_from']} experts or more and skew above {EXTREME:g}, dynamic heights are faster than "
         f"{figures['fixed_rows']} rows for all at {int(faster.sum())} of {len(inside)} points and slower at "
-        f"{int(slower.sum())}, {span(inside['ratio'])} times their speed{elsewhere}; the best single height differs "
-        f"from point to point ({_heights_text(of_best)}), and dynamic ones are {span(of_best['ratio'])} times as fast "
-        f"as it. {FAST} is not behind the fastest Megablocks path at {int(ahead.sum())} of {len(against)} points, and "
+        f"{int(slower.sum())}, {span(inside['ratio'])} times their speed{elsewhere}; the best single height is "
+        f"{_heights_text(of_best)}, and dynamic ones are {span(of_best['ratio'])} times as fast as the best of each "
+        f"point. {FAST} is not behind the fastest Megablocks path at {int(ahead.sum())} of {len(against)} points, and "
         f"the paper's tiles {_papers_behind(skew, figures)}."
     )
     verdict = Verdict.of(faster.all() and ahead.all(), faster.any() and ahead.any())
@@ -76,7 +76,7 @@ def _fastest_peer(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _heights_text(best: pd.DataFrame) -> str:
-    """How often each height is the best single one."""
+    """At how many points each height is the best single one."""
     counts = best["peer"].str.removeprefix(FIXED).astype(int).value_counts().sort_index()
     return ", ".join(f"{rows} rows at {count}" for rows, count in counts.items())
 

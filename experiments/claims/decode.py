@@ -48,8 +48,8 @@ def warp_decode_throughput(evidence: Evidence, figures: Mapping[str, Any]) -> Fi
     measured = f"{where}: {claimed}; speed-up over all points {span(pairs['ratio'])}"
     sentence = (
         f"The output-centric path is faster than the expert-centric one at {int(faster.sum())} of {len(pairs)} points, "
-        f"slower at {int(slower.sum())} and the same within noise at {len(pairs) - int((faster | slower).sum())}; it is "
-        f"ahead up to {_most(pairs[faster])}. Where they cross: {crossings}."
+        f"slower at {int(slower.sum())} and the same within noise at {len(pairs) - int((faster | slower).sum())}; it "
+        f"is ahead up to {_most(pairs[faster])}. Where they cross: {crossings}."
     )
     verdict = Verdict.of(reached and streamed, faster.any())
     return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)))
@@ -92,4 +92,7 @@ def _crossing_text(pairs: pd.DataFrame) -> str:
 
 def _most(faster: pd.DataFrame) -> str:
     """The most tokens at which the path is ahead."""
-    return f"{faster['tokens'].max()} tokens" if len(faster) else "no batch size"
+    if faster.empty:
+        return "no batch size"
+    most = int(faster["tokens"].max())
+    return f"{most} token{'s' * (most > 1)}"

@@ -32,9 +32,9 @@ def fused_routing_neutral(evidence: Evidence, figures: Mapping[str, Any]) -> Fin
     told = f"{100 * (noise - 1):.1f} % over {repeats} points" if repeats else "not measured"
     by_tokens = ", ".join(f"{span(group['ratio'])} at {tokens}" for tokens, group in pairs.groupby("tokens"))
     sentence = (
-        f"Fusing changes nothing beyond the noise at {int(neutral.sum())} of {len(pairs)} points, is faster at {faster} "
-        f"and slower at {len(pairs) - int(neutral.sum()) - faster}; by tokens the ratio is {by_tokens}. What two "
-        f"processes differ by: {told}."
+        f"Fusing changes nothing beyond the noise at {int(neutral.sum())} of {len(pairs)} points, is faster at "
+        f"{faster} and slower at {len(pairs) - int(neutral.sum()) - faster}; by tokens the ratio is {by_tokens}. What "
+        f"two processes differ by: {told}."
     )
     return Finding(Verdict.of(neutral.all(), neutral.any()), measured, sentence, rows_text(frame, rows_of(pairs)))
 

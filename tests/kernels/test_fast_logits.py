@@ -16,6 +16,7 @@ SHAPES = [
     (3, 2, 5000),  # more than one step
     (2, 128, 64),
     (FEW_TOKENS + 1, 5, 77),
+    (FEW_TOKENS + 1, 1, 1),
     (17, 40, PIECE),
     (33, 16, PIECE + 1),
     (70, 33, 1500),
@@ -78,7 +79,10 @@ def test_each_part_sums_its_own_piece(hidden, parts, device):
 def test_x_may_have_rows_that_lie_apart(tokens, device):
     x, router = inputs(tokens, 5, 72, "bf16", device)
     apart = torch.nn.functional.pad(x, (0, 24), value=float("nan"))[:, :72]
-    assert torch.equal(launch_logits(apart, router), launch_logits(x, router))
+    # PyTorch may take another GEMM, with another order of sums, for another stride.
+    torch.testing.assert_close(
+        launch_logits(apart, router), launch_logits(x, router), rtol=1e-6 * (tokens > SPLIT_TOKENS), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("tokens", [FEW_TOKENS, 20, SPLIT_TOKENS + 1])

@@ -1,5 +1,6 @@
 """Every figure, drawn from the synthetic results: what is on it, and that it can be read."""
 
+import pandas as pd
 import pytest
 from matplotlib import pyplot
 from matplotlib.text import Text
@@ -28,6 +29,7 @@ UNITS = {
     "traffic_where": ["ffn size / hidden size (ratio)", "bytes saved, of all (%)", "bytes saved, of activations (%)"],
     "roofline": ["operations / DRAM byte (FLOP/B)", "rate of operations (TFLOP/s)"],
 }
+LAID_OUT = (*UNITS, "portability")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_caption_says_where_with_what_and_when(drawn, results, name):
     assert f"run {row['run_id']}" in printed.replace("- ", "-")
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", LAID_OUT)
 def test_text_is_large_enough_and_inside_the_figure(drawn, name):
     figure = drawn[name]
     renderer = figure.canvas.get_renderer()
@@ -90,7 +92,7 @@ def test_text_is_large_enough_and_inside_the_figure(drawn, name):
         assert text.get_fontsize() >= style.FONT_PT
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", LAID_OUT)
 def test_legend_and_caption_lie_under_the_panels(drawn, name):
     figure = drawn[name]
     renderer = figure.canvas.get_renderer()
@@ -195,3 +197,16 @@ def test_stages_stand_beside_the_published_ones(drawn, results):
     assert len(labels) == 2 + 3 * 2  # three pipelines, two dtypes
     widths = sum(bar.get_width() for bar in panel.patches if round(bar.get_y() + bar.get_height() / 2) == 0)
     assert widths == pytest.approx(1)
+
+
+def test_portability_says_what_fails_where(drawn, results):
+    rows = pd.read_csv(results.root / "portability.csv", keep_default_na=False)
+    panel = drawn["portability"].axes[0]
+    assert len(panel.get_xticklabels()) == rows["target"].nunique()
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        "paper: grouped_gemm", "fast: down", "fast: top_k",
+    ]  # fmt: skip
+    printed = [text.get_text() for text in panel.texts]
+    assert len(printed) == len(rows)
+    assert [text for text in printed if "spill" in text] == ["1 spill\n1; 64 KiB; 128"]
+    assert sum(bool(patch.get_hatch()) for patch in panel.patches) == (rows["status"] != "ok").sum()

@@ -1,4 +1,4 @@
-"""What is on the figures of the studies decode, fusion and heights, and on the one of errors: the numbers of the CSVs."""
+"""The figures of the studies decode, fusion and heights, and that of errors: they show the numbers of the CSVs."""
 
 import numpy as np
 import pandas as pd
