@@ -7,7 +7,7 @@ JOBS ?= auto
 ARGS ?=
 STUDY ?= throughput
 PAPER_STUDIES := throughput skew experts stages
-ALL_STUDIES := $(PAPER_STUDIES) headline
+ALL_STUDIES := $(PAPER_STUDIES) headline decode fusion heights counters
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # Without a GPU one fixed release keeps gigabytes of CUDA libraries away wherever that release has a CPU build.
 TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)
@@ -22,7 +22,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose peers setup test smoke sweep portability figures report reproduce studies megablocks lint clean announce
+.PHONY: help choose cutlass peers setup test smoke sweep portability figures report reproduce studies megablocks lint clean announce
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -86,8 +86,13 @@ endif
 	@$(MAKE) --no-print-directory report
 	@echo "Read results/REPORT.md, or open results/report.html."
 
-peers: $(READY)  ## cut a vLLM wheel down to its MoE layer, into .peers (ARGS="--wheel FILE")
-	$(RUN) baselines/peers_build/prune_vllm.py $(ARGS)
+peers: $(READY)  ## cut vLLM, SGLang and DeepSpeed down to their MoE layers, into .peers
+	$(RUN) baselines/peers_build/prune_vllm.py
+	$(RUN) baselines/peers_build/prune_sglang.py
+	$(RUN) baselines/peers_build/prune_deepspeed.py
+
+cutlass: $(READY)  ## compile CUTLASS's grouped GEMM for Hopper, into .peers/cutlass (needs nvcc)
+	$(RUN) baselines/cutlass_build/build.py $(ARGS)
 
 megablocks: $(READY)  ## build Megablocks, stanford-stk and grouped_gemm from their sources, into .megablocks
 	$(RUN) baselines/megablocks_build/build.py $(ARGS)

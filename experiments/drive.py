@@ -59,6 +59,7 @@ class _Worker:
             self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.pipe, self.log):
+            assert stream is not None
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
 

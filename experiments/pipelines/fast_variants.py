@@ -107,10 +107,12 @@ class Permute(_FastVariant):
         from ...kernels.fast_gemm import launch_down, launch_gate_up
         from ...kernels.fast_logits import launch_logits
         from ...kernels.fast_schedule import launch_routing
+        from ...kernels.fast_tiles import FastTiles
         from ...kernels.permute import launch_permute, launch_unpermute_combine
 
         router, gate_up, down, bias = weights.router(), weights.gate_up(), weights.down(), weights.correction_bias()
         tiles, top_k, gate = self.tiles(case), case.top_k, case.gate
+        assert isinstance(tiles, FastTiles)
         in_order = torch.arange(case.slots, dtype=torch.int32, device=router.device)
 
         def forward(x: torch.Tensor) -> torch.Tensor:
