@@ -11,7 +11,7 @@ from moe_cases import assert_accurate, make_layer, random
 
 from tritonmoe_bench.kernels import fast_gemm, fast_tiles
 from tritonmoe_bench.kernels.fast_gemm import launch_down, launch_gate_up
-from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTiles, FewTiles, choose_tiles
+from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles
 from tritonmoe_bench.kernels.tiles import GROUP_M
 
 EVEN = {"hidden": 128, "ffn": 128}
@@ -23,14 +23,14 @@ MODELS = [(8, 2, 4096, 14336), (60, 4, 3584, 2560), (256, 8, 7168, 2048), (128, 
 TOKENS = [1, 2, 3, 8, 32, 128, 512, 8192]
 
 
-def chosen(shared_kib: int, has_bulk: bool) -> list[tuple[tuple[int, ...], list[FastTiles]]]:
-    """Each shape of MODELS, and its tiles at each of TOKENS, on a GPU of such capabilities."""
+def chosen(shared_kib: int, major: int) -> list[tuple[tuple[int, ...], list[FastTiles]]]:
+    """Each shape of MODELS, and its tiles at each of TOKENS, on a GPU of such shared memory and compute capability."""
     device = torch.device("cuda", 0)
-    with mock.patch.object(fast_tiles, "_capabilities", return_value=(shared_kib * 1024, has_bulk)):
+    with mock.patch.object(fast_tiles, "_capabilities", return_value=(shared_kib * 1024, major)):
         return [(shape, [fast_tiles.tiled(device, *shape, tokens) for tokens in TOKENS]) for shape in MODELS]
 
 
-CHOSEN = {str(tiles): tiles for shared in (64, 163, 227) for _, row in chosen(shared, True) for tiles in row}
+CHOSEN = {str(tiles): tiles for shared in (64, 163, 227) for _, row in chosen(shared, 9) for tiles in row}
 
 
 def gemms(x, gate_up, down, experts, tiles) -> torch.Tensor:
@@ -158,19 +158,28 @@ def test_every_choice(name, device):
     assert_gemms_right(shuffled_experts([7, 0, 30, 170]), 4, tiles, "bf16", device, hidden=136, ffn=200)
 
 
-@pytest.mark.parametrize("has_bulk", [True, False])
+def test_every_declared_tile_is_chosen_somewhere():
+    declared = {name: value for name, value in vars(fast_tiles).items() if isinstance(value, (FastTile, FastTiles))}
+    used = {part for tiles in CHOSEN.values() for part in (tiles, tiles.gate_up, tiles.down)} | {INTERPRETER}
+    assert [name for name, value in declared.items() if value not in used] == []
+
+
+@pytest.mark.parametrize("major", [0, 8, 9, 10])
 @pytest.mark.parametrize("shared_kib", [64, 99, 160, 163, 227])
-def test_choice_offers_bulk_copies_only_where_they_can_be(shared_kib, has_bulk):
-    for (_, _, hidden, ffn), row in chosen(shared_kib, has_bulk):
+def test_choice_takes_bulk_copies_only_where_they_can_be(shared_kib, major):
+    """Rows of whole 16 bytes, and the engine, which NVIDIA has from compute capability 9 on."""
+    rows = chosen(shared_kib, major)
+    for (_, _, hidden, ffn), row in rows:
         for tiles in row:
-            assert has_bulk or not (tiles.gate_up.bulk or tiles.down.bulk)
             assert hidden % 8 == 0 or not tiles.gate_up.bulk
             assert ffn % 8 == 0 or not tiles.down.bulk
+    bulk = any(tiles.gate_up.bulk or tiles.down.bulk for _, row in rows for tiles in row)
+    assert bulk == (shared_kib == 227 and major >= 9)
 
 
 def test_choice_grows_with_the_rows_of_an_expert_where_memory_allows():
     for shared_kib, grows in ((64, False), (163, False), (227, True)):
-        for _, row in chosen(shared_kib, True):
+        for _, row in chosen(shared_kib, 9):
             heights = [tiles.block_m for tiles in row]
             assert (heights[0] < heights[-1]) == grows
 
