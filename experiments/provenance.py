@@ -23,8 +23,9 @@ def now_utc() -> str:
 
 
 def commit() -> tuple[str, bool | str]:
-    """(commit, whether sources differ from it), from git, or from TRITONMOE_GIT_COMMIT and TRITONMOE_GIT_DIRTY where
-    the checkout travelled without its history; ("unknown", "unknown") where neither tells."""
+    """(commit, whether sources differ from it), from TRITONMOE_GIT_COMMIT and TRITONMOE_GIT_DIRTY where
+    the checkout travelled without its history or with an older one, else from git; ("unknown", "unknown") where neither
+    tells."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -33,11 +34,11 @@ def commit() -> tuple[str, bool | str]:
             return None
         return done.stdout.strip()
 
+    if "TRITONMOE_GIT_COMMIT" in os.environ:
+        return os.environ["TRITONMOE_GIT_COMMIT"], os.environ.get("TRITONMOE_GIT_DIRTY", "unknown") == "true"
     head = git("rev-parse", "HEAD")
     if head:
         return head, bool(git("status", "--porcelain", "--", ".", ":!results", ":!plots/figures", ":!README.md"))
-    if "TRITONMOE_GIT_COMMIT" in os.environ:
-        return os.environ["TRITONMOE_GIT_COMMIT"], os.environ.get("TRITONMOE_GIT_DIRTY", "unknown") == "true"
     return "unknown", "unknown"
 
 

@@ -18,6 +18,8 @@ SHAPES = {
     "less_than_a_tile": {"tokens": 2, "experts": 4, "top_k": 2, "hidden": 9, "ffn": 5},
     "all_divide": {"tokens": 2, "experts": 8, "top_k": 2, "hidden": 128, "ffn": 64},
     "only_columns_divide": {"tokens": 2, "experts": 8, "top_k": 2, "hidden": 80, "ffn": 40},
+    "only_steps_of_gate_up_divide": {"tokens": 2, "experts": 2, "top_k": 2, "hidden": 64, "ffn": 35},
+    "only_steps_of_down_divide": {"tokens": 2, "experts": 2, "top_k": 2, "hidden": 72, "ffn": 64},
     "top_16_of_many": {"tokens": 1, "experts": 150, "top_k": 16, "hidden": 152, "ffn": 16},
     "all_experts": {"tokens": 3, "experts": 4, "top_k": 4, "hidden": 40, "ffn": 24},
 }
