@@ -27,7 +27,7 @@ import pandas as pd
 
 from tritonmoe_bench.experiments import schema
 from tritonmoe_bench.experiments.claims.evidence import current_run, timed
-from tritonmoe_bench.experiments.plan import PlanError, load_model, model_names, shard
+from tritonmoe_bench.experiments.plan import VARIANT, PlanError, load_model, model_names, shard
 from tritonmoe_bench.plots.data import LIMIT, NOT_DEVICES, MissingStudy, newest_device
 from tritonmoe_bench.plots.style import in_order, models_in_order
 
@@ -104,7 +104,8 @@ def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
             header = handle.readline().strip().split(",")
         if {*schema.ROW_KEY, "p50_us"} <= set(header) and "stage" not in header:
             rows = current_run(schema.read(path))
-            if len(rows) and rows["p50_us"].notna().any():
+            rows = rows[~rows["implementation"].str.startswith(VARIANT)]
+            if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 runs[path.stem] = rows
     if not runs:
         known = sorted(path.name for path in results.glob("*") if path.is_dir() and path.name not in NOT_DEVICES)

@@ -74,7 +74,7 @@ def logits_that_choose(experts: torch.Tensor, num_experts: int) -> torch.Tensor:
 def list_blocks(experts: torch.Tensor, num_experts: int, block_m: int) -> Blocks:
     """What the routing must make of experts [tokens, top_k], written down plainly; the weights are all 1."""
     slots = experts.cpu().flatten().long()
-    columns = []
+    columns: list[tuple[int, int, int, int, int]] = []
     row = 0
     for expert, count in enumerate(torch.bincount(slots, minlength=num_experts).tolist()):
         first, own = len(columns), -(-count // block_m)

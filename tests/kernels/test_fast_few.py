@@ -43,9 +43,15 @@ def test_the_tiles_that_shapes_get(hidden, ffn, device):
     layer.assert_fast_right(tiles=few_tiles(hidden, ffn))
 
 
+def choose_untuned(monkeypatch, major: int) -> None:
+    """From here on `choose_tiles` chooses for a GPU of that compute capability, of which no table is known."""
+    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: (227 * 1024, major))
+    monkeypatch.setattr(fast_tiles, "tuned_tiles", lambda *_: None, raising=False)
+
+
 def test_choice_takes_it_for_a_token_or_two(monkeypatch):
     cuda = torch.device("cuda", 0)
-    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: (227 * 1024, 9))
+    choose_untuned(monkeypatch, 9)
     assert isinstance(choose_tiles(cuda, 8, 2, 4096, 14336, 1), FewTiles)
     assert isinstance(choose_tiles(cuda, 128, 8, 2048, 768, 2), FewTiles)
     assert not isinstance(choose_tiles(cuda, 8, 2, 4096, 14336, 2), FewTiles)
@@ -55,7 +61,7 @@ def test_choice_takes_it_for_a_token_or_two(monkeypatch):
 
 @pytest.mark.parametrize("major", [0, 8, 9, 10])
 def test_choice_takes_long_steps_only_where_the_compiler_has_registers(major, monkeypatch):
-    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: (227 * 1024, major))
+    choose_untuned(monkeypatch, major)
     tiles = choose_tiles(torch.device("cuda", 0), 8, 2, 4096, 14336, 1)
     assert isinstance(tiles, FewTiles)
     assert tiles.down.step == (1024 if major < 10 else 512)
