@@ -41,7 +41,7 @@ def closing_table(path: Path, plan: Plan) -> str:
         moved = (totals["read_bytes"] + totals["write_bytes"]) / 1e6
         text = totals.assign(megabytes=moved).pivot_table(
             index=["model", "dtype", "tokens", "method"], columns="implementation", values="megabytes", sort=False
-        ).round(2).to_string() + "\nMB by one forward: issued (model, interpreter) or moved by the DRAM (counters)\n"  # fmt: skip
+        ).round(2).to_string() + "\nMB by one forward: issued (model, interpreter) or in DRAM (counters)\n"  # fmt: skip
         ok = ok.iloc[:0]
     else:
         ok = ok[ok["p50_us"].notna()]
