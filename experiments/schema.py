@@ -53,6 +53,15 @@ and interpreter, read and write count every access that a kernel issues, and the
 the method counters, read and write are what passes between DRAM and L2, and l2_bytes what passes the L2, both ways. A
 method that cannot tell leaves a column empty."""
 
+TUNE_COLUMNS = (
+    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage", "round",
+    "launch", "timing_method", "status", "reason", "p50_us", "p20_us", "p80_us", "samples", "routings", "gain",
+    "rel_error", "torch_rel_error", *ENVIRONMENT_COLUMNS,
+)  # fmt: skip
+"""results/<device>/tune.csv: one row per case, tile of a stage, and round. stage `forward`: whole tiles, timed in
+turns, a round each; stage `choice`: what went into the tuned table, with its gain, the heuristic's time over that of the
+fastest rival. routings: how many routings of the case, with consecutive seeds, one sample runs through."""
+
 PORTABILITY_STATUSES = ("ok", "does_not_compile", "too_much_shared", "spills", "misses_matrix_unit")
 PORTABILITY_COLUMNS = (
     "kernel", "config", "dtype", "target", "status", "matrix_instruction", "pipelined", "registers", "spills",
@@ -70,10 +79,11 @@ TEXT_COLUMNS = (
 
 ROW_KEY = ("case_hash", "implementation", "launch")
 STAGE_KEY = (*ROW_KEY, "stage")
+TUNE_KEY = ("case_hash", "implementation", "stage", "config", "round")
 TRAFFIC_KEY = ("case_hash", "implementation", "stage", "tensor", "method")
 
-COLUMNS = {"layer": ROW_COLUMNS, "stages": STAGE_COLUMNS, "traffic": TRAFFIC_COLUMNS}
-KEYS = {"layer": ROW_KEY, "stages": STAGE_KEY, "traffic": TRAFFIC_KEY}
+COLUMNS = {"layer": ROW_COLUMNS, "stages": STAGE_COLUMNS, "traffic": TRAFFIC_COLUMNS, "tune": TUNE_COLUMNS}
+KEYS = {"layer": ROW_KEY, "stages": STAGE_KEY, "traffic": TRAFFIC_KEY, "tune": TUNE_KEY}
 MODE_COLUMN = {"layer": "launch", "stages": "launch", "traffic": "method"}
 """By kind of study: its columns, its key, and the column that holds the mode of measuring."""
 

@@ -8,13 +8,14 @@ are nothing.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra import cuda
+
+from .target import target_of
 
 
 @triton.jit
@@ -31,9 +32,4 @@ def release_next(PDL: tl.constexpr):
 
 def launch_options(device: torch.device) -> dict[str, Any]:
     """Keyword arguments of a launch: the constexpr PDL and, where the device can, the option that goes with it."""
-    return {"PDL": True, "launch_pdl": True} if _supported(device) else {"PDL": False}
-
-
-@functools.cache
-def _supported(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+    return {"PDL": True, "launch_pdl": True} if target_of(device).has_dependent_launch else {"PDL": False}

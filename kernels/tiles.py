@@ -5,10 +5,11 @@ The tile height is not among them: the paper fixes it at 64 rows (`BLOCK_M`), an
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
+
+from .target import target_of
 
 BLOCK_M = 64
 """Rows of a block of the schedule, all of one expert."""
@@ -80,10 +81,4 @@ def default_tiles(shared_memory_bytes: int | None) -> Tiles:
 
 def device_tiles(device: torch.device) -> Tiles:
     """The default tiles of a device."""
-    return default_tiles(None if device.type == "cpu" else _shared_memory_bytes(device))
-
-
-@functools.cache
-def _shared_memory_bytes(device: torch.device) -> int:
-    properties = torch.cuda.get_device_properties(device)
-    return getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
+    return default_tiles(None if device.type == "cpu" else target_of(device).shared_memory_bytes)

@@ -12,13 +12,13 @@ from tritonmoe_bench.experiments.plan import VARIANT, GridConfig, PlanError, Stu
 from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
 from tritonmoe_bench.kernels import fast, fast_gemm, fast_tiles
 from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles, FewTile, FewTiles, choose_tiles, tiled
+from tritonmoe_bench.kernels.target import Target
 
 NAMES = {
     "output_centric", "expert_centric", "gather", "permute", "dynamic", "fixed16", "fixed32", "fixed64", "fixed128",
 }  # fmt: skip
 VARIANTS = {name: item for name, item in registry.implementations().items() if name.startswith(VARIANT)}
-H200 = (227 * 1024, 9)
-"""Shared memory that one program may take, in bytes, and the major compute capability."""
+H200 = Target(227 * 1024, 9)
 
 
 def case(tokens, **changes) -> Case:
@@ -32,10 +32,10 @@ def h200(monkeypatch):
 
     class Properties:
         name = "NVIDIA H200"
-        shared_memory_per_block_optin, shared_memory_per_block = H200[0], 48 * 1024
+        shared_memory_per_block_optin, shared_memory_per_block = H200.shared_memory_bytes, 48 * 1024
 
     monkeypatch.setattr(fast_variants, "_device", lambda: torch.device("cuda", 0))
-    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: H200)
+    monkeypatch.setattr(fast_tiles, "target_of", lambda device: H200)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: Properties.name)
 
@@ -132,7 +132,7 @@ def test_on_an_h200_only_what_is_named_differs(model, tokens, h200):
             )  # fmt: skip
             step = tile.small_k if height <= 32 else tile.block_k
             stages = tile.small_stages if height <= 32 else tile.stages
-            assert stages * step * (height + matrices * tile.block_n) * 2 < H200[0]
+            assert stages * step * (height + matrices * tile.block_n) * 2 < H200.shared_memory_bytes
 
 
 def test_fewer_loads_are_in_flight_only_where_they_do_not_fit(h200):

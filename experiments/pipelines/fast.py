@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 FILES = (
-    "fast.py", "fast_few.py", "fast_gemm.py", "fast_logits.py", "fast_schedule.py", "fast_tiles.py", "pdl.py",
-    "schedule.py", "tiles.py", "checks.py",
+    "fast.py", "fast_few.py", "fast_gemm.py", "fast_logits.py", "fast_schedule.py", "fast_op.py", "fast_tile_types.py",
+    "fast_tiles.py", "tuned.py", "pdl.py", "schedule.py", "tiles.py", "target.py", "checks.py",
 )  # fmt: skip
 
 

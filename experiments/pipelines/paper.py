@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 SHARED_FILES = (
-    "moe.py", "router.py", "schedule.py", "permute.py", "grouped_gemm.py", "tile_order.py", "tiles.py", "checks.py",
+    "moe.py", "router.py", "schedule.py", "permute.py", "grouped_gemm.py", "tile_order.py", "tiles.py", "target.py",
+    "checks.py",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from tritonmoe_bench.kernels import fast, fast_few, fast_logits, fast_schedule, 
 from tritonmoe_bench.kernels.fast_few import launch_few_down, launch_few_gate_up
 from tritonmoe_bench.kernels.fast_tiles import FewTiles, choose_tiles, few_tiles
 from tritonmoe_bench.kernels.gating import GATINGS
+from tritonmoe_bench.kernels.target import Target
 
 SHAPES = {
     "one_of_everything": {"tokens": 1, "experts": 1, "top_k": 1, "hidden": 1, "ffn": 1},
@@ -45,8 +46,8 @@ def test_the_tiles_that_shapes_get(hidden, ffn, device):
 
 def choose_untuned(monkeypatch, major: int) -> None:
     """From here on `choose_tiles` chooses for a GPU of that compute capability, of which no table is known."""
-    monkeypatch.setattr(fast_tiles, "_capabilities", lambda device: (227 * 1024, major))
-    monkeypatch.setattr(fast_tiles, "tuned_tiles", lambda *_: None, raising=False)
+    monkeypatch.setattr(fast_tiles, "target_of", lambda device: Target(227 * 1024, major))
+    monkeypatch.setattr(fast_tiles, "tuned_tiles", lambda *_: None)
 
 
 def test_choice_takes_it_for_a_token_or_two(monkeypatch):

@@ -8,6 +8,7 @@ from moe_cases import assert_accurate, make_layer, rounded_logits
 
 from tritonmoe_bench.kernels import pdl
 from tritonmoe_bench.kernels.fast_logits import FEW_TOKENS, SPLIT_TOKENS
+from tritonmoe_bench.kernels.target import INTERPRETER
 
 pytestmark = [
     pytest.mark.gpu,
@@ -75,7 +76,7 @@ def inputs_of_many_routings(layer) -> list[torch.Tensor]:
 def without_overlap(run):
     """`run()` with every kernel starting when the one before it is over."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pdl, "_supported", lambda device: False)
+        patch.setattr(pdl, "target_of", lambda device: INTERPRETER)
         return run()
 
 

@@ -2,12 +2,14 @@
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tritonmoe_bench.kernels import pdl
 from tritonmoe_bench.kernels.pdl import launch_options
+from tritonmoe_bench.kernels.target import target_of
 
 KERNELS = {
     function.name: function
@@ -29,9 +31,9 @@ ARITHMETIC = {"tl.cdiv", "tl.program_id"}
 
 @pytest.fixture(autouse=True)
 def asked_anew():
-    pdl._supported.cache_clear()
+    target_of.cache_clear()
     yield
-    pdl._supported.cache_clear()
+    target_of.cache_clear()
 
 
 def test_not_on_a_cpu():
@@ -51,6 +53,8 @@ def test_not_on_a_cpu():
 )
 def test_by_capability_of_nvidia(hip, capability, options, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", hip)
+    properties = SimpleNamespace(shared_memory_per_block=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert launch_options(torch.device("cuda", 0)) == options
 

@@ -1,0 +1,105 @@
+"""What a tile of `fast` is: of its two expert GEMMs, and of its output-centric path for a few tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+@dataclass(frozen=True)
+class FastTile:
+    """Tiles [rows, block_n] in steps of block_k, and for blocks of few rows in steps of small_k.
+
+    stages and small_stages: loads in flight; num_warps: of all tiles. swap: the weights are the left operand, from 17
+    rows on; small_swap: up to 16 rows too. bulk: weights come by the bulk copy engine, through a tensor descriptor;
+    needs compute capability 9, small_k equal to block_k and rows of whole 16 bytes.
+    """
+
+    block_n: int
+    block_k: int
+    num_warps: int
+    stages: int
+    small_k: int
+    small_stages: int
+    swap: bool = False
+    small_swap: bool = False
+    bulk: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bulk and self.small_k != self.block_k:
+            raise ValueError(f"bulk needs small_k equal to block_k={self.block_k}, got {self.small_k}")
+
+    def operand(self, weights: torch.Tensor) -> torch.Tensor | TensorDescriptor:
+        """What a kernel takes for weights [experts, n, k]: the tensor, or a descriptor over all their rows."""
+        if not self.bulk:
+            return weights
+        if weights.shape[2] * weights.element_size() % 16:
+            raise ValueError(f"bulk tiles need weight rows of whole 16 bytes, got {weights.shape[2]} elements")
+        return TensorDescriptor.from_tensor(weights.view(-1, weights.shape[2]), [self.block_n, self.block_k])
+
+    def constants(self) -> dict[str, Any]:
+        return {
+            "BLOCK_N": self.block_n, "BLOCK_K": self.block_k, "STAGES": self.stages, "SMALL_K": self.small_k,
+            "SMALL_STAGES": self.small_stages, "SWAP": self.swap, "SMALL_SWAP": self.small_swap, "BULK": self.bulk,
+            "num_warps": self.num_warps,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        flags = "".join(f"/{name}" for name in ("swap", "bulk") if getattr(self, name))
+        return (
+            f"{self.block_n}x{self.block_k}/s{self.stages}+{self.block_n}x{self.small_k}/s{self.small_stages}"
+            f"{'/swap' if self.small_swap else ''}/w{self.num_warps}{flags}"
+        )
+
+
+@dataclass(frozen=True)
+class FewTile:
+    """Of the output-centric path: a program has block_n outputs and reads each one's weights step by step."""
+
+    block_n: int
+    step: int
+    num_warps: int
+
+    def constants(self) -> dict[str, Any]:
+        return {"BLOCK_N": self.block_n, "STEP": self.step, "num_warps": self.num_warps}
+
+    def __str__(self) -> str:
+        return f"{self.block_n}x{self.step}/w{self.num_warps}"
+
+
+@dataclass(frozen=True)
+class FewTiles:
+    """The tiles of the output-centric path."""
+
+    gate_up: FewTile
+    down: FewTile
+
+    def __str__(self) -> str:
+        return f"few gate_up={self.gate_up} down={self.down}"
+
+
+HEIGHTS = (16, 32, 64, 128, 144, 160, 192, 256)
+"""The most rows that a block may hold; beyond 128 they are a tile of 128 rows and a tail."""
+
+
+@dataclass(frozen=True)
+class FastTiles:
+    """The tiles of both GEMMs, and block_m, the most rows of a block, which both share with the table of blocks.
+
+    dynamic: a block takes the lowest tile that holds its rows, chosen on the GPU; else always one of block_m rows.
+    """
+
+    block_m: int
+    gate_up: FastTile
+    down: FastTile
+    dynamic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.block_m not in HEIGHTS:
+            raise ValueError(f"block_m={self.block_m}: allowed are {', '.join(map(str, HEIGHTS))}")
+
+    def __str__(self) -> str:
+        return f"m{self.block_m}{'' if self.dynamic else ' fixed'} gate_up={self.gate_up} down={self.down}"
