@@ -59,8 +59,8 @@ TUNE_COLUMNS = (
     "rel_error", "torch_rel_error", *ENVIRONMENT_COLUMNS,
 )  # fmt: skip
 """results/<device>/tune.csv: one row per case, tile of a stage, and round. stage `forward`: whole tiles, timed in
-turns, a round each; stage `choice`: what went into the tuned table, with its gain, the heuristic's time over that of the
-fastest rival. routings: how many routings of the case, with consecutive seeds, one sample runs through."""
+turns, a round each; stage `choice`: what went into the tuned table, with its gain, the time of the heuristic over that
+of the fastest rival. routings: how many routings of the case, with consecutive seeds, one sample runs through."""
 
 PORTABILITY_STATUSES = ("ok", "does_not_compile", "too_much_shared", "spills", "misses_matrix_unit")
 PORTABILITY_COLUMNS = (
