@@ -22,7 +22,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose cutlass peers setup test smoke sweep portability figures report reproduce studies megablocks lint clean announce
+.PHONY: help choose cutlass peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint clean announce
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,6 +55,9 @@ sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep ARG
 
 studies: $(READY)  ## every study there is, on this machine's GPU
 	@set -e; for study in $(ALL_STUDIES); do $(RUN) experiments/sweep.py study=$$study $(ARGS); done
+
+tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune ARGS="model=mixtral tokens=[1,8]"
+	$(RUN) experiments/tune.py $(ARGS)
 
 choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= DEVICE=]
 	@$(RUN) experiments/choose.py $(if $(MODEL),model=$(MODEL)) $(if $(TOKENS),tokens=$(TOKENS)) $(if $(SKEW),skew=$(SKEW)) $(if $(DTYPE),dtype=$(DTYPE)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)

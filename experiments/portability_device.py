@@ -18,6 +18,9 @@ from .case import Case
 from .portability_targets import Gpu
 from .workload import TORCH_DTYPE
 
+TUNED: dict[int | str, str] = {90: "NVIDIA H200"}
+"""By architecture, the device whose name the process gives its GPU, so that the tuned table of that device is taken."""
+
 
 class Driver:
     """What Triton asks of a driver to compile, and nothing of what it asks to launch."""
@@ -60,8 +63,9 @@ class Blank:
 def pretend(gpu: Gpu) -> None:
     """Makes this process believe that its GPU is `gpu`. Nothing takes it back."""
     major, minor = gpu.capability
+    name = TUNED.get(gpu.arch, gpu.label)
     properties: Any = types.SimpleNamespace(
-        name=gpu.label, major=major, minor=minor, multi_processor_count=gpu.processors, warp_size=gpu.warp_size,
+        name=name, major=major, minor=minor, multi_processor_count=gpu.processors, warp_size=gpu.warp_size,
         shared_memory_per_block=min(gpu.shared_bytes, 48 * 1024 if gpu.backend == "cuda" else gpu.shared_bytes),
         shared_memory_per_block_optin=gpu.shared_bytes,
     )  # fmt: skip
@@ -70,7 +74,7 @@ def pretend(gpu: Gpu) -> None:
     cuda.current_device = lambda: 0
     cuda.get_device_capability = lambda device=None: (major, minor)
     cuda.get_device_properties = lambda device=None: properties
-    cuda.get_device_name = lambda device=None: gpu.label
+    cuda.get_device_name = lambda device=None: name
     if gpu.backend == "hip":
         torch.version.hip = "6.4"
     triton.runtime.driver.set_active(Driver(gpu))

@@ -5,11 +5,13 @@
 Whole forwards run on tensors without storage, in a process that takes its GPU for the target. Triton's binder makes of
 each launch what it would compile, and is stopped there: types, constants, alignments and options are those of the real
 launch functions and of the tiles that they choose for the target, so that a new kernel or tile is found by itself.
+Where the target is the GPU of a tuned table, all entries of the table are recorded, and then what the heuristic says.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import runpy
@@ -32,7 +34,8 @@ from tritonmoe_bench.experiments.claims.speed import PAPER_MODELS
 from tritonmoe_bench.experiments.plan import ModelConfig, load_model, model_names
 from tritonmoe_bench.experiments.portability_device import Blank, pretend
 from tritonmoe_bench.experiments.portability_targets import TARGETS
-from tritonmoe_bench.experiments.registry import implementations
+from tritonmoe_bench.experiments.registry import get, implementations
+from tritonmoe_bench.kernels import fast_tiles, tuned
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
 
@@ -133,15 +136,14 @@ def record(launches: list[dict[str, Any]]) -> None:
 
 
 def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
-    """(implementation, case, a thunk that runs one forward of it), the streaming limit's kernel last."""
+    """(implementation, case, a thunk that runs one forward of it): first what the target's tuned table has, then
+    without the table whatever else there is, the streaming limit's kernel last."""
+    for case in tuned_cases():
+        yield "fast", case, functools.partial(forward, get("fast"), case)
+    fast_tiles.tuned_tiles = lambda *_: None
     for implementation in pipelines():
         for case in cases(implementation, brief):
-
-            def forward(case: Case = case, implementation: Implementation = implementation) -> None:
-                weights: Any = Blank(case)
-                implementation.build(case, weights)(weights.empty(case.tokens, case.hidden_dim))
-
-            yield implementation.name, case, forward
+            yield implementation.name, case, functools.partial(forward, implementation, case)
     for tile in STREAM_TILES:
 
         def read(tile: Any = tile) -> None:
@@ -151,14 +153,26 @@ def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
         yield "stream", None, read
 
 
+def tuned_cases() -> list[Case]:
+    """A case for every entry of the tuned table of the device that this process takes its GPU for."""
+    table = tuned.load(tuned.table_path(torch.device("cuda", 0)))
+    return [Case("tuned", *shape, tokens=tokens) for shape, entries in table.items() for tokens in entries]
+
+
+def forward(implementation: Implementation, case: Case) -> None:
+    """One forward, on tensors without storage."""
+    weights: Any = Blank(case)
+    implementation.build(case, weights)(weights.empty(case.tokens, case.hidden_dim))
+
+
 def recorded(brief: bool) -> list[dict[str, Any]]:
     """One launch of each kind, the least specialised, with the implementations that do it and one case in words."""
     launches: list[dict[str, Any]] = []
     record(launches)
     found: dict[tuple, dict[str, Any]] = {}
     with fake_tensor.FakeTensorMode():
-        for name, case, forward in forwards(brief):
-            forward()
+        for name, case, run in forwards(brief):
+            run()
             for launch in launches:
                 launch |= {"dtype": case.dtype if case else "", "case": str(case or ""), "implementations": [name]}
                 kept = found.setdefault(compiled_alike(launch), launch)

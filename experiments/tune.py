@@ -11,30 +11,36 @@ command again goes on where it was cut.
 
 from __future__ import annotations
 
-import difflib
+import functools
 import hashlib
 import inspect
+import math
 import os
 import runpy
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if not __package__:
     runpy.run_path(str(Path(__file__).resolve().parent / "checkout.py"))
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from tritonmoe_bench.experiments import schema
 from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.plan import CONF, GridConfig, PlanError, StudyConfig, SweepConfig, make_plan
+from tritonmoe_bench.experiments.plan import CONF, PlanError
+from tritonmoe_bench.experiments.tune_plan import (
+    STUDY,
+    Point,
+    TuneConfig,
+    fitting,
+    plan_cases,
+    plan_point,
+    read_config,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -45,71 +51,12 @@ if TYPE_CHECKING:
     from tritonmoe_bench.experiments.tune_space import Candidate
 
 ROOT = CONF.parent
-STUDY = "tune"
 SKEWS = (0.0, 1.2)
 """Zipf exponents over which a tile must be fast, by the geometric mean; those of the study `headline`."""
-POINT_S, START_S = 7.0, 40.0
-"""For the forecast: seconds a point, and to compile, as an H200 with 16 cores is expected to take."""
-
-
-@dataclass
-class TuneConfig:
-    """conf/tune.yaml says what each key means."""
-
-    model: Any = None
-    tokens: Any = None
-    tp: Any = 1
-    ep: Any = 1
-    seed: int = 1
-    results: str = "results"
-    tables: str = "kernels/tuned"
-    jobs: int = 0
-    dry_run: bool = False
-    force: bool = False
-    new_run: bool = False
-
-
-@dataclass(frozen=True)
-class Point:
-    """A layer and a number of tokens, with what is tried for it."""
-
-    case: Case
-    heuristic: Tiles
-    candidates: Sequence[Candidate]
-
-
-def read_config(arguments: Sequence[str]) -> TuneConfig:
-    """The configuration of a command line. Raises PlanError, in one line, for a typo or an impossible value."""
-    known = ", ".join(TuneConfig.__dataclass_fields__)
-    config = OmegaConf.merge(OmegaConf.structured(TuneConfig), OmegaConf.load(CONF / "tune.yaml"))
-    for text in arguments:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            raise PlanError(f"{text}: not of the form key=value; keys are {known}") from None
-        key = override.key_or_group
-        if key not in TuneConfig.__dataclass_fields__:
-            close = difflib.get_close_matches(key, TuneConfig.__dataclass_fields__, n=1)
-            raise PlanError(f"{key}: {f'did you mean {close[0]}? ' if close else ''}keys are {known}")
-        if override.is_sweep_override():
-            raise PlanError(f"{text}: several values stand in brackets, {key}=[..,..]")
-        try:
-            OmegaConf.update(config, key, override.value())
-        except OmegaConfBaseException as error:
-            raise PlanError(f"{text}: {str(error).splitlines()[0]}") from None
-    return OmegaConf.to_object(config)  # type: ignore[return-value]
-
-
-def plan_cases(config: TuneConfig) -> list[Case]:
-    """The cases with skew 0, in an order in which neighbours share weights. Raises PlanError."""
-    models = [config.model] if isinstance(config.model, str) else list(config.model or [])
-    if not models:
-        raise PlanError("model is an empty list: give at least one")
-    grid = GridConfig(models=models)
-    sweep = SweepConfig(
-        study=StudyConfig(name=STUDY, grids=[grid]), tokens=config.tokens, tp=config.tp, ep=config.ep, seed=config.seed
-    )
-    return make_plan(sweep, ["fast"]).cases
+POINT_S, LAYER_S = 8.0, 15.0
+"""For the forecast: seconds a point, and to compile for a layer, as an H200 with 16 cores is expected to take."""
+WEIGHTS_BYTES = 16e9
+"""What several sets of a layer's weights may take together."""
 
 
 def code_hash() -> str:
@@ -128,9 +75,10 @@ def code_hash() -> str:
 def tune(config: TuneConfig) -> None:
     """Plans, compiles, searches point by point, and writes rows and table. Raises PlanError for what cannot be done."""
     cases = plan_cases(config)
-    layers, minutes = len({case.weights_key for case in cases}), (START_S + POINT_S * len(cases)) / 60
+    layers = len({case.weights_key for case in cases})
+    minutes = math.ceil((LAYER_S * layers + POINT_S * len(cases)) / 60)
     skews = " and ".join(f"{skew:g}" for skew in SKEWS)
-    print(f"{len(cases)} points of {layers} layers, skew {skews}, about {minutes:.0f} minutes on an H200", flush=True)
+    print(f"points: {len(cases)}, layers: {layers}, skew {skews}; about {minutes} min on an H200", flush=True)
     for case in cases if config.dry_run else ():
         print(f"  {case}")
     if config.dry_run:
@@ -142,9 +90,7 @@ def tune(config: TuneConfig) -> None:
     facts = environment()
     if facts["device_uuid"] == "":
         raise PlanError("no NVIDIA GPU here: tiles are tuned by timing them on the GPU that they are for")
-    needed = max(case.weight_bytes for case in cases)
-    if needed > 0.9 * facts["memory_bytes"]:
-        raise PlanError(f"the largest layer takes {needed / 1e9:.0f} GB, the GPU has {facts['memory_bytes'] / 1e9:.0f}")
+    cases = fitting(cases, facts["memory_bytes"])
     path = ROOT / config.tables / f"{facts['device']}.json"
     try:
         table = tuned.load(path)
@@ -173,11 +119,6 @@ def _is_done(run: Run, case: Case, version: str, table: dict) -> bool:
     return bool(((mine["case_hash"] == case.case_hash) & (mine["code_hash"] == version)).any())
 
 
-def shape_of(case: Case) -> tuple[int, int, int, int]:
-    """The key of a tuned table."""
-    return case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim
-
-
 def _tune_points(todo: Sequence[Case], run: Run, path: Path, table: dict, version: str, jobs: int) -> None:
     import torch
 
@@ -189,42 +130,46 @@ def _tune_points(todo: Sequence[Case], run: Run, path: Path, table: dict, versio
     device = torch.device("cuda", torch.cuda.current_device())
     points = [plan_point(case, device) for case in todo]
     rejected = _compile(points, device, jobs)
+    lost = broken(run, version)
     identity = {"implementation": "fast", "implementation_version": tuned_version(), "code_hash": version}
-    holder = _LayerHolder(device)
+    holder = _LayerHolder(device, run.environment["memory_bytes"])
     bar = tqdm(list(zip(points, rejected)), unit="point", smoothing=0.3)
-    for point, refused in bar:
+    for point, uncompiled in bar:
         bar.set_description(f"{point.case.model} {point.case.tokens}")
+        refused = {(candidate.stage, str(candidate)): why for candidate, why in uncompiled.items()} | lost
         clock = sm_clock_mhz(run.environment["device_uuid"])
 
         def emit(case: Case, row: dict[str, Any], clock: int = clock) -> None:
             run.append(case, {**identity, "sm_clock_mhz": clock, **row})
+            bar.set_postfix_str(row["stage"])
 
-        timer = GpuTimer(point.case, holder.layer(point.case), run.environment["l2_bytes"], refused, emit)
+        timer = GpuTimer(point.case, holder.layers(point.case), run.environment["l2_bytes"], refused, emit)
         try:
             with torch.inference_mode():
                 choice = search(point.candidates, point.heuristic, timer, SKEWS)
         except DeviceLost as error:
-            raise SystemExit(f"error: {error}; the same command goes on from this point") from None
+            raise SystemExit(f"error: {error}; the same command goes on from this point, without it") from None
+        del timer
+        if choice is None:
+            bar.write(f"{point.case}: no tiles give a right result, {run.path} says why")
+            continue
         emit(point.case, choice_row(choice, point.heuristic))
         table.setdefault(shape_of(point.case), {})[point.case.tokens] = choice.tiles
         tuned.save(path, table)
         gain = "nothing else runs" if choice.gain is None else f"{100 * (choice.gain - 1):+.1f} %"
-        bar.write(f"{point.case}: {choice.tiles or 'heuristic'} ({gain})")
-        del timer
+        bar.write(f"{point.case.model} {point.case.tokens}: {choice.tiles or 'heuristic'} ({gain})")
 
 
-def plan_point(case: Case, device: torch.device) -> Point:
-    """The candidates of a case on a device."""
-    import torch
+def broken(run: Run, version: str) -> dict[tuple[str, str], str]:
+    """What has broken the GPU's context in this run, by stage and config, with the reason: it is not tried again."""
+    from tritonmoe_bench.experiments.tune_timer import LOST
 
-    from tritonmoe_bench.experiments.tune_space import candidates
-    from tritonmoe_bench.kernels.fast_tiles import heuristic_tiles
-
-    properties = torch.cuda.get_device_properties(device)
-    shared = getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
-    has_bulk = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
-    heuristic = heuristic_tiles(device, *shape_of(case), case.tokens)
-    return Point(case, heuristic, candidates(case, heuristic, shared, has_bulk))
+    frame = schema.read(run.path, schema.TUNE_KEY)
+    if frame.empty:
+        return {}
+    frame = frame[(frame["run_id"] == run.record["run_id"]) & (frame["code_hash"] == version)]
+    frame = frame[frame["reason"].fillna("").str.startswith(LOST)]
+    return dict(zip(zip(frame["stage"], frame["config"]), frame["reason"]))
 
 
 def _compile(points: Sequence[Point], device: torch.device, jobs: int) -> list[dict[Candidate, str]]:
@@ -234,38 +179,38 @@ def _compile(points: Sequence[Point], device: torch.device, jobs: int) -> list[d
     from tritonmoe_bench.experiments.tune_compile import compile_points
 
     target = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-    if not points or target not in TARGETS:
-        print(f"nothing is compiled ahead: {'no points' if not points else target + ' is not known'}", flush=True)
+    if not points:
+        return []
+    if target not in TARGETS:
+        print(f"{target} is none of {', '.join(TARGETS)}: each tile is compiled when it is first timed", flush=True)
         return [{} for _ in points]
     start = time.monotonic()
-    kernels, rejected = compile_points([(point.case, point.candidates) for point in points], target, jobs)
+    tell = functools.partial(print, flush=True)
+    rejected = compile_points([(point.case, point.candidates) for point in points], target, jobs, tell)
     out = {candidate: why for refused in rejected for candidate, why in refused.items()}
     reasons = sorted(f"{candidate.stage} {candidate}: {why}" for candidate, why in out.items())
-    print(f"compiled {kernels} kernels by {jobs} processes in {time.monotonic() - start:.0f} s, "
-          f"{len(reasons)} tiles are out", *reasons, sep="\n  ", flush=True)  # fmt: skip
+    tell(f"compiled in {time.monotonic() - start:.0f} s, {len(reasons)} tiles are out", *reasons, sep="\n  ")
     return rejected
 
 
 class _LayerHolder:
-    """The weights of the current layer; those of another are dropped first, as two may not fit."""
+    """The weights of the current layer; those of another are dropped first, as both may not fit."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, memory_bytes: int) -> None:
+        self.device, self.most_bytes = device, min(WEIGHTS_BYTES, memory_bytes / 2)
         self._key: tuple = ()
-        self._layer: Layer | None = None
+        self._layers: list[Layer] = []
 
-    def layer(self, case: Case) -> Layer:
+    def layers(self, case: Case) -> list[Layer]:
         import torch
 
-        from tritonmoe_bench.experiments.tune_layer import Layer
-        from tritonmoe_bench.experiments.workload import Weights
+        from tritonmoe_bench.experiments.tune_layer import make_layers
 
-        if self._layer is None or self._key != case.weights_key:
-            self._layer = None
+        if self._key != case.weights_key:
+            self._layers = []
             torch.cuda.empty_cache()
-            weights = Weights(case, self.device)
-            self._layer, self._key = Layer(weights.router(), weights.gate_up(), weights.down()), case.weights_key
-        return self._layer
+            self._layers, self._key = make_layers(case, self.device, self.most_bytes), case.weights_key
+        return self._layers
 
 
 def choice_row(choice: Choice, heuristic: Tiles) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,10 +16,12 @@ from ..kernels.fast_schedule import Blocks, launch_routing, launch_top_k
 from ..kernels.fast_tile_types import FastTile, FastTiles, FewTile
 from .case import Case
 from .tune_space import Candidate
-from .workload import Routing, activations, draw_routing
+from .workload import Routing, Weights, activations, draw_routing
 
 MIN_ROUTINGS, MAX_ROUTINGS = 2, 16
 """Of one sample: two, so that no tile is chosen for the block sizes of one draw, more until the weights are cold."""
+MAX_LAYERS = 4
+"""Sets of weights that the routings take turns on, as skewed ones would else find their hot experts in the L2 cache."""
 
 
 @dataclass
@@ -104,13 +106,20 @@ def stage_reference(stage: str, batch: Batch, routing: Routing, dtype: torch.dty
     return out if stage == "down" else out.view(case.tokens, case.top_k, -1).sum(1)
 
 
-def draw_batches(case: Case, layer: Layer, cold_bytes: float) -> tuple[list[Routing], list[Batch]]:
+def make_layers(case: Case, device: torch.device, memory_bytes: float) -> list[Layer]:
+    """Independent weights of the layer, up to `MAX_LAYERS` of them, as many as fit into so many bytes; at least one."""
+    count = max(1, min(MAX_LAYERS, int(memory_bytes / case.weight_bytes)))
+    every = [Weights(case, device, index) for index in range(count)]
+    return [Layer(weights.router(), weights.gate_up(), weights.down()) for weights in every]
+
+
+def draw_batches(case: Case, layers: Sequence[Layer], cold_bytes: float) -> tuple[list[Routing], list[Batch]]:
     """Batches of a case with consecutive seeds, so many that even `down` reads `cold_bytes` of weights in all of them,
-    up to `MAX_ROUTINGS`."""
+    up to `MAX_ROUTINGS`; each reads the next of the layers."""
     routings: list[Routing] = []
     batches: list[Batch] = []
     read = 0.0
-    device = layer.router.device
+    device = layers[0].router.device
     while len(batches) < MIN_ROUTINGS or (read < cold_bytes and len(batches) < MAX_ROUTINGS):
         drawn = replace(case, seed=case.seed + len(batches))
         routing = draw_routing(drawn)
@@ -118,6 +127,6 @@ def draw_batches(case: Case, layer: Layer, cold_bytes: float) -> tuple[list[Rout
         generator = torch.Generator(device).manual_seed(drawn.seed)
         hidden = torch.randn(case.slots, case.ffn_dim, device=device, generator=generator).mul_(0.5).to(x.dtype)
         routings.append(routing)
-        batches.append(Batch(drawn, layer, x, hidden))
+        batches.append(Batch(drawn, layers[len(batches) % len(layers)], x, hidden))
         read += routing.active_experts * case.expert_bytes / 3
     return routings, batches

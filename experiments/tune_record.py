@@ -2,9 +2,9 @@
 
     python experiments/tune_record.py sm_90 < points.json
 
-stdin: a list of points, each a case and its candidates (`encode`). Each line has the `candidate`, as its place in the
-list of its point, or null for what all forwards of the point launch, and the `launches`, as portability_record.py
-records them and portability_compile.py takes them.
+stdin: a list of points, each a case, candidates, and heights of blocks (`encode`). Each line has the `candidate`, as
+its place in the list of its point, or null for what all forwards of the point launch, and the `launches`, as
+portability_record.py records them and portability_compile.py takes them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from tritonmoe_bench.experiments.portability_device import Blank, pretend
 from tritonmoe_bench.experiments.portability_record import record
 from tritonmoe_bench.experiments.portability_targets import TARGETS
 from tritonmoe_bench.experiments.tune_layer import Batch, Layer, stage_call
-from tritonmoe_bench.experiments.tune_space import FEW_GEMMS, Candidate, heights
+from tritonmoe_bench.experiments.tune_space import FEW_GEMMS, Candidate
 from tritonmoe_bench.kernels.fast import fast_moe
 from tritonmoe_bench.kernels.fast_tile_types import FastTile, FewTile
 from tritonmoe_bench.kernels.fast_tiles import heuristic_tiles
 
 
-def encode(case: Case, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """A point as `decode` reads it."""
-    return {"case": asdict(case), "candidates": [asdict(candidate) for candidate in candidates]}
+def encode(case: Case, candidates: Sequence[Candidate], block_ms: Sequence[int]) -> dict[str, Any]:
+    """A point as `decode` reads it. block_ms: the heights that routing is recorded for."""
+    return {
+        "case": asdict(case), "candidates": [asdict(candidate) for candidate in candidates], "block_ms": list(block_ms),
+    }  # fmt: skip
 
 
 def decode(point: dict[str, Any]) -> tuple[Case, list[Candidate]]:
@@ -56,7 +58,7 @@ def recorded(points: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for number, point in enumerate(points):
             case, candidates = decode(point)
             batch = _blank_batch(case)
-            yield from _line(number, None, case, launches, lambda b=batch, c=candidates: _shared_launches(b, c))
+            yield from _line(number, None, case, launches, lambda b=batch, p=point: _shared_launches(b, p["block_ms"]))
             for place, candidate in enumerate(candidates):
                 call = stage_call(candidate, batch)
                 launches.clear()
@@ -70,13 +72,13 @@ def _line(number: int, place: int | None, case: Case, launches: list[dict[str, A
     launches.clear()
 
 
-def _shared_launches(batch: Batch, candidates: Sequence[Candidate]) -> None:
+def _shared_launches(batch: Batch, block_ms: Sequence[int]) -> None:
     """A whole forward, and the routing for every height of blocks."""
     case, layer = batch.case, batch.layer
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
     tiles = heuristic_tiles(batch.x.device, *shape, case.tokens)
     fast_moe(batch.x, layer.router, layer.gate_up, layer.down, case.top_k, case.gate, tiles=tiles)
-    for block_m in heights(candidates):
+    for block_m in block_ms:
         batch.blocks(block_m)
 
 

@@ -17,16 +17,18 @@ from .tune_space import FEW_GEMMS, GEMMS, Candidate, parts, whole
 
 Tiles = FastTiles | FewTiles
 
-PRUNE = 1.15
+PRUNE = 1.2
 """A tile so many times slower than the best at one skew is not timed at the next."""
 BEST_OF_STAGE = 3
 """So many tiles of each stage and height go into the combinations."""
-FINALISTS = 3
+FINALISTS = 5
 """So many combinations are timed as whole forwards, where two paths are open at least one of each."""
-ROUNDS = 3
+OF_A_HEIGHT = 2
+"""So many of them have the same height of blocks: sums of stages do not tell apart what lies that close."""
+ROUNDS = 5
 """How often each finalist takes its turn. The GPU's clock drifts by more than what tells them apart."""
 MARGIN = 1.005
-"""A winner is faster than the heuristic by so much in the median of the rounds, and in every round faster at all."""
+"""A winner is faster than the heuristic by so much in the median of the rounds."""
 
 
 class Timer(Protocol):
@@ -40,7 +42,7 @@ class Timer(Protocol):
 @dataclass(frozen=True)
 class Choice:
     """tiles: the winner, None where the heuristic stays; gain: the heuristic's time over that of the fastest rival, the
-    median of the rounds, None if there is none to compare."""
+    median of the rounds, None if only one of them runs."""
 
     tiles: Tiles | None
     gain: float | None
@@ -48,8 +50,8 @@ class Choice:
 
 def search(
     found: Sequence[Candidate], heuristic: Tiles, timer: Timer, skews: Sequence[float], rounds: int = ROUNDS
-) -> Choice:
-    """The fastest of what the candidates combine to, by the geometric mean over the skews."""
+) -> Choice | None:
+    """The fastest of what the candidates combine to, by the geometric mean over the skews; None if nothing is right."""
     times = stage_times(found, parts(heuristic), timer, skews)
     return final(heuristic, finalists(times, heuristic), timer, skews, rounds)
 
@@ -93,11 +95,12 @@ def finalists(times: dict[Candidate, list[float]], heuristic: Tiles) -> list[Til
         ranked: list[tuple[float, Tiles]] = []
         for block_m in sorted({candidate.block_m for candidate in times if candidate.stage == first}):
             pairs = itertools.product(_best(times, first, block_m), _best(times, second, block_m))
-            ranked += [
+            here = [
                 (_mean([a + b for a, b in zip(times[gate_up], times[down])]), whole(gate_up, down))
                 for gate_up, down in pairs
                 if whole(gate_up, down) != heuristic
             ]
+            ranked += sorted(here, key=lambda entry: entry[0])[:OF_A_HEIGHT]
         if ranked:
             by_path.append(sorted(ranked, key=lambda entry: entry[0]))
     # A path's stages do not tell what its other kernels cost, so no path is left out before whole forwards are timed.
@@ -106,7 +109,9 @@ def finalists(times: dict[Candidate, list[float]], heuristic: Tiles) -> list[Til
     return [tiles for _, tiles in [*sure, *rest][: max(FINALISTS, len(sure))]]
 
 
-def final(heuristic: Tiles, rivals: Sequence[Tiles], timer: Timer, skews: Sequence[float], rounds: int) -> Choice:
+def final(
+    heuristic: Tiles, rivals: Sequence[Tiles], timer: Timer, skews: Sequence[float], rounds: int
+) -> Choice | None:
     """Whole forwards in turn, every other round backwards, so that a drift of the clock falls on all alike."""
     order = list(dict.fromkeys([heuristic, *rivals]))
     means: dict[Tiles, list[float]] = {tiles: [] for tiles in order}
@@ -121,7 +126,7 @@ def final(heuristic: Tiles, rivals: Sequence[Tiles], timer: Timer, skews: Sequen
                     del means[tiles]
     if heuristic not in means:
         fastest = min(means, key=lambda tiles: statistics.median(means[tiles]), default=None)
-        return Choice(fastest, None)
+        return None if fastest is None else Choice(fastest, None)
     own = means.pop(heuristic)
     ratios = {tiles: [mine / theirs for mine, theirs in zip(own, turns)] for tiles, turns in means.items()}
     if not ratios:
@@ -129,7 +134,7 @@ def final(heuristic: Tiles, rivals: Sequence[Tiles], timer: Timer, skews: Sequen
     median: Callable[[Tiles], float] = lambda tiles: statistics.median(ratios[tiles])  # noqa: E731
     fastest = max(ratios, key=median)
     gain = median(fastest)
-    return Choice(fastest if gain > MARGIN and min(ratios[fastest]) > 1 else None, gain)
+    return Choice(fastest if gain > MARGIN else None, gain)
 
 
 def _best(times: dict[Candidate, list[float]], stage: str, block_m: int) -> list[Candidate]:

@@ -1,13 +1,16 @@
 """The tiles that `make tune` tries, declared in one place: by stage, height of blocks, and load of an expert.
 
-The lists hold what came within 1.5 % of the fastest at some point of two wider scans on an H200 (mixtral, qwen2_paper,
-deepseek_v3 and qwen3_30b_a3b, 1 to 512 tokens, skew 0, 1.2 and 2). The lists for little shared memory are a guess.
+The lists for heights 16 and 64 and for the output-centric path hold what came within 1.5 % of the fastest at some point
+of two wider scans on an H200 (mixtral, qwen2_paper, deepseek_v3 and qwen3_30b_a3b, 1 to 512 tokens, skew 0, 1.2 and 2);
+those for taller blocks, what that scan left of the shapes of tiles, in every orientation and by both ways of loading.
+The lists for little shared memory are a guess.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..kernels.fast_tile_types import FastTile, FastTiles, FewTile, FewTiles
 from .case import BYTES_PER_ELEMENT, Case
@@ -17,7 +20,8 @@ FEW_GEMMS = ("few_gate_up", "few_down")
 """The stages of both paths, in their order; those of the output-centric one have no height."""
 FEW_TOKENS = 4
 """Up to so many tokens the output-centric path is tried as well."""
-LOADS = {16: (0, 8), 64: (0, 48), 144: (4, float("inf")), 160: (4, float("inf")), 192: (32, float("inf"))}
+MANY = float("inf")
+LOADS = {16: (0, 8), 64: (0, 48), 128: (8, MANY), 144: (4, MANY), 160: (4, MANY), 192: (8, MANY)}
 """By height of blocks, the least and the most rows an expert on average at which it is tried."""
 MUCH_SHARED = 220 * 1024
 """Shared memory that one program may take, in bytes, from which the lists of the H200 are tried."""
@@ -35,6 +39,12 @@ class Candidate:
         return f"m{self.block_m} {self.tile}" if self.block_m else str(self.tile)
 
 
+def _variants(tile: FastTile) -> tuple[FastTile, ...]:
+    """Weights or rows as the left operand, by pointers or by bulk copies; up to 16 rows it is always the weights."""
+    ways = itertools.product((False, True), (True, False))
+    return tuple(replace(tile, swap=swap, small_swap=True, bulk=bulk) for bulk, swap in ways)
+
+
 NARROW = (
     FastTile(64, 64, 4, 4, 128, 3),
     FastTile(64, 128, 4, 4, 128, 4, swap=True, small_swap=True),
@@ -45,14 +55,8 @@ NARROW = (
     FastTile(64, 64, 4, 4, 64, 4, swap=True, small_swap=True, bulk=True),
 )
 TALL = (
-    FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True),
-    FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True, bulk=True),
-    FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True, bulk=True),
-)
-TALLEST = (
-    FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True),
-    FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True),
-    FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True, bulk=True),
+    *_variants(FastTile(64, 64, 4, 3, 64, 3)),
+    *_variants(FastTile(128, 64, 8, 4, 64, 4)),
 )
 NARROW_DOWN = (
     FastTile(128, 64, 4, 4, 64, 5, swap=True, small_swap=True),
@@ -64,12 +68,12 @@ NARROW_DOWN = (
 )
 TALL_DOWN = (
     FastTile(128, 64, 4, 3, 64, 3, swap=True, small_swap=True, bulk=True),
-    FastTile(128, 64, 8, 6, 64, 6, swap=True, small_swap=True),
     FastTile(128, 64, 4, 3, 64, 4, swap=True, small_swap=True),
-)
-TALLEST_DOWN = (
-    FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True),
-    FastTile(128, 64, 4, 3, 64, 3, swap=True, small_swap=True, bulk=True),
+    *_variants(FastTile(128, 64, 8, 4, 64, 4)),
+    *_variants(FastTile(128, 64, 8, 5, 64, 5)),
+    *_variants(FastTile(128, 64, 8, 6, 64, 6)),
+    FastTile(256, 64, 8, 3, 64, 3, swap=True, small_swap=True),
+    FastTile(256, 64, 8, 3, 64, 3, swap=True, small_swap=True, bulk=True),
 )
 LITTLE = (
     FastTile(64, 64, 4, 4, 128, 3),
@@ -88,16 +92,18 @@ TILES: dict[str, dict[int, tuple[FastTile, ...]]] = {
     "gate_up": {
         16: (FastTile(32, 256, 4, 3, 256, 3), FastTile(32, 128, 4, 4, 128, 4)),
         64: NARROW,
+        128: TALL,
         144: TALL,
         160: (*TALL, FastTile(64, 64, 4, 3, 64, 4, swap=True, small_swap=True)),
-        192: TALLEST,
+        192: TALL,
     },
     "down": {
         16: (FastTile(128, 128, 4, 4, 128, 4), FastTile(64, 256, 4, 3, 256, 3)),
         64: NARROW_DOWN,
+        128: TALL_DOWN,
         144: TALL_DOWN,
-        160: (*TALL_DOWN, FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)),
-        192: TALLEST_DOWN,
+        160: TALL_DOWN,
+        192: TALL_DOWN,
     },
 }
 LITTLE_TILES: dict[str, dict[int, tuple[FastTile, ...]]] = {
@@ -107,9 +113,11 @@ LITTLE_TILES: dict[str, dict[int, tuple[FastTile, ...]]] = {
 FEW: dict[str, tuple[FewTile, ...]] = {
     "few_gate_up": (
         FewTile(2, 1024, 2), FewTile(4, 1024, 4), FewTile(4, 512, 2), FewTile(2, 512, 2), FewTile(16, 256, 4),
+        FewTile(1, 1024, 2), FewTile(2, 2048, 4),
     ),
     "few_down": (
         FewTile(4, 2048, 4), FewTile(4, 512, 4), FewTile(4, 1024, 2), FewTile(4, 512, 2), FewTile(8, 256, 4),
+        FewTile(8, 1024, 4), FewTile(8, 512, 4), FewTile(2, 512, 2),
     ),
 }  # fmt: skip
 

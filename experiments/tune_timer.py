@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,10 @@ SETTINGS = TimingSettings(samples=12, min_samples=4, budget_ms=15.0)
 """Short: a choice is settled by turns, not by one long sample."""
 
 
+LOST = "the GPU's context broke: "
+"""How the reason of a row begins whose kernel has left the GPU unusable to its process."""
+
+
 class DeviceLost(Exception):
     """A kernel has left the GPU unusable to this process; the message names it."""
 
@@ -33,13 +37,14 @@ class DeviceLost(Exception):
 class GpuTimer:
     """The `Timer` of one layer and number of tokens. emit: takes a case and the columns of a row that are known here.
 
-    rejected: what did not compile, with the reason.
+    layers: weights that the routings take turns on; refused: the reasons not to run what does not compile or has broken
+    the GPU's context before, by stage and config.
     """
 
     case: Case
-    layer: Layer
+    layers: Sequence[Layer]
     l2_bytes: int
-    rejected: Mapping[Candidate, str]
+    refused: Mapping[tuple[str, str], str]
     emit: Callable[[Case, dict[str, Any]], None]
     settings: TimingSettings = field(default_factory=lambda: SETTINGS)
     _drawn: dict[float, tuple[list[Routing], list[Batch]]] = field(default_factory=dict)
@@ -48,10 +53,6 @@ class GpuTimer:
     def stage(self, candidate: Candidate, skew: float) -> float | None:
         """us of one run of a stage, None if it is wrong or does not run."""
         key = {"stage": candidate.stage, "config": str(candidate), "round": 0}
-        if candidate in self.rejected:
-            reason = self.rejected[candidate]
-            self._emit(skew, key | schema.failed("stages", "graph", "unsupported", reason) | key)
-            return None
         make = functools.partial(stage_call, candidate)
         return self._time(candidate.stage, skew, key, make)
 
@@ -68,9 +69,13 @@ class GpuTimer:
     def _time(
         self, stage: str, skew: float, key: dict[str, Any], make: Callable[[Batch], Callable[[], torch.Tensor]]
     ) -> float | None:
+        if (stage, key["config"]) in self.refused:
+            reason = self.refused[stage, key["config"]]
+            self._emit(skew, schema.failed("stages", "graph", "unsupported", reason) | key)
+            return None
         batches = self._batches(skew)[1]
         check, torch_error = self._check(stage, skew)
-        cold = self.case.num_experts * self.case.expert_bytes / 3 >= self._cold_bytes
+        cold = len(self.layers) * self.case.num_experts * self.case.expert_bytes / 3 >= self._cold_bytes
         row: dict[str, Any] = {"torch_rel_error": torch_error, "routings": len(batches) if cold else 1}
 
         def verify(output: object) -> None:
@@ -92,27 +97,28 @@ class GpuTimer:
             }  # fmt: skip
             self._emit(skew, key | row)
             return timing.p50_us
-        self._emit(skew, {**schema.failed("stages", "graph", *failure), **key})
-        self._recover(f"{stage} {key['config']}")
+        self._emit(skew, schema.failed("stages", "graph", *failure) | key)
+        self._recover(skew, key)
         return None
 
     @property
     def _cold_bytes(self) -> float:
         return self.settings.cold_factor * self.l2_bytes
 
-    def _recover(self, what: str) -> None:
+    def _recover(self, skew: float, key: dict[str, Any]) -> None:
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
         except Exception as error:
-            raise DeviceLost(f"{what} broke the GPU's context: {error}".splitlines()[0]) from None
+            self._emit(skew, schema.failed("stages", "graph", "error", f"{LOST}{error}") | key)
+            raise DeviceLost(f"{key['stage']} {key['config']}: {LOST}{error}".splitlines()[0]) from None
 
     def _emit(self, skew: float, row: dict[str, Any]) -> None:
         self.emit(replace(self.case, skew=skew), row)
 
     def _batches(self, skew: float) -> tuple[list[Routing], list[Batch]]:
         if skew not in self._drawn:
-            self._drawn[skew] = draw_batches(replace(self.case, skew=skew), self.layer, self._cold_bytes)
+            self._drawn[skew] = draw_batches(replace(self.case, skew=skew), self.layers, self._cold_bytes)
         return self._drawn[skew]
 
     def _check(self, stage: str, skew: float) -> tuple[Callable[[object], float], float]:

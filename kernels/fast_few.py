@@ -53,32 +53,49 @@ def _few_gate_up_kernel(
 
 
 @triton.jit
+def _few_weights(down, expert, n, k, start, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr):
+    """Rows n of an expert's weights, a step from `start` on, [BLOCK_N, STEP], 0 outside."""
+    rows = down + (expert.to(tl.int64) * N + n[:, None]) * K + k[None, :] + start
+    if EVEN:
+        return tl.load(rows)
+    else:
+        return tl.load(rows, mask=(n < N)[:, None] & (k < K - start)[None, :], other=0.0)
+
+
+@triton.jit
+def _few_values(hidden, slot, k, start, K: tl.constexpr, EVEN: tl.constexpr):
+    """A step of a slot's values from `start` on, [1, STEP], 0 outside."""
+    if EVEN:
+        return tl.load(hidden + slot * K + start + k)[None, :]
+    else:
+        return tl.load(hidden + slot * K + start + k, mask=k < K - start, other=0.0)[None, :]
+
+
+@triton.jit
 def _few_down_kernel(
     hidden, down, y, experts,
     TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     BLOCK_N: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y[token] = sum over its experts of down @ hidden, which is weighted already."""
-    wait_for_previous(PDL)
-    release_next(PDL)
     columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    token = tl.program_id(0) // columns
+    even: tl.constexpr = K % STEP == 0 and N % BLOCK_N == 0
+    slot = tl.program_id(0) // columns * TOP_K
     n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     k = tl.arange(0, STEP)  # [STEP]
-    total = tl.zeros([BLOCK_N, STEP], dtype=tl.float32)
+    # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the first
+    # weights can be on their way, while `hidden` is not.
+    weights = _few_weights(down, tl.load(experts + slot), n, k, 0, N, K, even)
+    wait_for_previous(PDL)
+    release_next(PDL)
+    total = weights.to(tl.float32) * _few_values(hidden, slot, k, 0, K, even)  # [BLOCK_N, STEP]
     for j in tl.static_range(TOP_K):
-        expert = tl.load(experts + token * TOP_K + j).to(tl.int64)
-        rows = down + (expert * N + n[:, None]) * K + k[None, :]  # [BLOCK_N, STEP]
-        values = hidden + (token * TOP_K + j) * K + k
-        for start in tl.range(0, K, STEP):
-            if K % STEP == 0 and N % BLOCK_N == 0:
-                tile = tl.load(rows + start)
-                total += tile.to(tl.float32) * tl.load(values + start)[None, :]
-            else:
-                inside = k < K - start
-                tile = tl.load(rows + start, mask=(n < N)[:, None] & inside[None, :], other=0.0)
-                total += tile.to(tl.float32) * tl.load(values + start, mask=inside, other=0.0)[None, :]
-    tl.store(y + token.to(tl.int64) * N + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < N)
+        expert = tl.load(experts + slot + j)
+        for start in tl.range(STEP if j == 0 else 0, K, STEP):
+            weights = _few_weights(down, expert, n, k, start, N, K, even)
+            total += weights.to(tl.float32) * _few_values(hidden, slot + j, k, start, K, even)
+    y_row = y + (slot // TOP_K).to(tl.int64) * N
+    tl.store(y_row + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < N)
 
 
 def launch_few(

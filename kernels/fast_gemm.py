@@ -5,7 +5,7 @@ order. down: that, down [experts, hidden, ffn] -> [N, hidden] in slot order, unw
 Blocks of up to 16, 32, 64, 128 rows, and of 128 with a tail of 16, 32, 64 or 128, each have a tile of their own; all
 are branches of one kernel. Tiles may be swapped: the weights are then the left operand of the matrix units, whose least
 height of 64 is met by weight rows, which there are enough of, and the rows of the block are the right one, of any
-width.
+width. Where they are not, blocks of 17 to 32 rows take the tile of 64, and tails have at least 64 rows.
 """
 
 from __future__ import annotations
@@ -88,58 +88,62 @@ def _multiply(a, b, total, SWAP: tl.constexpr, BULK: tl.constexpr):
 
 
 @triton.jit
+def _activate(both, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, SWAP: tl.constexpr):
+    """silu(gate) * up of both side by side: [ROWS, 2 * BLOCK_N] -> [ROWS, BLOCK_N], swapped the other way round."""
+    if SWAP:
+        gate, up = tl.split(tl.permute(tl.reshape(both, (2, BLOCK_N, ROWS)), (1, 2, 0)))
+    else:
+        gate, up = tl.split(tl.permute(tl.reshape(both, (ROWS, 2, BLOCK_N)), (0, 2, 1)))
+    return gate * tl.sigmoid(gate) * up
+
+
+@triton.jit
 def _gate_up_tile(
     x, gate_up, hidden, order, expert, row, rows, column, stride_token,
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr,
 ):  # fmt: skip
-    n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    """Gate and up weights are one operand of 2 * BLOCK_N rows: one wide instruction reads `a` once for both."""
     k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
+    n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     in_columns = n < FFN
-    first = expert * (2 * FFN) + column * BLOCK_N
+    lane = tl.arange(0, 2 * BLOCK_N)
+    n_both = column * BLOCK_N + lane % BLOCK_N  # [2 * BLOCK_N]
     if not BULK:
-        gate = gate_up + expert.to(tl.int64) * (2 * FFN * K) + _plus(n * K, k, not SWAP)
-        up = gate + FFN * K
+        row_both = n_both + lane // BLOCK_N * FFN
+        b = gate_up + expert.to(tl.int64) * (2 * FFN * K) + _plus(row_both * K, k, not SWAP)
     m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
     in_rows = m < rows
     token = tl.load(order + row + m, mask=in_rows, other=0) // TOP_K
     a = x + _plus(token.to(tl.int64) * stride_token, k, SWAP)  # [BLOCK_M, BLOCK_K], swapped [BLOCK_K, BLOCK_M]
-    gate_sum = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], dtype=tl.float32)
-    up_sum = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], dtype=tl.float32)
+    total = tl.zeros([2 * BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, 2 * BLOCK_N], dtype=tl.float32)
     if TAIL > 0:
         m_tail = BLOCK_M + tl.arange(0, TAIL)
         in_tail = m_tail < rows
         token_tail = tl.load(order + row + m_tail, mask=in_tail, other=0) // TOP_K
         a_tail = x + _plus(token_tail.to(tl.int64) * stride_token, k, SWAP)
-        gate_tail = tl.zeros([BLOCK_N, TAIL] if SWAP else [TAIL, BLOCK_N], dtype=tl.float32)
-        up_tail = tl.zeros([BLOCK_N, TAIL] if SWAP else [TAIL, BLOCK_N], dtype=tl.float32)
+        tail = tl.zeros([2 * BLOCK_N, TAIL] if SWAP else [TAIL, 2 * BLOCK_N], dtype=tl.float32)
     for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
         in_k = k < K - step * BLOCK_K
         if BULK:
-            # Past the last column lie rows of `up` or of the next expert: computed along, and not stored.
-            gate_tile = gate_up.load([first, step * BLOCK_K])
-            up_tile = gate_up.load([first + FFN, step * BLOCK_K])
+            b_tile = gate_up.load([2 * expert, column * BLOCK_N, step * BLOCK_K]).reshape(2 * BLOCK_N, BLOCK_K)
         else:
-            gate_tile = _load(gate, in_columns, in_k, FFN % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
-            up_tile = _load(up, in_columns, in_k, FFN % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
-            gate += BLOCK_K
-            up += BLOCK_K
+            b_tile = _load(b, n_both < FFN, in_k, FFN % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
+            b += BLOCK_K
         a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0, SWAP)
         a += BLOCK_K
-        gate_sum = _multiply(a_tile, gate_tile, gate_sum, SWAP, BULK)
-        up_sum = _multiply(a_tile, up_tile, up_sum, SWAP, BULK)
+        total = _multiply(a_tile, b_tile, total, SWAP, BULK)
         if TAIL > 0:
             tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0, SWAP)
             a_tail += BLOCK_K
-            gate_tail = _multiply(tail_tile, gate_tile, gate_tail, SWAP, BULK)
-            up_tail = _multiply(tail_tile, up_tile, up_tail, SWAP, BULK)
-    product = gate_sum * tl.sigmoid(gate_sum) * up_sum
+            tail = _multiply(tail_tile, b_tile, tail, SWAP, BULK)
     c = hidden + _plus((row + m).to(tl.int64) * FFN, n, SWAP)
+    product = _activate(total, BLOCK_M, BLOCK_N, SWAP)
     tl.store(c, product.to(hidden.dtype.element_ty), mask=_both(in_rows, in_columns, SWAP))
     if TAIL > 0:
-        product_tail = gate_tail * tl.sigmoid(gate_tail) * up_tail
         c_tail = hidden + _plus((row + m_tail).to(tl.int64) * FFN, n, SWAP)
+        product_tail = _activate(tail, TAIL, BLOCK_N, SWAP)
         tl.store(c_tail, product_tail.to(hidden.dtype.element_ty), mask=_both(in_tail, in_columns, SWAP))
 
 
@@ -169,10 +173,10 @@ def _gate_up_kernel(
                 elif BLOCK_M <= 128 or (rows <= 128 and DYNAMIC):
                     _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
                                   TOP_K, FFN, K, 128, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 144 or (rows <= 144 and DYNAMIC):
+                elif SWAP and (BLOCK_M <= 144 or (rows <= 144 and DYNAMIC)):
                     _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
                                   TOP_K, FFN, K, 128, 16, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 160 or (rows <= 160 and DYNAMIC):
+                elif SWAP and (BLOCK_M <= 160 or (rows <= 160 and DYNAMIC)):
                     _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
                                   TOP_K, FFN, K, 128, 32, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
                 elif BLOCK_M <= 192 or (rows <= 192 and DYNAMIC):
@@ -193,7 +197,6 @@ def _down_tile(
     n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
     in_columns = n < N
-    first = expert * N + column * BLOCK_N
     if not BULK:
         b = down + expert.to(tl.int64) * (N * K) + _plus(n * K, k, not SWAP)
     m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
@@ -208,7 +211,7 @@ def _down_tile(
     for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
         in_k = k < K - step * BLOCK_K
         if BULK:
-            b_tile = down.load([first, step * BLOCK_K])
+            b_tile = down.load([expert, column * BLOCK_N, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
         else:
             b_tile = _load(b, in_columns, in_k, N % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
             b += BLOCK_K
@@ -256,10 +259,10 @@ def _down_kernel(
                 elif BLOCK_M <= 128 or (rows <= 128 and DYNAMIC):
                     _down_tile(hidden, down, out, order, expert, row, rows, column,
                                N, K, 128, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 144 or (rows <= 144 and DYNAMIC):
+                elif SWAP and (BLOCK_M <= 144 or (rows <= 144 and DYNAMIC)):
                     _down_tile(hidden, down, out, order, expert, row, rows, column,
                                N, K, 128, 16, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 160 or (rows <= 160 and DYNAMIC):
+                elif SWAP and (BLOCK_M <= 160 or (rows <= 160 and DYNAMIC)):
                     _down_tile(hidden, down, out, order, expert, row, rows, column,
                                N, K, 128, 32, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
                 elif BLOCK_M <= 192 or (rows <= 192 and DYNAMIC):
@@ -278,7 +281,7 @@ def launch_gate_up(
     hidden = torch.empty((x.shape[0] * top_k, ffn), dtype=x.dtype, device=x.device)
     num_blocks = blocks.table.shape[1]
     _gate_up_kernel[(num_blocks * triton.cdiv(ffn, tile.block_n),)](
-        x, tile.operand(gate_up), hidden, blocks.order, blocks.table, num_blocks, x.stride(0),
+        x, tile.operand(gate_up.view(-1, ffn, k), 2), hidden, blocks.order, blocks.table, num_blocks, x.stride(0),
         TOP_K=top_k, FFN=ffn, K=k, BLOCK_M=tiles.block_m, DYNAMIC=tiles.dynamic,
         **tile.constants(), **launch_options(x.device),
     )  # fmt: skip

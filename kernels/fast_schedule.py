@@ -156,14 +156,16 @@ def _place_kernel(
         tl.store(order + row + rank - 1, slots, mask=mine)
         row += tl.sum(mine.to(tl.int32), axis=0)
 
+    # Blocks of one height run through the same weights in step; a low one runs ahead, until they are out of the L2.
     own = tl.cdiv(count, BLOCK_M)
+    height = tl.cdiv(count, tl.maximum(own, 1))
     for start in range(0, own, BLOCK_B):
         number = start + tl.arange(0, BLOCK_B)  # [BLOCK_B]
         group = number // GROUP_M * GROUP_M
         column = table + first_block + number
         tl.store(column, expert, mask=number < own)
-        tl.store(column + num_blocks, first_row + number * BLOCK_M, mask=number < own)
-        tl.store(column + 2 * num_blocks, tl.minimum(count - number * BLOCK_M, BLOCK_M), mask=number < own)
+        tl.store(column + num_blocks, first_row + number * height, mask=number < own)
+        tl.store(column + 2 * num_blocks, tl.minimum(count - number * height, height), mask=number < own)
         tl.store(column + 3 * num_blocks, first_block + group, mask=number < own)
         tl.store(column + 4 * num_blocks, tl.minimum(own - group, GROUP_M), mask=number < own)
     for start in range(used + expert * BLOCK_B, num_blocks, NUM_EXPERTS * BLOCK_B):

@@ -32,13 +32,14 @@ class FastTile:
         if self.bulk and self.small_k != self.block_k:
             raise ValueError(f"bulk needs small_k equal to block_k={self.block_k}, got {self.small_k}")
 
-    def operand(self, weights: torch.Tensor) -> torch.Tensor | TensorDescriptor:
-        """What a kernel takes for weights [experts, n, k]: the tensor, or a descriptor over all their rows."""
+    def operand(self, weights: torch.Tensor, at_once: int = 1) -> torch.Tensor | TensorDescriptor:
+        """What a kernel takes for weights [matrices, n, k]: the tensor, or a descriptor that loads the same tile of so
+        many neighbouring matrices at once."""
         if not self.bulk:
             return weights
         if weights.shape[2] * weights.element_size() % 16:
             raise ValueError(f"bulk tiles need weight rows of whole 16 bytes, got {weights.shape[2]} elements")
-        return TensorDescriptor.from_tensor(weights.view(-1, weights.shape[2]), [self.block_n, self.block_k])
+        return TensorDescriptor.from_tensor(weights, [at_once, self.block_n, self.block_k])
 
     def constants(self) -> dict[str, Any]:
         return {

@@ -1,8 +1,6 @@
-"""Which tiles `fast` takes: those of the GPU's tuned table (tuned.py), else by a heuristic, whose tiles are here."""
+"""Which tiles `fast` takes: those of the GPU's tuned table (tuned/), else by a heuristic, whose tiles are here."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 
@@ -33,9 +31,10 @@ LIGHT = FastTile(64, 64, 4, 4, 128, 3)
 LIGHT_LONG = FastTile(64, 128, 4, 4, 128, 4, swap=True, small_swap=True)
 LIGHT_DOWN = FastTile(128, 64, 4, 4, 64, 5, swap=True, small_swap=True)
 LIGHT_DOWN_LONG = FastTile(128, 128, 8, 4, 128, 4, swap=True, small_swap=True)
-MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True, bulk=True)
+MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True)
 """For few and large experts, whose hot ones need one tall block rather than several that read the same weights."""
 HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
+HEAVY_BULK = FastTile(128, 64, 8, 4, 64, 4, small_swap=True, bulk=True)
 HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
@@ -58,7 +57,7 @@ def heuristic_tiles(
     device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
 ) -> FastTiles | FewTiles:
     """Tiles by the mean load of an expert, which is all that the host knows; the GPU does the rest block by block."""
-    if tokens == 1 or (tokens == 2 and num_experts >= 64):
+    if tokens == 1 or (tokens == 2 and num_experts >= 64 and hidden_dim < LONG):
         return few_tiles(hidden_dim, ffn_dim, target_of(device).nvidia_major < 10)
     return tiled(device, num_experts, top_k, hidden_dim, ffn_dim, tokens)
 
@@ -66,12 +65,14 @@ def heuristic_tiles(
 def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewTiles:
     """For a token or two, where launches and their gaps are what costs, and hardly two tokens share an expert.
 
-    has_registers: False where the compiler runs out of them at 1024 weights a row.
+    has_registers: False where the compiler runs out of them at more than 512 weights a row.
     """
     gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
     if hidden_dim >= LONG:
         return FewTiles(gate_up, FewTile(4, 512, 4))
-    return FewTiles(gate_up, FewTile(4, 1024 if ffn_dim % 1024 == 0 and ffn_dim > 1024 and has_registers else 512, 2))
+    if has_registers and ffn_dim >= LONG:
+        return FewTiles(gate_up, FewTile(4, 2048, 4))
+    return FewTiles(gate_up, FewTile(4, 1024 if has_registers and ffn_dim <= 1024 else 512, 2))
 
 
 def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
@@ -84,10 +85,11 @@ def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, f
         return MEDIUM_MEMORY
     load = tokens * top_k / num_experts
     if load > 48:
-        return FastTiles(192, HEAVY, HEAVY_DOWN)
-    if load > 8 and ffn_dim >= LONG:
         # A descriptor needs rows of whole 16 bytes.
-        return FastTiles(160, replace(MIDDLE, bulk=target.has_bulk_copies and hidden_dim % 8 == 0), HEAVY_DOWN)
+        bulk = target.has_bulk_copies and hidden_dim % 8 == 0
+        return FastTiles(192, HEAVY_BULK if bulk else HEAVY, HEAVY_DOWN)
+    if load > 8 and ffn_dim >= LONG:
+        return FastTiles(160, MIDDLE, HEAVY_DOWN)
     return FastTiles(
         64,
         LIGHT_LONG if hidden_dim >= LONG else LIGHT,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 FILES = (
     "fast.py", "fast_few.py", "fast_gemm.py", "fast_logits.py", "fast_schedule.py", "fast_op.py", "fast_tile_types.py",
-    "fast_tiles.py", "tuned.py", "pdl.py", "schedule.py", "tiles.py", "target.py", "checks.py",
+    "fast_tiles.py", "tuned/__init__.py", "pdl.py", "schedule.py", "tiles.py", "target.py", "checks.py",
 )  # fmt: skip
 
 
@@ -53,4 +53,13 @@ class Fast(Implementation):
         return str(tiles)
 
     def code(self) -> list[Path]:
-        return [KERNELS / name for name in FILES]
+        """This device's tuned table among it, no other's: tuning another GPU makes no rows of this one stale."""
+        import torch
+
+        files = [KERNELS / name for name in FILES]
+        if torch.cuda.is_available():
+            from ...kernels.tuned import table_path
+
+            table = table_path(torch.device("cuda", torch.cuda.current_device()))
+            files += [table] if table.exists() else []
+        return files

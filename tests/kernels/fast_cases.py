@@ -42,15 +42,13 @@ def boundary_loads(block_m: int) -> list[int]:
 
 def served_by(rows: int, tiles: FastTiles) -> int:
     """The height that a block of so many rows must get."""
+    # 16 and 32 rows are below the least height of the matrix units' left operand: tiles of 32 rows, and tails as low,
+    # are there only where the weights are the left one.
+    swapped_only = set() if tiles.gate_up.swap else {32, 144, 160}
+    highest = 192 if tiles.block_m in swapped_only - {32} else tiles.block_m
     if not tiles.dynamic:
-        return tiles.block_m
-    # 32 rows are below the least height of the matrix units' left operand, so they have a tile of their own only where
-    # the weights are the left one.
-    offered = [
-        height
-        for height in HEIGHTS
-        if height <= tiles.block_m and (height != 32 or tiles.gate_up.swap or tiles.block_m == 32)
-    ]
+        return highest
+    offered = [h for h in HEIGHTS if h <= highest and (h not in swapped_only or h == tiles.block_m == 32)]
     return min(height for height in offered if height >= rows)
 
 
@@ -80,8 +78,9 @@ def list_blocks(experts: torch.Tensor, num_experts: int, block_m: int) -> Blocks
         first, own = len(columns), -(-count // block_m)
         for number in range(own):
             group = number // GROUP_M * GROUP_M
-            rows = min(count - number * block_m, block_m)
-            columns.append((expert, row + number * block_m, rows, first + group, min(own - group, GROUP_M)))
+            start = number * -(-count // own)
+            rows = min(count - start, -(-count // own))
+            columns.append((expert, row + start, rows, first + group, min(own - group, GROUP_M)))
         row += count
     table = torch.zeros(5, max_blocks(len(slots), num_experts, block_m), dtype=torch.int32)
     table[:, : len(columns)] = torch.tensor(columns, dtype=torch.int32).T

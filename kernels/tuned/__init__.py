@@ -1,7 +1,7 @@
 """Tuned tables: tiles of `fast` that were measured to be the fastest, by GPU, layer and number of tokens.
 
-One file a GPU, tuned/<device>.json, with the device's name as in results/; experiments/tune.py writes them. A shape is
-(num_experts, top_k, hidden_dim, ffn_dim), and a table {shape: {tokens: tiles}}, None where the heuristic of
+One file a GPU, <device>.json in this folder, with the device's name as in results/; experiments/tune.py writes them. A
+shape is (num_experts, top_k, hidden_dim, ffn_dim), and a table {shape: {tokens: tiles}}, None where the heuristic of
 fast_tiles.py was measured to be as good.
 """
 
@@ -16,13 +16,13 @@ from typing import Any, TypeAlias
 
 import torch
 
-from .fast_tile_types import FastTile, FastTiles, FewTile, FewTiles
+from ..fast_tile_types import FastTile, FastTiles, FewTile, FewTiles
 
 Shape: TypeAlias = "tuple[int, int, int, int]"
 Tiles: TypeAlias = "FastTiles | FewTiles"
 Table: TypeAlias = "dict[Shape, dict[int, Tiles | None]]"
 
-FOLDER = Path(__file__).with_name("tuned")
+FOLDER = Path(__file__).parent
 SHAPE = ("num_experts", "top_k", "hidden_dim", "ffn_dim")
 HEURISTIC = "heuristic"
 REACH = 2
@@ -91,11 +91,16 @@ def save(path: Path, table: Table) -> None:
     partial.replace(path)
 
 
+def table_path(device: torch.device) -> Path:
+    """Where the table of a GPU is, or would be."""
+    return FOLDER / f"{slug(torch.cuda.get_device_properties(device).name)}.json"
+
+
 @functools.cache
 def _table_of(device: torch.device) -> Table:
     if not torch.cuda.is_available():
         return {}  # a device that is only talked about: nothing is known of it
-    return load(FOLDER / f"{slug(torch.cuda.get_device_properties(device).name)}.json")
+    return load(table_path(device))
 
 
 def _encode(tiles: Tiles | None) -> Any:
