@@ -8,7 +8,6 @@ what the last kernels leave dirty in the L2 has not been written to DRAM yet.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 from . import schema
 from .case import Case
 from .counters_export import METHOD, METRICS, Export, Kernel, by_case, read_export
+from .counters_rows import counted_rows
 
 CHILD = Path(__file__).with_name("counters_child.py")
 MARKER = "_case_marker"
@@ -103,8 +103,6 @@ class _Process:
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=settings
                 )
                 try:
-                    # Loads torch, which takes seconds, while the other process does the same.
-                    importlib.import_module(".counters_rows", __package__)
                     while process.poll() is None:
                         self._take(events, on_start)
                         time.sleep(POLL_S)
@@ -147,8 +145,6 @@ class _Process:
         return _no_counts("error", f"the profiled process ended with code {self._code}: {self._last_line()}")
 
     def _case_rows(self, row: dict[str, Any], kernels: list[Kernel], export: Export) -> Rows:
-        from .counters_rows import counted_rows
-
         if row["status"] != "ok":
             return [row]
         named = {"config": row["config"]}

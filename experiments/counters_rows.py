@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .counters_export import METHOD, METRICS, Kernel
-from .traffic import LAUNCHES
+from .traffic_launches import matched
 
 MOST_LAUNCHES = 40
 """A forward of more launches gets one row for all that share a kernel, rather than one a launch."""
@@ -34,19 +34,18 @@ def counted_rows(implementation: str, kernels: Sequence[Kernel]) -> list[dict[st
 
 
 def stages(implementation: str, kernels: Sequence[Kernel]) -> list[str]:
-    """The stage of every kernel of a pipeline of `traffic.LAUNCHES`; empty for others, or if its launches differ.
+    """The stage of every kernel of a pipeline of traffic_launches.py; empty for others, or if its launches differ.
 
     A kernel of PyTorch's belongs to the stage that it prepares: that of the next of the pipeline's own.
     """
-    known = list(LAUNCHES.get(implementation, ()))
-    own = {launch.kernel for launch in known}
-    if not known or [kernel.name for kernel in kernels if kernel.name in own] != [launch.kernel for launch in known]:
+    known = matched(implementation, [kernel.name for kernel in kernels])
+    if known is None:
         return []
-    found = []
+    found, left = [], list(known)
     for kernel in kernels:
-        found.append(known[0].stage if known else LAUNCHES[implementation][-1].stage)
-        if known and kernel.name == known[0].kernel:
-            known.pop(0)
+        found.append((left or known[-1:])[0].stage)
+        if left and kernel.name == left[0].kernel:
+            del left[0]
     return found
 
 

@@ -69,14 +69,13 @@ def drive(plan: Plan, run: Run, timing: dict[str, Any], timeout_s: float, *, for
 
     While one worker measures, the next loads its packages: that takes a core, and leaves the GPU alone.
     """
-    total = len(plan.cases) * len(plan.implementations)
-    with tempfile.TemporaryDirectory(prefix="tritonmoe-") as scratch, tqdm(total=total, unit="point", smoothing=0.1,
-                                                                           mininterval=1.0) as bar:  # fmt: skip
+    progress = tqdm(total=plan.points, unit="point", smoothing=0.1, mininterval=1.0)
+    with tempfile.TemporaryDirectory(prefix="tritonmoe-") as scratch, progress as bar:
         ahead: _Worker | None = None
         try:
             for name in plan.implementations:
                 bar.set_description(name)
-                left = {case.case_hash: case for case in plan.cases}
+                left = {case.case_hash: case for case in plan.cases_of(name)}
                 done = [] if force else run.done(name, plan.modes)
                 while left:
                     job = {
@@ -116,8 +115,7 @@ def _one_worker(
             elif kind == "rows":
                 case = left.pop(event["case_hash"])
                 current = []
-                for row in event["rows"]:
-                    run.append(case, row)
+                run.put(case, event["rows"])
                 bar.update()
             elif kind == "rates":
                 run.save(matrix_tflops=run.record["matrix_tflops"] | event["matrix_tflops"])
@@ -127,8 +125,7 @@ def _one_worker(
         # With no case begun, the implementation itself does not start, and no second try would differ.
         for case_hash in current or list(left):
             case = left.pop(case_hash)
-            for mode in job["modes"]:
-                run.append(case, identity | run.failed(mode, lost.status, str(lost)))
+            run.put(case, [identity | run.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
             bar.update()
         if not planned or not current:
             left.clear()

@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from .case import Case
+from .counters_export import METHOD as COUNTERS
 from .schema import LAUNCHES, TRAFFIC_METHODS
 from .settings import TimingSettings
 
@@ -36,7 +37,10 @@ class ModelConfig:
 
 @dataclass
 class GridConfig:
-    """A product of values; num_experts, top_k and ffn_dim replace the model's own where they are given."""
+    """A product of values; num_experts, top_k and ffn_dim replace the model's own where they are given.
+
+    implementations: of those that the study lists, the only ones that run these points; empty stands for all of them.
+    """
 
     models: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -45,6 +49,7 @@ class GridConfig:
     num_experts: list[int] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
     ffn_dim: list[int] = field(default_factory=list)
+    implementations: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -92,18 +97,32 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do: cases in an order in which neighbours share weights, systems, modes of measuring."""
+    """What a sweep will do: cases in an order in which neighbours share weights, systems, modes of measuring.
+
+    skipped: by implementation, the case_hash of the cases that its grids leave out.
+    """
 
     study: str
     kind: str
     cases: list[Case]
     implementations: list[str]
     modes: list[str]
+    skipped: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def cases_of(self, implementation: str) -> list[Case]:
+        """The cases that an implementation runs."""
+        skipped = self.skipped.get(implementation, frozenset())
+        return [case for case in self.cases if case.case_hash not in skipped]
+
+    @property
+    def points(self) -> int:
+        """Pairs of a case and an implementation that runs it."""
+        return sum(len(self.cases_of(name)) for name in self.implementations)
 
     @property
     def results(self) -> int:
-        """How often something is measured: points x implementations x modes."""
-        return len(self.cases) * len(self.implementations) * len(self.modes)
+        """How often something is measured: each point by each mode."""
+        return self.points * len(self.modes)
 
     def gpu_bytes(self) -> int:
         """Device memory that the largest case takes, in bytes: the layer's weights and room for activations."""
@@ -114,9 +133,12 @@ class Plan:
 
         A little above what the studies of results/nvidia-h200 took, with kernels that were compiled before.
         """
-        starts = 8 * len(self.implementations)
+        starts = 8.0 * len(self.implementations)
+        if COUNTERS in self.modes:
+            # Under the profiler a start takes longer, and it halts at every kernel.
+            starts += 12 * len(self.implementations) + 1.2 * self.points
         weights = len({case.weights_key for case in self.cases}) * len(self.implementations)
-        return (starts + 1.0 * weights + 0.05 * len(self.cases) * len(self.implementations) + 0.06 * self.results) / 60
+        return (starts + 1.0 * weights + 0.05 * self.points + 0.06 * self.results) / 60
 
 
 def model_names() -> list[str]:
@@ -139,19 +161,27 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     usual = study.implementations or [name for name in known_implementations if not name.startswith(VARIANT)]
     implementations = _names("implementations", config.implementations, usual, known_implementations)
     modes = _names("modes", config.modes, study.modes, MODES[study.kind])
+    always: set[str] = set(implementations) - set(usual)
+    if study.kind == "layer" and "stream" in known_implementations:
+        # The measured limit goes first: every other row is compared with it.
+        implementations = ["stream", *(name for name in implementations if name != "stream")]
+        always.add("stream")
     cases: dict[str, Case] = {}
+    asked: dict[str, set[str]] = {name: set() for name in implementations}
     for grid in study.grids:
-        for case in _grid_cases(config, grid):
+        only = _names("grids.implementations", None, grid.implementations or usual, known_implementations)
+        running = [name for name in implementations if name in {*only, *always}]
+        for case in _grid_cases(config, grid) if running else []:
             cases.setdefault(case.case_hash, case)
+            for name in running:
+                asked[name].add(case.case_hash)
     if not cases:
         raise PlanError(f"study={study.name} has no points: give it grids, see conf/study/")
     ordered = sorted(cases.values(), key=lambda case: list(cases).index(case.case_hash))
     groups = {case.weights_key: index for index, case in reversed(list(enumerate(ordered)))}
     ordered.sort(key=lambda case: groups[case.weights_key])
-    if study.kind == "layer" and "stream" in known_implementations:
-        # The measured limit goes first: every other row is compared with it.
-        implementations = ["stream", *(name for name in implementations if name != "stream")]
-    return Plan(study.name, study.kind, ordered, implementations, modes)
+    skipped = {name: frozenset(cases) - hashes for name, hashes in asked.items()}
+    return Plan(study.name, study.kind, ordered, implementations, modes, skipped)
 
 
 def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:

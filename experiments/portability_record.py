@@ -47,6 +47,8 @@ SOME_TOKENS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 8192)
 """Batch sizes at which a forward is recorded, whatever the configuration."""
 SIZES = ("FFN", "HIDDEN", "K", "N", "SPAN", "STRIDE_N")
 """Constants of the kernels that are sizes of the layer, of which there are too many to compile each."""
+TILE = {"BLOCK_M", "BLOCK_N", "BLOCK_K"}
+"""Constants by which a grouped GEMM is known, the kernels that take by far the longest to compile."""
 
 
 def pipelines() -> list[Implementation]:
@@ -64,7 +66,7 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
     both gatings, and one of them with every gating there is.
 
     brief: one token, and the most tokens of each configuration, for a model whose sizes the tiles divide and for one
-    whose sizes they do not.
+    whose sizes they do not. Of a tile of a grouped GEMM that several of them launch, `recorded` keeps one.
     """
     taken = set()
     for model in models():
@@ -100,12 +102,18 @@ def size_class(size: int) -> str:
     return f"{'short ' if size <= 1024 else ''}multiple of {min(size & -size, 256)}"
 
 
-def compiled_alike(launch: dict[str, Any]) -> tuple:
+def compiled_alike(launch: dict[str, Any], brief: bool) -> tuple:
     """Launches with the same key differ only in what no kernel branches on: the size of the layer inside of its
-    `size_class`, the number of experts inside of its power of two, and the values of run-time counts."""
+    `size_class`, the number of experts inside of its power of two, and the values of run-time counts.
+
+    brief: a grouped GEMM has one key for a tile, whatever the layer.
+    """
     key: list[Any] = [launch["module"], launch["kernel"]]
+    one_for_a_tile = brief and set(launch["arguments"]) >= TILE
     for name, (kind, value, alignment) in launch["arguments"].items():
         if kind == "constexpr" and name.isupper():
+            if one_for_a_tile and name in (*SIZES, "TOP_K"):
+                continue
             if name in SIZES:
                 value = size_class(value)
             elif name == "NUM_EXPERTS":
@@ -138,8 +146,9 @@ def record(launches: list[dict[str, Any]]) -> None:
 def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
     """(implementation, case, a thunk that runs one forward of it): first what the target's tuned table has, then
     without the table whatever else there is, the streaming limit's kernel last."""
-    for case in tuned_cases():
-        yield "fast", case, functools.partial(forward, get("fast"), case)
+    fast = get("fast")
+    for case in tuned_cases(fast, brief):
+        yield fast.name, case, functools.partial(forward, fast, case)
     fast_tiles.tuned_tiles = lambda *_: None
     for implementation in pipelines():
         for case in cases(implementation, brief):
@@ -153,10 +162,12 @@ def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
         yield "stream", None, read
 
 
-def tuned_cases() -> list[Case]:
-    """A case for every entry of the tuned table of the device that this process takes its GPU for."""
+def tuned_cases(fast: Implementation, brief: bool) -> list[Case]:
+    """A case for every entry of the tuned table of the device that this process takes its GPU for; brief: for one of
+    each configuration."""
     table = tuned.load(tuned.table_path(torch.device("cuda", 0)))
-    return [Case("tuned", *shape, tokens=tokens) for shape, entries in table.items() for tokens in entries]
+    every = [Case("tuned", *shape, tokens=tokens) for shape, entries in table.items() for tokens in entries]
+    return list({fast.config(case): case for case in every}.values()) if brief else every
 
 
 def forward(implementation: Implementation, case: Case) -> None:
@@ -175,7 +186,7 @@ def recorded(brief: bool) -> list[dict[str, Any]]:
             run()
             for launch in launches:
                 launch |= {"dtype": case.dtype if case else "", "case": str(case or ""), "implementations": [name]}
-                kept = found.setdefault(compiled_alike(launch), launch)
+                kept = found.setdefault(compiled_alike(launch, brief), launch)
                 users = sorted({*kept["implementations"], name})
                 if _specialized(launch) < _specialized(kept):
                     kept.update(launch)
@@ -184,11 +195,13 @@ def recorded(brief: bool) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _specialized(launch: dict[str, Any]) -> int:
-    """How many run-time arguments have a value or an alignment that the compiler may rely on."""
-    return sum(
-        (kind == "constexpr" and not name.isupper()) + bool(alignment)
-        for name, (kind, _, alignment) in launch["arguments"].items()
+def _specialized(launch: dict[str, Any]) -> tuple[int, int]:
+    """How often the sizes of the layer can be halved, up to 256, and how many run-time arguments have a value or an
+    alignment: what the compiler may rely on."""
+    arguments = launch["arguments"].items()
+    return (
+        sum(min(value & -value, 256).bit_length() for name, (_, value, _) in arguments if name in SIZES),
+        sum((kind == "constexpr" and not name.isupper()) + bool(align) for name, (kind, _, align) in arguments),
     )
 
 

@@ -6,6 +6,7 @@ lock (experiments/locks.py) in results/<device>/.locks.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import secrets
@@ -26,6 +27,9 @@ from .provenance import now_utc
 SAME_RUN = ("device", "driver", "cuda", "torch", "triton", "python")
 """What must be equal for a run to go on; the card may be another one of the kind, the commit may move on."""
 
+Forward = tuple[str, str, str]
+"""(case_hash, implementation, mode): what the rows of one measurement have in common."""
+
 
 @dataclass
 class Run:
@@ -38,6 +42,7 @@ class Run:
     record: dict[str, Any]
     stream_us: dict[str, float] = field(default_factory=dict)
     _held: list[IO[str] | None] = field(default_factory=list, repr=False)
+    _held_forwards: set[Forward] | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -98,10 +103,29 @@ class Run:
         frame = frame[frame["run_id"] == self.record["run_id"]]
         self._recall_limits(frame)
         frame = frame[frame["implementation"] == implementation]
+        if self.kind == "traffic":
+            frame = frame[frame["stage"] == "total"]  # the last row of a forward: without it others may be lacking
         frame = frame.fillna({"implementation_version": "", "code_hash": ""})
         keys = ["case_hash", "implementation_version", "code_hash"]
         held = frame.groupby(keys)[schema.MODE_COLUMN[self.kind]].agg(set) if len(frame) else {}
         return [(str(a), str(b), str(c)) for (a, b, c), found in held.items() if found >= set(modes)]
+
+    def put(self, case: Case, rows: list[dict[str, Any]]) -> None:
+        """`append` of all rows of a case by one implementation, which take the place of what this run had of it.
+
+        Without that, stages of an older version that the new one does not have would stand beside its own.
+        """
+        if "stage" in self.key:
+            mode = schema.MODE_COLUMN[self.kind]
+            new = {(case.case_hash, str(row["implementation"]), str(row[mode])) for row in rows}
+            with locked(_lock(self.path, "rows")):
+                if self._held_forwards is None:
+                    self._held_forwards = _forwards(self.path, self.record["run_id"], mode)
+                if new & self._held_forwards:
+                    _discard(self.path, self.record["run_id"], mode, new)
+                self._held_forwards |= new
+        for row in rows:
+            self.append(case, row)
 
     def append(self, case: Case, row: dict[str, Any]) -> None:
         """Completes a worker's row with run, case, limits and provenance, and writes it."""
@@ -187,6 +211,32 @@ def _archive(path: Path, record: dict[str, Any] | None) -> None:
     for file in (path, path.with_suffix(".json")):
         if file.exists():
             shutil.move(file, archived.with_suffix(file.suffix))
+
+
+def _forward(row: dict[str, Any], mode: str) -> Forward:
+    return row["case_hash"], row["implementation"], row[mode]
+
+
+def _forwards(path: Path, run_id: str, mode: str) -> set[Forward]:
+    """(case_hash, implementation, mode) of every row of a run."""
+    if not path.exists():
+        return set()
+    with open(path, newline="") as handle:
+        return {_forward(row, mode) for row in csv.DictReader(handle) if row["run_id"] == run_id}
+
+
+def _discard(path: Path, run_id: str, mode: str, forwards: set[Forward]) -> None:
+    """Rewrites a CSV without the rows of these forwards of a run."""
+    with open(path, newline="") as handle:
+        reader = csv.DictReader(handle)
+        columns = tuple(reader.fieldnames or ())
+        kept = [row for row in reader if row["run_id"] != run_id or _forward(row, mode) not in forwards]
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+    partial.replace(path)
 
 
 def _united(old: Any, new: Any) -> Any:

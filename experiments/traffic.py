@@ -1,88 +1,58 @@
 """Traffic rows of a case: from the closed form for any shape, or counted in Triton's interpreter for a small one.
 
-Both describe the paper's pipelines with the same GEMM tiles, under the same names of stages and tensors. The passes
-over rows take wider tiles in the interpreter, which shows in how often `schedule` is read from hidden_dim 1024 up.
-Of any other system that the interpreter can run, it counts each Triton kernel and argument under their own names.
+Both describe the paper's pipelines and `fast` with the same GEMM tiles, those of an H200 where there is no GPU, under
+the same names of stages and tensors. The passes over rows take wider tiles in the interpreter, which shows in how often
+`schedule` is read from hidden_dim 1024 up. Of any other system that the interpreter can run, it counts each Triton
+kernel and argument under their own names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..kernels import paper_moe
+from ..kernels import fast_moe, paper_moe
 from ..kernels.checks import check_top_k
+from ..kernels.fast_tiles import FastTiles, FewTiles
 from ..kernels.router import check_gating
+from ..kernels.schedule import max_blocks
 from ..kernels.tiles import BLOCK_M, BY_SHARED_MEMORY, Tiles
 from .case import Case
-from .counting import LaunchTraffic, count_bytes
-from .traffic_model import PIPELINES, Bytes, Table, pipeline_traffic, total
+from .counting import Traffic, count_bytes
+from .traffic_launches import matched
+from .traffic_model import PIPELINES, Bytes, Table, pipeline_traffic, tabulated, total
+from .traffic_model_fast import NAME as FAST
+from .traffic_model_fast import chosen_tiles, fast_traffic
 from .workload import Weights, activations, draw_routing
 
+AnyTiles: TypeAlias = "Tiles | FastTiles | FewTiles"
+
 METHODS = ("model", "interpreter")
+MODELLED = (*PIPELINES, FAST)
+"""Implementations that have a closed form, and names of stages and tensors that the interpreter's counts go by."""
 TILES = BY_SHARED_MEMORY[0][1]
 """Those of an H100, H200 or B200."""
 MAX_TILE_STEPS = 20_000
 """Steps of all tiles of a forward that the interpreter is asked for: about a millisecond each."""
 
 
-class Known(NamedTuple):
-    """A launch of a pipeline: its kernel, its stage, and the tensor that each of its arguments is."""
-
-    kernel: str
-    stage: str
-    tensors: dict[str, str]
-
-
-_BLOCKS = {"block_expert": "schedule", "block_row": "schedule", "offsets": "schedule"}
-_SCORE = Known(
-    "_score_topk_kernel", "router", {"logits": "logits", "weights": "topk_scores", "experts": "topk_experts"}
-)
-_SORT = Known("_sort_slots_kernel", "permute", {"experts": "topk_experts", "order": "schedule", "offsets": "schedule"})
-_LIST = Known("_list_blocks_kernel", "permute", _BLOCKS)
-_PERMUTE = Known(
-    "_permute_kernel", "permute", {"x": "x", "order": "schedule", "rows": "permuted", "row_of_slot": "schedule"}
-)
-_GATE_UP = Known(
-    "_fused_gate_up_kernel", "gate_up",
-    {"rows": "permuted", "gate_up": "gate_up_weights", "hidden": "intermediate", **_BLOCKS},
-)  # fmt: skip
-_SILU_MUL = Known("_silu_mul_kernel", "silu_mul", {"gate": "gate", "up": "up", "hidden": "intermediate"})
-_COMBINE = Known(
-    "_unpermute_combine_kernel", "unpermute_combine",
-    {"expert_out": "expert_out", "row_of_slot": "schedule", "weights": "topk_scores", "y": "output"},
-)  # fmt: skip
-
-
-def _grouped_gemm(stage: str, rows: str, out: str) -> Known:
-    return Known("_grouped_gemm_kernel", stage, {"rows": rows, "weights": f"{stage}_weights", "out": out, **_BLOCKS})
-
-
-_DOWN = _grouped_gemm("down", "intermediate", "expert_out")
-LAUNCHES: dict[str, tuple[Known, ...]] = {
-    "paper_fused": (_SCORE, _PERMUTE, _GATE_UP, _DOWN, _COMBINE),
-    "paper_fused_graph": (_SCORE, _SORT, _LIST, _PERMUTE, _GATE_UP, _DOWN, _COMBINE),
-    "paper_unfused": (
-        _SCORE, _PERMUTE, _grouped_gemm("gate", "permuted", "gate"), _grouped_gemm("up", "permuted", "up"),
-        _SILU_MUL, _DOWN, _COMBINE,
-    ),
-}  # fmt: skip
-"""The Triton launches of each pipeline, in order."""
-
-
-def traffic_rows(case: Case, implementation: str, method: str, tiles: Tiles = TILES) -> list[dict[str, Any]]:
+def traffic_rows(case: Case, implementation: str, method: str, tiles: AnyTiles | None = None) -> list[dict[str, Any]]:
     """Rows for results/<device>/traffic.csv: one a stage and tensor, then stage `total`, tensor `all`.
 
     method: ``model`` for any shape; ``interpreter`` runs the pipeline, for which TRITON_INTERPRET=1 must be set and the
-    shape be small. Where there is no figure, one row of stage `total` says so by its status and reason. The caller
-    adds run, version and environment. Raises ValueError for another method.
+    shape be small. tiles: of the pipelines that have a model; by default `tiles_of`. Where there is no figure, one row
+    of stage `total` says so by its status and reason. The caller adds run, version and environment. Raises ValueError
+    for another method.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: allowed are {', '.join(METHODS)}")
     routing = draw_routing(case)
+    tiles = tiles or tiles_of(case, implementation)
     common = {
         **asdict(case), "case_hash": case.case_hash, "implementation": implementation, "method": method,
         "config": _config(implementation, tiles),
@@ -93,8 +63,8 @@ def traffic_rows(case: Case, implementation: str, method: str, tiles: Tiles = TI
         status, reason = problem
         return [{**common, "stage": "total", "tensor": "all", "status": status, "reason": reason}]
     if method == "model":
-        table = pipeline_traffic(implementation, case, routing.counts, tiles)
-    elif implementation in PIPELINES:
+        table = modelled_traffic(case, implementation, routing.counts, tiles)
+    elif implementation in MODELLED:
         table = counted_traffic(case, implementation, tiles)
     else:
         table = counted_launches(case, implementation)
@@ -111,23 +81,45 @@ def traffic_rows(case: Case, implementation: str, method: str, tiles: Tiles = TI
     ]  # fmt: skip
 
 
-def counted_traffic(case: Case, implementation: str, tiles: Tiles = TILES) -> Table:
+def tiles_of(case: Case, implementation: str) -> AnyTiles:
+    """The tiles that a pipeline is counted with; of a system without a model, the paper's, as a measure of its size."""
+    return chosen_tiles(case) if implementation == FAST else TILES
+
+
+def modelled_traffic(
+    case: Case, implementation: str, counts: Sequence[int] | np.ndarray, tiles: AnyTiles, on_gpu: bool = True
+) -> Table:
+    """Traffic of one forward of a pipeline of `MODELLED` in closed form; see its own model for arguments and errors."""
+    if isinstance(tiles, Tiles):
+        return pipeline_traffic(implementation, case, counts, tiles, on_gpu)
+    return fast_traffic(case, counts, tiles, on_gpu)
+
+
+def counted_traffic(case: Case, implementation: str, tiles: AnyTiles) -> Table:
     """Traffic of one forward in the interpreter, counted, under the model's names.
 
-    The router GEMM is PyTorch's: the operands that it is called with count once.
+    Where the router GEMM is PyTorch's, the operands that it is called with count once.
     Raises RuntimeError if the interpreter is off, or if the pipeline launches other kernels than `LAUNCHES` has.
     """
     routing, weights = draw_routing(case), Weights(case, "cpu")
     arguments = activations(case, routing, "cpu"), weights.router(), weights.gate_up(), weights.down()
     with torch.inference_mode(), _RouterGemm() as gemm, count_bytes() as counter:
-        paper_moe(*arguments, case.top_k, case.gate, tiles=tiles, **PIPELINES[implementation])
-    table = dict(gemm.table)
-    for known, launch in zip(_matched(implementation, counter.launches), counter.launches):
-        for argument, seen in launch.arguments.items():
-            key = known.stage, known.tensors[argument]
-            counted = Bytes(seen.read_bytes, seen.write_bytes, seen.unique_read_bytes, seen.unique_write_bytes)
-            table[key] = table.get(key, Bytes()) + counted
-    return table
+        if isinstance(tiles, Tiles):
+            paper_moe(*arguments, case.top_k, case.gate, tiles=tiles, **PIPELINES[implementation])
+        else:
+            bias = weights.correction_bias()
+            fast_moe(*arguments, case.top_k, case.gate, correction_bias=bias, tiles=tiles)
+    launched = [launch.kernel for launch in counter.launches]
+    sequence = matched(implementation, launched)
+    if sequence is None or len(sequence) != len(launched):
+        raise RuntimeError(f"{implementation} launched {', '.join(launched)}: traffic_launches.py has no such sequence")
+    counted = [
+        (known.stage, known.tensors[argument], _bytes(seen))
+        for known, launch in zip(sequence, counter.launches)
+        for argument, seen in launch.arguments.items()
+        if seen.read_bytes or seen.write_bytes
+    ]
+    return tabulated([*((stage, tensor, seen) for (stage, tensor), seen in gemm.table.items()), *counted])
 
 
 def counted_launches(case: Case, implementation: str) -> Table:
@@ -144,9 +136,7 @@ def counted_launches(case: Case, implementation: str) -> Table:
     with torch.inference_mode(), count_bytes() as counter:
         forward(x)
     return {
-        (f"{order:02d} {launch.kernel}", argument): Bytes(
-            seen.read_bytes, seen.write_bytes, seen.unique_read_bytes, seen.unique_write_bytes
-        )
+        (f"{order:02d} {launch.kernel}", argument): _bytes(seen)
         for order, launch in enumerate(counter.launches, start=1)
         for argument, seen in launch.arguments.items()
     }
@@ -161,23 +151,21 @@ class _RouterGemm(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.mm.default:
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.matmul.default):
             for tensor, name in zip(args, ("x", "router_weight")):
                 self.table["router", name] = Bytes(read=tensor.nbytes, unique_read=tensor.nbytes)
             self.table["router", "logits"] = Bytes(write=out.nbytes, unique_write=out.nbytes)
         return out
 
 
-def _matched(implementation: str, launches: list[LaunchTraffic]) -> tuple[Known, ...]:
-    known = LAUNCHES[implementation]
-    expected, launched = [launch.kernel for launch in known], [launch.kernel for launch in launches]
-    if expected != launched:
-        raise RuntimeError(f"{implementation} launched {launched}, but its traffic is named for {expected}")
-    return known
+def _bytes(seen: Traffic) -> Bytes:
+    return Bytes(seen.read_bytes, seen.write_bytes, seen.unique_read_bytes, seen.unique_write_bytes)
 
 
-def _config(implementation: str, tiles: Tiles) -> str:
+def _config(implementation: str, tiles: AnyTiles) -> str:
     """The tiles that the figures are for, in the words of the adapters in experiments/pipelines."""
+    if not isinstance(tiles, Tiles):
+        return str(tiles)
     if implementation not in PIPELINES:
         return ""
     pipeline = PIPELINES[implementation]
@@ -185,7 +173,7 @@ def _config(implementation: str, tiles: Tiles) -> str:
     return f"{inward} down={tiles.down} schedule={pipeline['schedule']}"
 
 
-def _problem(case: Case, implementation: str, method: str, tiles: Tiles) -> tuple[str, str] | None:
+def _problem(case: Case, implementation: str, method: str, tiles: AnyTiles) -> tuple[str, str] | None:
     """(status, reason) of a row that can have no figure."""
     if implementation in PIPELINES:
         try:
@@ -193,8 +181,8 @@ def _problem(case: Case, implementation: str, method: str, tiles: Tiles) -> tupl
             check_top_k(case.top_k, case.num_experts)
         except ValueError as error:
             return "unsupported", str(error)
-    elif method == "model":
-        return "unsupported", f"the closed form knows {', '.join(PIPELINES)}; study=counters measures any system"
+    elif method == "model" and implementation not in MODELLED:
+        return "unsupported", f"the closed form knows {', '.join(MODELLED)}; study=counters measures any system"
     if method == "interpreter":
         from . import interpreter, registry
 
@@ -213,9 +201,18 @@ def _problem(case: Case, implementation: str, method: str, tiles: Tiles) -> tupl
     return None
 
 
-def _tile_steps(case: Case, tiles: Tiles) -> int:
+def _tile_steps(case: Case, tiles: AnyTiles) -> int:
     """Steps of the tiles of gate, up and down, about: each expert's last row block counted as full."""
-    blocks = min(case.num_experts, case.slots) + case.slots // BLOCK_M
-    inward = -(-case.ffn_dim // tiles.fused.block_n) * -(-case.hidden_dim // tiles.fused.block_k)
-    back = -(-case.hidden_dim // tiles.down.block_n) * -(-case.ffn_dim // tiles.down.block_k)
-    return blocks * (2 * inward + back)
+    hidden, ffn = case.hidden_dim, case.ffn_dim
+    if isinstance(tiles, FewTiles):
+        few = 2 * _steps(ffn, tiles.gate_up.block_n, hidden, tiles.gate_up.step)
+        return case.slots * (few + _steps(hidden, tiles.down.block_n, ffn, tiles.down.step))
+    block_m = BLOCK_M if isinstance(tiles, Tiles) else tiles.block_m
+    first = tiles.fused if isinstance(tiles, Tiles) else tiles.gate_up
+    inward = _steps(ffn, first.block_n, hidden, first.block_k)
+    back = _steps(hidden, tiles.down.block_n, ffn, tiles.down.block_k)
+    return max_blocks(case.slots, case.num_experts, block_m) * (2 * inward + back)
+
+
+def _steps(n: int, block_n: int, k: int, block_k: int) -> int:
+    return -(-n // block_n) * -(-k // block_k)

@@ -8,7 +8,7 @@ sort and copies that make the host's schedule, some 30 bytes a slot, are left ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -27,8 +27,8 @@ PIPELINES: dict[str, dict] = {
 
 WEIGHTS = ("router_weight", "gate_up_weights", "gate_weights", "up_weights", "down_weights")
 ACTIVATIONS = ("x", "permuted", "gate", "up", "intermediate", "expert_out", "output")
-METADATA = ("logits", "topk_scores", "topk_experts", "schedule")
-"""`schedule` holds order, row_of_slot, offsets, block_expert and block_row."""
+METADATA = ("logits", "correction_bias", "topk_scores", "topk_experts", "schedule")
+"""`schedule` holds order, row_of_slot, offsets, block_expert and block_row; of `fast`, order and its table."""
 
 ACCOUNTINGS = ("activations", "unique", "issued")
 INDEX_BYTES = 4
@@ -53,6 +53,8 @@ class Bytes:
 
 Table = dict[tuple[str, str], Bytes]
 """By (stage, tensor)."""
+Entry = tuple[str, str, Bytes]
+"""(stage, tensor, bytes)."""
 
 
 def reads(unique: int, times: int = 1) -> Bytes:
@@ -61,6 +63,22 @@ def reads(unique: int, times: int = 1) -> Bytes:
 
 def writes(unique: int) -> Bytes:
     return Bytes(write=unique, unique_write=unique)
+
+
+def tabulated(entries: Iterable[Entry]) -> Table:
+    """The sums of entries of the same stage and tensor."""
+    table: Table = {}
+    for stage, tensor, seen in entries:
+        table[stage, tensor] = table.get((stage, tensor), Bytes()) + seen
+    return table
+
+
+def check_counts(case: Case, counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The slots of each expert, [num_experts]. Raises ValueError if they cannot be the case's."""
+    counts = np.asarray(counts)
+    if counts.shape != (case.num_experts,) or counts.min() < 0 or int(counts.sum()) != case.slots:
+        raise ValueError(f"counts must be {case.num_experts} numbers of slots that sum to {case.slots}")
+    return counts
 
 
 def pipeline_traffic(
@@ -72,10 +90,7 @@ def pipeline_traffic(
     passes over rows take other tiles in the interpreter.
     Raises ValueError for counts that are not the case's, KeyError for a pipeline without a model.
     """
-    counts = np.asarray(counts)
-    if counts.shape != (case.num_experts,) or counts.min() < 0 or int(counts.sum()) != case.slots:
-        raise ValueError(f"counts must be {case.num_experts} numbers of slots that sum to {case.slots}")
-    return _Pipeline(case, counts, tiles, on_gpu, **PIPELINES[implementation]).table()
+    return _Pipeline(case, check_counts(case, counts), tiles, on_gpu, **PIPELINES[implementation]).table()
 
 
 def total(table: Table, tensors: Sequence[str] | None = None) -> Bytes:
@@ -141,12 +156,9 @@ class _Pipeline:
                         ("silu_mul", "intermediate", writes(buffer))]  # fmt: skip
         entries += self._gemm("down", "intermediate", "down_weights", "expert_out", ffn, hidden, self.tiles.down)
         entries += self._unpermute_combine()
-        table: Table = {}
-        for stage, tensor, seen in entries:
-            table[stage, tensor] = table.get((stage, tensor), Bytes()) + seen
-        return table
+        return tabulated(entries)
 
-    def _router(self) -> list:
+    def _router(self) -> list[Entry]:
         case = self.case
         logits = case.tokens * case.num_experts * BYTES_PER_ELEMENT
         return [
@@ -157,7 +169,7 @@ class _Pipeline:
             ("router", "topk_experts", writes(case.slots * INDEX_BYTES)),
         ]
 
-    def _gpu_schedule(self) -> list:
+    def _gpu_schedule(self) -> list[Entry]:
         case = self.case
         offsets = (case.num_experts + 1) * INDEX_BYTES
         programs = -(-self.listed // LISTED_PER_PROGRAM)
@@ -170,7 +182,7 @@ class _Pipeline:
             ("permute", "schedule", bounds + writes(2 * self.listed * INDEX_BYTES)),
         ]
 
-    def _permute(self) -> list:
+    def _permute(self) -> list[Entry]:
         case, columns = self.case, self._columns(self.case.slots)
         permuted = case.slots * case.hidden_dim * BYTES_PER_ELEMENT
         x = Bytes(read=permuted, unique_read=case.tokens * case.hidden_dim * BYTES_PER_ELEMENT)
@@ -183,7 +195,7 @@ class _Pipeline:
 
     def _gemm(
         self, stage: str, rows: str, weights: str, out: str, k: int, n: int, tile: GemmTile, products: int = 1
-    ) -> list:
+    ) -> list[Entry]:
         """One grouped GEMM: every column of tiles reads the rows again, every row block the expert's weights."""
         slots, columns = self.case.slots, -(-n // tile.block_n)
         expert = products * n * k * BYTES_PER_ELEMENT
@@ -197,7 +209,7 @@ class _Pipeline:
             (stage, "schedule", reads(2 * INDEX_BYTES * self.listed, columns) + bounds),
         ]
 
-    def _unpermute_combine(self) -> list:
+    def _unpermute_combine(self) -> list[Entry]:
         case, columns = self.case, self._columns(self.case.tokens)
         return [
             ("unpermute_combine", "schedule", reads(case.slots * INDEX_BYTES, columns)),

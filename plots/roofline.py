@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import data, layout, style
-from .traffic_data import totals, uncounted
+from .traffic_data import COUNTERS, totals, uncounted
 from .traffic_load import load
 
 NAME = "roofline"
@@ -22,7 +22,7 @@ LABELLED = ("fast", "paper_fused_graph")
 
 
 def draw(results: data.Results) -> Figure:
-    traffic, headline = load(results), results.study("headline")
+    traffic, headline = load(results, COUNTERS), results.study("headline")
     points = place(headline.rows, totals(traffic.rows))
     if points.empty:
         raise traffic.lacks("case of the headline study by hardware counters")
@@ -58,8 +58,7 @@ def draw(results: data.Results) -> Figure:
         f"dense {dtype} GEMM. Numbers at points: tokens. DRAM bytes by the counters in the traffic study, L2 emptied "
         f"before the forward; latencies of the headline study at the same case, skew 0. {layout.FASTER}"
     )
-    missing = uncounted(traffic.rows)
-    missing = missing[missing["case_hash"].isin(points["case_hash"])]
+    missing = unplaced(headline.rows, traffic.rows, points)
     handles = layout.legend_of(points["implementation"], points.head(0))
     return layout.finish(figure, handles, traffic.caption(notes, missing, headline))
 
@@ -70,6 +69,23 @@ def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
     times = times[times["implementation"] != data.LIMIT]
     points = times.merge(counted[["case_hash", "implementation", "bytes"]], on=["case_hash", "implementation"])
     return points.assign(intensity=points["flops"] / points["bytes"], tflops=points["flops"] / points["p50_us"] / 1e6)
+
+
+def unplaced(headline: pd.DataFrame, counted: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of a case of the figure and a system of either study that are no point, with status and reason."""
+    case = ["case_hash", "model", "tokens", "dtype"]
+    names = {*headline["implementation"], *counted["implementation"]} - {data.LIMIT}
+    pairs = (
+        points[case].drop_duplicates("case_hash").merge(pd.DataFrame({"implementation": sorted(names)}), how="cross")
+    )
+    key = ["case_hash", "implementation"]
+    pairs = pairs[~pairs[key].apply(tuple, axis=1).isin(set(points[key].apply(tuple, axis=1)))]
+    why = [uncounted(counted), data.missing(headline)]
+    reasons = pd.concat(why)[[*key, "status", "reason"]].drop_duplicates(key)
+    found = pairs.merge(reasons, on=key, how="left")
+    known = found["implementation"].isin(counted["implementation"])
+    lacks = known.map({True: "timed at no point of the headline study", False: "its bytes are not counted"})
+    return found.assign(status=found["status"].fillna("not run"), reason=found["reason"].fillna(lacks))
 
 
 def stream_rate(headline: pd.DataFrame) -> float | None:

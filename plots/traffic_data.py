@@ -6,7 +6,9 @@ import pandas as pd
 
 from . import style
 
-FUSED, UNFUSED = "paper_fused", "paper_unfused"
+FUSED, UNFUSED, FAST = "paper_fused", "paper_unfused", "fast"
+LEFT_OUT = "not in this run: conf/study/counters.yaml says who runs what"
+"""Why a system has no row of a case that others have."""
 TENSORS = {
     "weights": ("weights", "#dcdcdc", ""),
     "x": ("x", "#1b1b1b", ""),
@@ -61,7 +63,7 @@ def uncounted(rows: pd.DataFrame) -> pd.DataFrame:
     found = grid.merge(
         rows[["case_hash", "implementation", "status", "reason"]], on=["case_hash", "implementation"], how="left"
     )
-    found = found.fillna({"status": "not run", "reason": "no row in this run"})
+    found = found.fillna({"status": "not run", "reason": LEFT_OUT})
     return found[found["status"] != "ok"]
 
 
@@ -91,9 +93,9 @@ def group(tensor: str) -> str:
     )
 
 
-def saving(rows: pd.DataFrame, accounting: str) -> float | None:
-    """Share of the unfused pipeline's bytes that the fused one does not move, of the rows of one case and method."""
-    fused, unfused = (grouped(rows[rows["implementation"] == name], accounting).sum() for name in (FUSED, UNFUSED))
+def saving(rows: pd.DataFrame, accounting: str, by: str = FUSED) -> float | None:
+    """Share of the unfused pipeline's bytes that another does not move, of the rows of one case and method."""
+    fused, unfused = (grouped(rows[rows["implementation"] == name], accounting).sum() for name in (by, UNFUSED))
     return 1 - fused / unfused if fused and unfused else None
 
 

@@ -33,10 +33,10 @@ class Traffic:
         return data.MissingStudy(f"{self.studies[0].path} has no {what}: {TO_COUNT}")
 
 
-def load(results: data.Results) -> Traffic:
+def load(results: data.Results, method: str | None = None) -> Traffic:
     """Each forward by each method from one study: the device's if it could count there, else the interpreter's.
 
-    Raises data.MissingStudy if there are no traffic rows at all.
+    method: the only one that is wanted. Raises data.MissingStudy if there are no traffic rows at all.
     """
     studies = [results.study("traffic")]
     if studies[0].path.parent.name != data.INTERPRETER:
@@ -49,5 +49,6 @@ def load(results: data.Results) -> Traffic:
     first = rows.assign(failed=rows["status"] != "ok").sort_values(["failed", "source"], kind="stable")
     chosen = first.groupby(FORWARD)["source"].transform("first").sort_index()
     rows = rows[rows["source"] == chosen]
-    used = [study for source, study in enumerate(studies) if (rows["source"] == source).any()]
+    rows = rows if method is None else rows[rows["method"] == method]
+    used = [study for source, study in enumerate(studies) if (rows["source"] == source).any()] or studies[:1]
     return Traffic(rows.drop(columns="source").reset_index(drop=True), used)

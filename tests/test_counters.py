@@ -110,6 +110,24 @@ def test_torch_kernels_belong_to_the_stage_that_they_prepare():
     assert rows[-1]["l2_bytes"] == 1100
 
 
+@pytest.mark.parametrize(
+    ("names", "stages"),
+    [
+        (["nvjet_gemm", "_top_k_kernel", "_place_kernel", "_gate_up_kernel", "_down_kernel", "_combine_kernel"],
+         ["router", "router", "schedule", "gate_up", "down", "combine"]),
+        (["_few_logits_kernel", "_top_k_kernel", "_few_gate_up_kernel", "_few_down_kernel"],
+         ["router", "router", "gate_up", "down"]),
+        (["_top_k_kernel", "_few_gate_up_kernel"], ["01 _top_k_kernel", "02 _few_gate_up_kernel"]),
+    ],
+)  # fmt: skip
+def test_either_path_of_fast_has_its_stages(names, stages):
+    rows = counted_rows("fast", [kernel(name, 1 << at) for at, name in enumerate(names)])
+    assert [row["stage"] for row in rows] == [*dict.fromkeys(stages), "total"]
+    for stage in dict.fromkeys(stages):
+        read = sum(1 << at for at, name in enumerate(stages) if name == stage)
+        assert next(row for row in rows if row["stage"] == stage)["read_bytes"] == read
+
+
 def test_other_launches_than_the_pipelines_are_named_by_kernel():
     rows = counted_rows("paper_fused", [kernel("_score_topk_kernel"), kernel("_score_topk_kernel")])
     assert [row["stage"] for row in rows] == ["01 _score_topk_kernel", "02 _score_topk_kernel", "total"]

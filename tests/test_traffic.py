@@ -7,6 +7,7 @@ import pytest
 
 from tritonmoe_bench.experiments import interpreter, schema, traffic
 from tritonmoe_bench.experiments.case import Case
+from tritonmoe_bench.experiments.traffic_launches import LAUNCHES
 from tritonmoe_bench.experiments.traffic_model import (
     ACTIVATIONS,
     METADATA,
@@ -136,7 +137,7 @@ def test_both_methods_give_the_same_rows_on_the_tiny_shape():
     ("case", "implementation", "method", "status", "reason"),
     [
         (TINY, "vllm", "interpreter", "unsupported", "needs an NVIDIA GPU"),
-        (TINY, "vllm", "model", "unsupported", "the closed form knows paper_fused"),
+        (TINY, "vllm", "model", "unsupported", "paper_fused, paper_fused_graph, paper_unfused, fast;"),
         (Case("d", 16, 2, 64, 32, 4, gating="deepseek_v3"), "paper_fused", "model", "unsupported", "expert groups"),
         (Case("d", 32, 20, 64, 32, 4), "paper_fused", "model", "unsupported", "top_k=20"),
         pytest.param(MIXTRAL, "paper_fused", "interpreter", "unsupported", "too many for the interpreter",
@@ -153,7 +154,7 @@ def test_what_has_no_figure_is_one_row_with_its_reason(case, implementation, met
 
 @interpreted
 def test_another_system_is_counted_by_launch_and_argument():
-    *parts, last = traffic.traffic_rows(TINY, "fast", "interpreter")
+    *parts, last = traffic.traffic_rows(TINY, "fastvariant_gather", "interpreter")
     for row in parts:
         schema.validate({**row, "run_id": "run"}, schema.TRAFFIC_COLUMNS)
     assert len({(row["stage"], row["tensor"]) for row in parts}) == len(parts)
@@ -189,6 +190,6 @@ def test_unknown_method():
 
 @interpreted
 def test_other_launches_than_named_are_an_error(monkeypatch):
-    monkeypatch.setitem(traffic.LAUNCHES, "paper_fused", traffic.LAUNCHES["paper_unfused"])
+    monkeypatch.setitem(LAUNCHES, "paper_fused", LAUNCHES["paper_unfused"])
     with pytest.raises(RuntimeError, match="_fused_gate_up_kernel"):
-        traffic.counted_traffic(TINY, "paper_fused")
+        traffic.counted_traffic(TINY, "paper_fused", traffic.TILES)

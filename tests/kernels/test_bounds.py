@@ -6,8 +6,14 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from fast_cases import SMALL_FEW, make_tiles
+from moe_cases import random
 
-from tritonmoe_bench.experiments.accesses import OutOfBoundsError
+from tritonmoe_bench.experiments import accesses
+from tritonmoe_bench.experiments.accesses import Launch, OutOfBoundsError
+from tritonmoe_bench.experiments.counting import count_bytes
+from tritonmoe_bench.experiments.traffic_launches import LAUNCHES
+from tritonmoe_bench.kernels import Gating, fast_moe, paper_moe
 
 pytestmark = pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="accesses are checked in the interpreter")
 
@@ -25,3 +31,58 @@ def test_an_access_out_of_bounds_fails_a_test_that_does_not_ask_for_it():
         _shifted_copy[(1,)](source[:32], out, 32, 1)
     with pytest.raises(OutOfBoundsError, match="write of out at element 31"):
         _shifted_copy[(1,)](source, out[:16], 32, 0)
+
+
+def layer():
+    """Three experts, all of them chosen, and no dimension that a tile divides."""
+    shapes = (9, 40), (3, 40), (3, 2 * 24, 40), (3, 40, 24)
+    return *(random(*shape, dtype="fp16", device="cpu", seed=seed) for seed, shape in enumerate(shapes)), 2
+
+
+def few_tokens(tiles):
+    x, *weights = layer()
+    gating = Gating("sigmoid", correction_bias=True)
+    return fast_moe(x[:3], *weights, gating, correction_bias=torch.zeros(3), tiles=tiles)
+
+
+FORWARDS = {
+    "paper_fused_graph": lambda: paper_moe(*layer(), fused=True, schedule="gpu"),
+    "paper_unfused": lambda: paper_moe(*layer(), fused=False, schedule="host"),
+    "fast": lambda: fast_moe(*layer(), tiles=make_tiles(16)),
+    "fast_bulk": lambda: fast_moe(*layer(), tiles=make_tiles(64, swap=True, bulk=True)),
+    "fast_few": lambda: few_tokens(SMALL_FEW),
+}
+"""Every kernel of both families, between them."""
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_the_bounds_of_every_argument_of_every_kernel_are_watched(name, monkeypatch):
+    """With its last element taken for the first one outside, each argument that a kernel touches fails the launch."""
+    with count_bytes() as counter:
+        FORWARDS[name]()
+    touched = {
+        (launch.kernel, argument)
+        for launch in counter.launches
+        for argument, seen in launch.arguments.items()
+        if seen.read_bytes or seen.write_bytes
+    }
+    assert len(touched) > 2 * len({kernel for kernel, _ in touched})
+    for kernel, argument in sorted(touched):
+
+        def shortened(launched, extents, kernel=kernel, argument=argument):
+            if launched == kernel:
+                extents[argument] = extents[argument]._replace(end=extents[argument].end - 2)
+            return Launch(launched, extents)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(accesses, "Launch", shortened)
+            with pytest.raises(OutOfBoundsError, match=rf"{kernel}: .* of {argument} at element"):
+                FORWARDS[name]()
+
+
+def test_these_forwards_launch_every_kernel_of_both_families():
+    with count_bytes() as counter:
+        for forward in FORWARDS.values():
+            forward()
+    known = {launch.kernel for sequences in LAUNCHES.values() for sequence in sequences for launch in sequence}
+    assert {launch.kernel for launch in counter.launches} == known

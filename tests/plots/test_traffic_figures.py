@@ -19,6 +19,8 @@ from tritonmoe_bench.plots import (
     traffic_where,
 )
 
+BYTES = ["read_bytes", "write_bytes", "unique_read_bytes", "unique_write_bytes"]
+
 
 @pytest.fixture
 def results(fixture_results, tmp_path):
@@ -43,21 +45,52 @@ def line_of(panel, name):
     return next(line for line in panel.lines if line.get_label() == style.look(name).label)
 
 
-def test_each_panel_states_the_saving_of_its_rows(results):
-    rows = results.study("traffic").rows
+@pytest.fixture
+def with_fast(results):
+    """`results` with a model of fast on Mixtral, which moves half of what the fused pipeline does."""
+
+    def add(frame):
+        own = frame[
+            (frame["method"] == "model") & (frame["implementation"] == "paper_fused") & (frame["model"] == "mixtral")
+        ]
+        own = own.assign(implementation="fast", **{name: own[name] / 2 for name in BYTES})
+        return pd.concat([frame, own])
+
+    change(results, "traffic", add)
+    return results
+
+
+def test_each_bar_states_its_change_from_the_unfused_pipeline(with_fast):
+    rows = with_fast.study("traffic").rows
     mixtral = rows[(rows["model"] == "mixtral") & (rows["tokens"] == 512) & (rows["stage"] == "total")]
+    panels = traffic.draw(with_fast).axes
+    columns = sum(bool(panel.get_title()) for panel in panels)
+    for row, (method, names) in enumerate((("counters", BYTES[:2]), ("model", BYTES[:2]), ("model", BYTES[2:]))):
+        moved = mixtral[mixtral["method"] == method].set_index("implementation")[names].sum(axis=1)
+        stated = [traffic.change(1 - moved[name] / moved["paper_unfused"]) for name in ("paper_fused", "fast")]
+        panel = panels[row * columns]
+        assert [text.get_text() for text in panel.texts] == stated
+        tops = {}
+        for bar in panel.patches:
+            tops[round(bar.get_x(), 3)] = bar.get_y() + bar.get_height()
+        unfused, fused, fast = tops.values()
+        assert fused / unfused == pytest.approx(moved["paper_fused"] / moved["paper_unfused"])
+        assert fast / unfused == pytest.approx(moved["fast"] / moved["paper_unfused"])
+
+
+def test_a_pipeline_without_bytes_is_no_empty_bar(results):
+    """The fixture has no model of fast."""
     panels = traffic.draw(results).axes
     columns = sum(bool(panel.get_title()) for panel in panels)
-    for row, (method, names) in enumerate(
-        (
-            ("counters", ["read_bytes", "write_bytes"]),
-            ("model", ["read_bytes", "write_bytes"]),
-            ("model", ["unique_read_bytes", "unique_write_bytes"]),
-        )
-    ):
-        moved = mixtral[mixtral["method"] == method].set_index("implementation")[names].sum(axis=1)
-        saved = 1 - moved["paper_fused"] / moved["paper_unfused"]
-        assert [text.get_text() for text in panels[row * columns].texts] == [f"saved: {saved:.1%}"]
+    assert panels[columns].texts[-1].get_text() == "none"
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [(0.047, "\N{MINUS SIGN}4.7"), (0.5449, "\N{MINUS SIGN}54"), (-0.33, "+33"), (-0.02, "+2.0")],
+)
+def test_changes_in_words(saved, words):
+    assert traffic.change(saved) == words
 
 
 def test_without_counters_the_figure_has_no_row_of_them(results):
@@ -71,7 +104,7 @@ def test_without_counters_the_figure_has_no_row_of_them(results):
 def test_counters_alone_are_drawn(results):
     change(results, "traffic", lambda frame: frame[frame["method"] == "counters"])
     panels = traffic.draw(results).axes
-    assert panels[0].texts[0].get_text().startswith("saved:")
+    assert panels[0].texts[0].get_text().startswith("\N{MINUS SIGN}")
     assert panels[3].texts[0].get_text() == "not counted"
 
 
@@ -119,7 +152,27 @@ def test_over_compulsory_shows_every_counted_system_and_marks_the_others(results
     expected = (fast["read_bytes"] + fast["write_bytes"]) / fast["min_bytes"]
     assert list(line_of(panel, "fast").get_ydata()) == pytest.approx(list(expected))
     assert "ERR_NVGPUCTRPERM" in printed(figure)
+    every = traffic_data.totals(rows[rows["implementation"] == "fast"])
+    assert f"it is at most {every.loc[every['tokens'].between(8, 512), 'over'].max():.3f}" in printed(figure)
     assert len([line for line in panel.lines if line.get_marker() == "x"]) == 2
+
+
+def test_a_point_that_the_study_leaves_out_is_named_and_takes_no_room(results):
+    drawn = traffic_over_compulsory.draw(results)
+
+    def leave_out(frame):
+        return frame[
+            ~((frame["method"] == "counters") & (frame["implementation"] == "vllm") & (frame["tokens"] == 512))
+        ]
+
+    marks, height = [len(panel.lines) for panel in drawn.axes], drawn.axes[0].get_ylim()
+    change(results, "traffic", leave_out)
+    again = traffic_over_compulsory.draw(results)
+    assert [len(panel.lines) for panel in again.axes] == marks
+    assert again.axes[0].get_ylim() == height
+    rows = results.study("traffic").rows
+    left_out = rows[(rows["method"] == "counters") & (rows["tokens"] == 512)]["case_hash"].nunique()
+    assert f"vLLM: not run at {left_out} points ({traffic_data.LEFT_OUT})" in printed(again)
 
 
 def test_saving_by_counters_and_by_model_stand_in_panels_of_their_own(results):
@@ -171,6 +224,20 @@ def test_roofline_places_a_system_by_its_bytes_and_its_time(results):
         flops = counted.loc[case, "flops"]
         intensity = flops / (counted.loc[case, "read_bytes"] + counted.loc[case, "write_bytes"])
         assert points[intensity] == pytest.approx(flops / times[case] / 1e6)
+
+
+def test_roofline_names_every_system_that_has_no_point(results):
+    def drop(frame):
+        return frame[~((frame["implementation"] == "vllm") & (frame["tokens"] == 8))]
+
+    change(results, "traffic", drop)
+    change(results, "headline", lambda frame: frame[frame["implementation"] != "torch_grouped_mm"])
+    figure = roofline.draw(results)
+    assert len(line_of(figure.axes[0], "vllm").get_xdata()) == 4
+    caption = printed(figure)
+    assert f"({traffic_data.LEFT_OUT})" in caption
+    assert "timed at no point of the headline study" in caption
+    assert "PyTorch grouped_mm" in caption.split("missing:")[1]
 
 
 def test_the_roofs_are_those_of_the_run(results):

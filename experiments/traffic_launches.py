@@ -1,0 +1,92 @@
+"""The Triton launches of our forwards, by kernel: to which stage each belongs, and which tensor each argument is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+
+class Known(NamedTuple):
+    """A launch of a pipeline: its kernel, its stage, and the tensor that each of its arguments is."""
+
+    kernel: str
+    stage: str
+    tensors: dict[str, str]
+
+
+_BLOCKS = {"block_expert": "schedule", "block_row": "schedule", "offsets": "schedule"}
+_SCORE = Known(
+    "_score_topk_kernel", "router", {"logits": "logits", "weights": "topk_scores", "experts": "topk_experts"}
+)
+_SORT = Known("_sort_slots_kernel", "permute", {"experts": "topk_experts", "order": "schedule", "offsets": "schedule"})
+_LIST = Known("_list_blocks_kernel", "permute", _BLOCKS)
+_PERMUTE = Known(
+    "_permute_kernel", "permute", {"x": "x", "order": "schedule", "rows": "permuted", "row_of_slot": "schedule"}
+)
+_GATE_UP = Known(
+    "_fused_gate_up_kernel", "gate_up",
+    {"rows": "permuted", "gate_up": "gate_up_weights", "hidden": "intermediate", **_BLOCKS},
+)  # fmt: skip
+_SILU_MUL = Known("_silu_mul_kernel", "silu_mul", {"gate": "gate", "up": "up", "hidden": "intermediate"})
+_COMBINE = Known(
+    "_unpermute_combine_kernel", "unpermute_combine",
+    {"expert_out": "expert_out", "row_of_slot": "schedule", "weights": "topk_scores", "y": "output"},
+)  # fmt: skip
+
+
+def _grouped_gemm(stage: str, rows: str, out: str) -> Known:
+    return Known("_grouped_gemm_kernel", stage, {"rows": rows, "weights": f"{stage}_weights", "out": out, **_BLOCKS})
+
+
+_DOWN = _grouped_gemm("down", "intermediate", "expert_out")
+
+_ROUTED = {"weights": "topk_scores", "experts": "topk_experts"}
+_LOGITS = {"x": "x", "router_weight": "router_weight", "logits": "logits"}
+_FAST_LOGITS = (
+    (Known("_few_logits_kernel", "router", _LOGITS),),
+    (Known("_split_logits_kernel", "router", _LOGITS),),
+    (),  # PyTorch's GEMM
+)
+_FAST_TOP_K = Known("_top_k_kernel", "router", {"logits": "logits", "bias": "correction_bias", **_ROUTED})
+_TABLE = {"order": "schedule", "blocks": "schedule", "table": "schedule"}
+_FAST_EXPERTS = (
+    (
+        Known("_place_kernel", "schedule", {"experts": "topk_experts", **_TABLE}),
+        Known("_gate_up_kernel", "gate_up",
+              {"x": "x", "gate_up": "gate_up_weights", "hidden": "intermediate", **_TABLE}),
+        Known("_down_kernel", "down",
+              {"hidden": "intermediate", "down": "down_weights", "out": "expert_out", **_TABLE}),
+        Known("_combine_kernel", "combine", {"out": "expert_out", "weights": "topk_scores", "y": "output"}),
+    ),
+    (
+        Known("_few_gate_up_kernel", "gate_up",
+              {"x": "x", "gate_up": "gate_up_weights", "hidden": "intermediate", **_ROUTED}),
+        Known("_few_down_kernel", "down",
+              {"hidden": "intermediate", "down": "down_weights", "y": "output", **_ROUTED}),
+    ),
+)  # fmt: skip
+
+LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
+    "paper_fused": ((_SCORE, _PERMUTE, _GATE_UP, _DOWN, _COMBINE),),
+    "paper_fused_graph": ((_SCORE, _SORT, _LIST, _PERMUTE, _GATE_UP, _DOWN, _COMBINE),),
+    "paper_unfused": (
+        (
+            _SCORE, _PERMUTE, _grouped_gemm("gate", "permuted", "gate"), _grouped_gemm("up", "permuted", "up"),
+            _SILU_MUL, _DOWN, _COMBINE,
+        ),
+    ),
+    "fast": tuple((*logits, _FAST_TOP_K, *experts) for logits, experts in product(_FAST_LOGITS, _FAST_EXPERTS)),
+}  # fmt: skip
+"""For each pipeline the sequences of Triton launches that a forward of it may be."""
+
+
+def matched(implementation: str, kernels: Sequence[str]) -> tuple[Known, ...] | None:
+    """The sequence that a forward's kernels are, in order; those of PyTorch's among them are passed over.
+
+    None for a pipeline that is not known, or launches of it that are none of its sequences.
+    """
+    sequences = LAUNCHES.get(implementation, ())
+    own = {known.kernel for sequence in sequences for known in sequence}
+    launched = [kernel for kernel in kernels if kernel in own]
+    return next((one for one in sequences if [known.kernel for known in one] == launched), None)
