@@ -122,6 +122,11 @@ FEW: dict[str, tuple[FewTile, ...]] = {
 }  # fmt: skip
 
 
+def _fits(tile: FewTile, summed: int) -> bool:
+    """Masks take registers: where steps do not divide the summed dimension, some compilers spill beyond 32 a thread."""
+    return summed % tile.step == 0 or tile.block_n * tile.step <= 32 * 32 * tile.num_warps
+
+
 def parts(tiles: FastTiles | FewTiles) -> tuple[Candidate, Candidate]:
     """The candidates that whole tiles are made of, gate_up first."""
     if isinstance(tiles, FewTiles):
@@ -156,7 +161,10 @@ def candidates(case: Case, heuristic: FastTiles | FewTiles, shared_bytes: int, h
                     if not tile.bulk or (has_bulk and row_bytes % 16 == 0)
                 )
     if case.tokens <= FEW_TOKENS:
-        found |= dict.fromkeys(Candidate(stage, 0, tile) for stage, tiles in FEW.items() for tile in tiles)
+        summed = {"few_gate_up": case.hidden_dim, "few_down": case.ffn_dim}
+        found |= dict.fromkeys(
+            Candidate(stage, 0, tile) for stage, tiles in FEW.items() for tile in tiles if _fits(tile, summed[stage])
+        )
     found |= dict.fromkeys(parts(heuristic))
     return list(found)
 
