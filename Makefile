@@ -7,7 +7,7 @@ JOBS ?= auto
 ARGS ?=
 STUDY ?= throughput
 PAPER_STUDIES := throughput skew experts stages
-ALL_STUDIES := $(PAPER_STUDIES) headline decode fusion heights counters
+ALL_STUDIES := $(PAPER_STUDIES) headline decode fusion heights energy counters
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # Without a GPU one fixed release keeps gigabytes of CUDA libraries away wherever that release has a CPU build.
 TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)
@@ -38,7 +38,7 @@ setup: $(READY)  ## make .venv with everything that the other targets need
 	@touch $@
 
 test: $(READY)  ## every test; with no GPU in Triton's interpreter
-	$(RUN) -m pytest -n $(JOBS) $(ARGS)
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	$(RUN) -m ruff check .

@@ -19,7 +19,7 @@ from .settings import TimingSettings
 CONF = Path(__file__).resolve().parents[1] / "conf"
 VARIANT = "fastvariant_"
 """How the names of ablations begin, which run only where they are named."""
-MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS}
+MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS, "energy": LAUNCHES}
 """By kind of study, what each point is measured by: launch modes, or methods of counting bytes."""
 
 
@@ -55,7 +55,8 @@ class GridConfig:
 @dataclass
 class StudyConfig:
     """A study of conf/study/. kind: `layer` times whole forwards, `stages` each stage of a pipeline, `traffic` counts
-    bytes. An empty list of implementations stands for all there are but ablations, one of modes for all of the kind."""
+    bytes, `energy` takes power. An empty list of implementations stands for all there are but ablations, one of modes
+    for all of the kind."""
 
     name: str = MISSING
     kind: str = "layer"

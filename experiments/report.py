@@ -29,7 +29,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from tritonmoe_bench.experiments import agreement, report_headline, report_ranking, report_tables
+from tritonmoe_bench.experiments import agreement, report_headline, report_portability, report_ranking, report_tables
 from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Finding, Verdict, decide, rules_text
 from tritonmoe_bench.plots import registry
 from tritonmoe_bench.plots.data import NOT_DEVICES, MissingStudy, Results, Study, newest_device
@@ -40,7 +40,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 FIRST_FIGURE, FIELD_FIGURE = "ratio_to_megablocks", "headline"
 TITLE = "The TritonMoE paper, reproduced claim by claim"
-STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion", "heights")
+STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion", "heights", "energy")
 METHOD = (
     "A row is a whole MoE layer: router, scoring and top-k, dispatch, expert GEMMs, weighted combine. Before a system "
     "is timed its output is checked against one float32 reference; a wrong one is a row with status `incorrect` and no "
@@ -74,7 +74,8 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
     frames = {name: study.rows for name, study in studies.items()}
     throughput = frames.get("throughput", pd.DataFrame())
     headline = frames.get("headline", pd.DataFrame())
-    findings = decide(Evidence(device, frames, *load_outcomes(results)))
+    tests, portability = load_outcomes(results)
+    findings = decide(Evidence(device, frames, tests, portability))
     drawn = find_figures(figures / device, [FIRST_FIGURE, FIELD_FIGURE, *(finding.figure for finding in findings)])
     return {
         "title": TITLE,
@@ -90,6 +91,8 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "field": report_headline.field_tables(headline),
         "ratios": report_tables.ratio_tables(throughput),
         "ranking": report_ranking.ranking_tables({"throughput": throughput, "headline": headline}),
+        "portability": report_portability.matrix_table(portability),
+        "tests": report_portability.outcomes_table(tests),
         "agreement": agreement.sentences(device, {name: frames[name] for name in agreement.STUDIES if name in frames}),
         "provenance": report_tables.provenance_table(frames),
         "missing": report_tables.missing_table(frames),

@@ -53,6 +53,15 @@ and interpreter, read and write count every access that a kernel issues, and the
 the method counters, read and write are what passes between DRAM and L2, and l2_bytes what passes the L2, both ways. A
 method that cannot tell leaves a column empty."""
 
+ENERGY_COLUMNS = (
+    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS,
+    "launch", "timing_method", "status", "reason", "p50_us", "p20_us", "p80_us", "samples",
+    "power_w", "energy_mj", "settled_clock_mhz", "power_limit_w",
+    "active_experts", "max_expert_load", "min_bytes", "flops", *ENVIRONMENT_COLUMNS,
+)  # fmt: skip
+"""results/<device>/energy.csv: one row per case, implementation and launch mode. power_w: mean power while forwards ran
+back to back; energy_mj: of one forward; settled_clock_mhz: SM clock under that load; power_limit_w: the card's."""
+
 TUNE_COLUMNS = (
     "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage", "round",
     "launch", "timing_method", "status", "reason", "p50_us", "p20_us", "p80_us", "samples", "routings", "gain",
@@ -82,9 +91,12 @@ STAGE_KEY = (*ROW_KEY, "stage")
 TUNE_KEY = ("case_hash", "implementation", "stage", "config", "round")
 TRAFFIC_KEY = ("case_hash", "implementation", "stage", "tensor", "method")
 
-COLUMNS = {"layer": ROW_COLUMNS, "stages": STAGE_COLUMNS, "traffic": TRAFFIC_COLUMNS, "tune": TUNE_COLUMNS}
-KEYS = {"layer": ROW_KEY, "stages": STAGE_KEY, "traffic": TRAFFIC_KEY, "tune": TUNE_KEY}
-MODE_COLUMN = {"layer": "launch", "stages": "launch", "traffic": "method"}
+COLUMNS = {
+    "layer": ROW_COLUMNS, "stages": STAGE_COLUMNS, "traffic": TRAFFIC_COLUMNS, "tune": TUNE_COLUMNS,
+    "energy": ENERGY_COLUMNS,
+}  # fmt: skip
+KEYS = {"layer": ROW_KEY, "stages": STAGE_KEY, "traffic": TRAFFIC_KEY, "tune": TUNE_KEY, "energy": ROW_KEY}
+MODE_COLUMN = {"layer": "launch", "stages": "launch", "traffic": "method", "energy": "launch"}
 """By kind of study: its columns, its key, and the column that holds the mode of measuring."""
 
 

@@ -66,14 +66,17 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
     if COUNTERS in modes:
         counted, modes = _counted(implementation, todo, job, send), [mode for mode in modes if mode != COUNTERS]
 
-    from tritonmoe_bench.experiments import measure
+    from tritonmoe_bench.experiments import energy, measure
     from tritonmoe_bench.experiments.timing import matrix_tflops
     from tritonmoe_bench.experiments.workload import TORCH_DTYPE
 
     bench = make_bench(job)
     cuda = bench.timed
     timed = cuda and job["kind"] != "traffic"
-    take = {"layer": measure.measure_layer, "stages": measure.measure_stages, "traffic": measure.measure_traffic}
+    take = {
+        "layer": measure.measure_layer, "stages": measure.measure_stages, "traffic": measure.measure_traffic,
+        "energy": energy.measure_energy,
+    }  # fmt: skip
     before = _drift(job) if timed else {}
     if timed and implementation.name == "stream":
         rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}

@@ -7,22 +7,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
 
-try:
-    import torch
+# The cores belong to pytest-xdist's workers: more threads than cores spend most of their time spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    HAS_GPU = torch.cuda.is_available()
-except ImportError:
-    HAS_GPU = False
+import torch  # noqa: E402
+
+HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 
 import pytest  # noqa: E402
-from outcomes import pytest_runtest_logreport, pytest_sessionfinish  # noqa: E402, F401
+from outcomes import (  # noqa: E402, F401
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 if not HAS_GPU:
     from tritonmoe_bench.experiments import counting, interpreter
 
     interpreter.install()
+
+with torch.device("meta"):  # PyTorch notes now what makes tensors, and not while a test has replaced torch.empty
+    torch.empty(0)
+
+
+def pytest_collection_modifyitems(items):
+    """The slow tests first: one that is begun last keeps a single worker busy while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True, scope="module")

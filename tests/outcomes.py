@@ -1,4 +1,5 @@
-"""Records how many tests passed and where, for the report: hooks that conftest.py imports.
+"""Says how many of the paper's cases and of our tests passed, and where, and records it for the report: hooks that
+conftest.py imports.
 
 With TRITONMOE_RECORD_TESTS set, a test session writes results/tests-<where>.json, where is `interpreter` or the name of
 the GPU: {"paper_grid": {"passed": n, "failed": m, "skipped": k, "where": where}, "ours": {...}}, the tests marked
@@ -16,6 +17,7 @@ from typing import Any
 SWITCH = "TRITONMOE_RECORD_TESTS"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 OUTCOMES = ("passed", "failed", "skipped")
+GROUPS = {"paper_grid": "the paper's cases", "ours": "tests of our own"}
 
 _outcomes: dict[str, tuple[str, str]] = {}
 """(group, outcome) of every test, by its id."""
@@ -32,6 +34,14 @@ def pytest_runtest_logreport(report: Any) -> None:
 def pytest_sessionfinish(session: Any) -> None:
     if os.environ.get(SWITCH) and not hasattr(session.config, "workerinput"):
         write(RESULTS, where(), Counter(_outcomes.values()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """A line for each group of which a test ran: how many had which outcome, and on what."""
+    counts = Counter(_outcomes.values())
+    for group in sorted({group for group, _ in counts}, reverse=True):
+        told = ", ".join(f"{counts[group, outcome]} {outcome}" for outcome in OUTCOMES if counts[group, outcome])
+        terminalreporter.write_line(f"{GROUPS[group]} on {where()}: {told}")
 
 
 def where() -> str:

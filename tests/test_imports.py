@@ -1,6 +1,7 @@
 """`kernels` is also somebody else's package: ours and a foreign one import side by side, installed or not."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("kernels", "baselines", "experiments", "plots", "conf")
+"""What is installed, but for documents and figures."""
+ENDINGS = (".py", ".json", ".yaml", ".cu", ".patch", ".j2", ".css")
 BOTH = "import kernels, tritonmoe_bench.kernels as ours; print(kernels.WHOSE, ours.__file__)"
 
 
@@ -19,22 +23,47 @@ def foreign(tmp_path):
     return package.parent
 
 
-def python(*arguments, path, cwd):
-    settings = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
+def python(*arguments, path, cwd, **environment):
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))} | environment
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=settings, cwd=cwd)
 
 
-def test_both_import_from_an_installation(foreign, tmp_path):
-    site = tmp_path / "site"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the package installed from a copy of the checkout, so that what was built there earlier, of files
+    that are no more, is not installed with it."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("figures", "__pycache__", ".*"))
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, source)
     built = python("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check",
-                   "--target", str(site), str(ROOT), path=[], cwd=tmp_path)  # fmt: skip
+                   "--no-compile", "--target", str(site), str(source), path=[], cwd=source)  # fmt: skip
     assert built.returncode == 0, built.stderr
+    return site
+
+
+def test_both_import_from_an_installation(foreign, site, tmp_path):
     assert {entry.name for entry in site.iterdir() if entry.is_dir() and "-info" not in entry.name} == {
         "tritonmoe_bench"
     }
     done = python("-c", BOTH, path=[foreign, site], cwd=tmp_path)
     assert done.stdout.startswith("foreign "), done.stderr
     assert str(site) in done.stdout
+
+
+def test_every_module_and_all_data_are_installed(site):
+    assert files(site / "tritonmoe_bench") == files(ROOT)
+
+
+def files(root):
+    """What an installation needs, below `root`."""
+    return {
+        str(path.relative_to(root))
+        for folder in FOLDERS
+        for path in (root / folder).rglob("*")
+        if path.suffix in ENDINGS and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    }
 
 
 def test_both_import_from_a_checkout(foreign, tmp_path):
@@ -56,14 +85,21 @@ def test_a_script_run_as_a_file_keeps_its_folder_off_the_path(tmp_path):
     assert "''" not in done.stdout
 
 
-@pytest.mark.parametrize("package", ["kernels", "baselines", "experiments", "plots"])
-def test_every_module_imports_with_no_gpu_and_no_megablocks(package, tmp_path):
-    entries = ("sweep", "worker", "draw", "report", "provenance", "__main__")
-    names = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py")
-             if path.stem not in entries and not any(part.endswith("_build") for part in path.parts)]  # fmt: skip
-    modules = [f"tritonmoe_bench.{'.'.join(name.parts)}".removesuffix(".__init__") for name in names]
-    code = f"import runpy; runpy.run_path({str(ROOT / 'experiments' / 'checkout.py')!r})\n"
-    code += "".join(f"import {module}\n" for module in sorted(modules))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
-                          env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"})  # fmt: skip
+@pytest.mark.parametrize("installed", [False, True])
+def test_everything_imports_with_no_gpu_and_no_megablocks(installed, site, tmp_path):
+    # The folders *_build hold scripts that are run as files.
+    names = [name for name in files(ROOT) if name.endswith(".py") and "_build/" not in name]
+    modules = [
+        f"tritonmoe_bench.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__") for name in names
+    ]
+    bind = f"import runpy; runpy.run_path({str(ROOT / 'experiments' / 'checkout.py')!r})\n"
+    code = ("" if installed else bind) + "".join(f"import {module}\n" for module in sorted(modules))
+    # Of which an installation needs the sources, and the shapes of conf/.
+    code += "from tritonmoe_bench.experiments import plan, registry\n"
+    code += "assert all(map(registry.code_hash, registry.implementations().values()))\n"
+    code += "assert plan.load_model('mixtral').top_k == 2\n"
+    code += "print(sys.modules['tritonmoe_bench.kernels'].__file__)"
+    done = python("-c", f"import sys\n{code}", path=[site] if installed else [], cwd=tmp_path,
+                  CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str((site / "tritonmoe_bench" if installed else ROOT) / "kernels" / "__init__.py")

@@ -3,20 +3,29 @@
 import ast
 import json
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from tritonmoe_bench.experiments import portability, schema
 from tritonmoe_bench.experiments.claims import Evidence, Verdict, decide
+from tritonmoe_bench.experiments.plan import load_model, model_names
 from tritonmoe_bench.experiments.portability import Worker
+from tritonmoe_bench.experiments.portability_record import EVERY_TOKENS, SOME_TOKENS
 from tritonmoe_bench.experiments.portability_targets import TARGETS
+from tritonmoe_bench.experiments.report_portability import matrix_table, outcomes_table
+from tritonmoe_bench.kernels import fast_tiles
+from tritonmoe_bench.kernels.fast_tile_types import FewTiles
+from tritonmoe_bench.kernels.target import Target
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 GEMM = "_grouped_gemm_kernel"
+SIZES = ("FFN", "K", "N", "TOP_K")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,13 +144,44 @@ def test_no_kernel_is_left_out(launches):
     assert defined == {launch["kernel"] for found in launches.values() for launch in found}
 
 
-def test_every_pipeline_and_model_size_is_recorded(launches):
+def constants(launch):
+    return {name: value for name, (kind, value, _) in launch["arguments"].items() if kind == "constexpr"}
+
+
+def test_every_pipeline_and_awkward_sizes_are_recorded(launches):
     for found in launches.values():
         users = {name for launch in found for name in launch["implementations"]}
         assert {"paper_fused", "paper_unfused", "paper_fused_graph", "fast", "stream"} <= users
-        sizes = {launch["arguments"]["K"][1] for launch in found if launch["kernel"] == GEMM}
-        assert any(size % 256 for size in sizes), "no size that the tiles do not divide"
-        assert any(size % 256 == 0 for size in sizes)
+        gemms = [constants(launch) for launch in found if launch["kernel"] == GEMM]
+        assert any(gemm["K"] % gemm["BLOCK_K"] == 0 != gemm["N"] % gemm["BLOCK_N"] for gemm in gemms), gemms
+
+
+@pytest.mark.parametrize("name", ["sm_90", "gfx942"])
+def test_brief_leaves_no_tile_out(launches, name, monkeypatch):
+    """Every tile that the heuristic gives any model at any number of tokens is compiled, and no grouped GEMM twice."""
+    gpu = TARGETS[name]
+    target = Target(gpu.shared_bytes, gpu.capability[0] if gpu.backend == "cuda" else 0)
+    monkeypatch.setattr(fast_tiles, "target_of", lambda device: target)
+    chosen = set()
+    for model in map(load_model, model_names()):
+        shape = (model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim)
+        for tokens in (*EVERY_TOKENS, *SOME_TOKENS) if model.name != "tiny" else ():
+            tiles = fast_tiles.heuristic_tiles(torch.device("cuda", 0), *shape, tokens)
+            few = "few_" if isinstance(tiles, FewTiles) else ""
+            for kernel, tile in (("gate_up", tiles.gate_up), ("down", tiles.down)):
+                block_m = {} if few else {"BLOCK_M": tiles.block_m}
+                chosen.add((f"_{few}{kernel}_kernel", *sorted((tile.constants() | block_m).items())))
+    assert len(chosen) >= 4
+    gemms = Counter()
+    for launch in launches[name]:
+        told = constants(launch) | {"num_warps": launch["options"]["num_warps"]}
+        chosen = {tile for tile in chosen if tile[0] != launch["kernel"] or not set(tile[1:]) <= set(told.items())}
+        if launch["kernel"] in ("_gate_up_kernel", "_down_kernel"):
+            known = tuple((kind, alignment) for kind, _, alignment in launch["arguments"].values())
+            tile = frozenset(item for item in told.items() if item[0] not in SIZES)
+            gemms[launch["kernel"], known, tile] += 1
+    assert not chosen
+    assert set(gemms.values()) == {1}
 
 
 def test_registers_and_scratch_of_amd_are_read_from_the_metadata():
@@ -196,3 +236,26 @@ def test_the_claim_says_what_was_compiled_for_and_what_was_run_on():
     assert found["correctness"].measured == (
         "162 of 162 pass in the interpreter (and 900 tests of our own); 162 of 162 pass on nvidia-h200"
     )
+
+
+def test_the_report_counts_configurations_by_kernel_and_target_and_says_where_tests_ran():
+    statuses = ["ok", "spills", "too_much_shared", "ok"]
+    rows = pd.DataFrame({"kernel": ["b", "a", "a", "a"], "target": ["sm_80", "sm_80", "sm_80", "gfx942"]})
+    table = matrix_table(rows.assign(status=statuses))
+    assert table.header == ["kernel", "A100 (sm_80)", "MI300X (gfx942)"]
+    assert table.rows == [
+        ["a", "0 of 2 ok; 1 spills, 1 too much shared", "1 of 1 ok"],
+        ["b", "1 of 1 ok", "not launched"],
+        ["all", "1 of 3 ok; 1 spills, 1 too much shared", "1 of 1 ok"],
+    ]
+    assert matrix_table(pd.DataFrame()) is None
+
+    grid = {"passed": 162, "failed": 0, "skipped": 0}
+    told = outcomes_table(
+        {"nvidia-h200": {"paper_grid": grid, "ours": grid | {"failed": 1}}, "interpreter": {"ours": grid}}
+    )
+    assert told.rows == [
+        ["interpreter", "not recorded", "162 passed"],
+        ["nvidia-h200", "162 passed", "162 passed, 1 failed"],
+    ]
+    assert outcomes_table({}) is None

@@ -239,7 +239,7 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
         Path(outcomes.__file__).read_text().replace("Path(__file__).resolve().parents[1]", "Path(__file__).parent")
     )
     (tmp_path / "results").mkdir()
-    (tmp_path / "conftest.py").write_text("from outcomes import pytest_runtest_logreport, pytest_sessionfinish\n")
+    (tmp_path / "conftest.py").write_text("from outcomes import *\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = paper_grid\n")
     (tmp_path / "test_some.py").write_text(
         "import outcomes, pytest\n"
@@ -252,7 +252,9 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     path = tmp_path / "results" / "tests-somewhere.json"
     plain = {name: value for name, value in os.environ.items() if name != outcomes.SWITCH}
-    subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain)
+    told = subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain, text=True).stdout
+    assert "the paper's cases on somewhere: 2 passed, 1 failed" in told
+    assert "tests of our own on somewhere: 1 failed, 1 skipped" in told
     assert not path.exists()
     subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain | {outcomes.SWITCH: "1"})
     assert json.loads(path.read_text()) == {

@@ -175,7 +175,7 @@ def test_the_cpu_never_takes_a_table(path, gpu):
 
 def test_an_installed_package_finds_the_tables(path, tmp_path):
     checkout, site = tmp_path / "checkout", tmp_path / "site"
-    for part in ("kernels", "baselines", "experiments", "plots"):
+    for part in ("kernels", "baselines", "experiments", "plots", "conf"):
         shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__", "figures"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, checkout)

@@ -1,10 +1,16 @@
-"""The synthetic results folder, made once."""
+"""The synthetic results folder and every figure of it, made once."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from tritonmoe_bench.plots import registry
+from tritonmoe_bench.plots.data import Results
 
 matplotlib.use("Agg")
 MAKE = Path(__file__).resolve().parents[1] / "fixtures" / "make_results.py"
@@ -16,3 +22,20 @@ def fixture_results(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     runpy.run_path(str(MAKE))["make_results"](folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(fixture_results):
+    """Every figure of the synthetic results by name, laid out; read only. Torch and triton cannot be imported there."""
+    results = Results(fixture_results, "fixture-gpu")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("torch", "triton"):
+            patch.setitem(sys.modules, name, None)
+        figures = {}
+        for name, picture in registry.figures().items():
+            figures[name] = picture.draw(results)
+            pyplot.close(figures[name])
+    for figure in figures.values():
+        FigureCanvasAgg(figure)  # its own, which no other test can close
+        figure.draw_without_rendering()
+    return figures

@@ -19,14 +19,17 @@ print("loaded:", sorted({"torch", "triton"} & set(sys.modules)))
 """
 
 
-def test_as_a_file_every_figure_is_written_without_torch_or_triton(fixture_results, tmp_path):
+def test_as_a_file_figures_are_written_without_torch_or_triton(fixture_results, tmp_path):
+    # conftest.py draws every figure with torch out of reach; here are one of lines, one of cells and one of bars.
+    names = ("latency_vs_experts", "portability", "stage_breakdown")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, "--results", str(fixture_results), "--out", str(tmp_path), "--dpi", "50"],
+        [sys.executable, "-c", WITHOUT_TORCH, "--results", str(fixture_results), "--out", str(tmp_path), "--dpi", "50",
+         "--only", *names],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded: []"
-    for name in registry.figures():
+    for name in names:
         for ending in ("png", "pdf"):
             path = tmp_path / "fixture-gpu" / f"{name}.{ending}"
             assert path.stat().st_size > 8000, path

@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-from matplotlib import pyplot
 from matplotlib.text import Text
 
 from tritonmoe_bench.plots import data, headline, headline_data, published, registry, style
@@ -22,6 +21,7 @@ UNITS = {
     "decode": ["tokens", "expert- / output-centric\nlatency (ratio)", "relative error\nagainst float32"],
     "fusion": ["tokens", "permuted / fused latency (ratio)"],
     "dynamic_heights": ["Zipf exponent", "over 16 rows for all", "over the best\nsingle height"],
+    "energy": ["tokens", "energy over\nthat of stream", "power (W)", "SM clock (MHz)"],
     "accuracy": ["relative error (10⁻³)"],
     "traffic": ["traffic (GB)", "traffic (MB)"],
     "traffic_saving": ["tokens", "traffic saved (%)"],
@@ -35,16 +35,6 @@ LAID_OUT = (*UNITS, "portability")
 @pytest.fixture(scope="module")
 def results(fixture_results):
     return Results(fixture_results, "fixture-gpu")
-
-
-@pytest.fixture(scope="module")
-def drawn(results):
-    """Every figure by name, laid out."""
-    figures = {name: picture.draw(results) for name, picture in registry.figures().items()}
-    for figure in figures.values():
-        figure.draw_without_rendering()
-    yield figures
-    pyplot.close("all")
 
 
 def texts(figure):

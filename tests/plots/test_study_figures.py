@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot
 
 from tritonmoe_bench.experiments.claims.fusion import process_noise
 from tritonmoe_bench.plots import accuracy, data, registry, style
@@ -16,15 +15,6 @@ MODELS = ["mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b"]
 @pytest.fixture(scope="module")
 def results(fixture_results):
     return Results(fixture_results, "fixture-gpu")
-
-
-@pytest.fixture(scope="module")
-def drawn(results):
-    figures = {
-        name: registry.figures()[name].draw(results) for name in ("decode", "fusion", "dynamic_heights", "accuracy")
-    }
-    yield figures
-    pyplot.close("all")
 
 
 def latencies(results, study):

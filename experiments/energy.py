@@ -1,0 +1,135 @@
+"""Power and energy of forwards that run back to back, by the GPU's own counter (NVML).
+
+The counter moves in steps, many milliseconds apart: power is what it rose between its first and its last step while the
+forwards ran, over the time between these two. Energy of a forward is that power times its latency in the same run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ..baselines.contract import Implementation
+from . import measure, schema
+from .case import Case
+from .settings import TimingSettings
+from .timing import time_calls, weight_sets
+from .workload import activations, draw_routing
+
+BUDGET_MS = 800.0
+"""GPU time of one measurement: dozens of steps of the counter, and long enough for clocks to settle under load."""
+POLL_S = 0.002
+FLUSHED = "the weights of a forward fit into the L2, and what empties it in between would be measured along"
+
+
+@dataclass
+class Meter:
+    """Reads a device's counter in a thread of its own, from `start` to `stop`.
+
+    steps: (time in s, energy in mJ) at which the counter has moved; clocks: SM clock in MHz at each look.
+    """
+
+    device: Any
+    nvml: Any
+    steps: list[tuple[float, int]] = field(default_factory=list)
+    clocks: list[int] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _look(self) -> None:
+        last = self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.device)
+        while not self._over.is_set():
+            energy = self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.device)
+            if energy != last:
+                self.steps.append((time.perf_counter(), energy))
+                last = energy
+            self.clocks.append(self.nvml.nvmlDeviceGetClockInfo(self.device, self.nvml.NVML_CLOCK_SM))
+            time.sleep(POLL_S)
+
+    def power_w(self) -> float:
+        """Mean power in W. Raises ValueError if the counter has not moved twice."""
+        if len(self.steps) < 2:
+            raise ValueError(f"the energy counter moved {len(self.steps)} times in {BUDGET_MS:g} ms: too few")
+        (began, first), (ended, last) = self.steps[0], self.steps[-1]
+        return (last - first) / (ended - began) / 1e3
+
+    def clock_mhz(self) -> float:
+        """Median SM clock in MHz of the second half, when it has settled."""
+        return statistics.median(self.clocks[len(self.clocks) // 2 :])
+
+
+def open_meter(device_uuid: str) -> Meter:
+    """A meter of that GPU. Raises pynvml.NVMLError where the driver offers none."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return Meter(pynvml.nvmlDeviceGetHandleByUUID("GPU-" + device_uuid.removeprefix("GPU-")), pynvml)
+
+
+def measure_energy(
+    implementation: Implementation, case: Case, launches: list[str], bench: measure.Bench
+) -> list[dict[str, Any]]:
+    """One row a launch mode: power, energy and settled clock, beside the latency of the same forwards."""
+    if not bench.timed:
+        return [schema.failed("energy", launch, "unavailable", "needs an NVIDIA GPU") for launch in launches]
+    routing = draw_routing(case)
+    x = activations(case, routing, bench.device)
+    active_bytes = routing.active_experts * case.expert_bytes
+    count = weight_sets(active_bytes, bench.l2_bytes, case.weight_bytes, bench.settings)
+    if not count:
+        return [schema.failed("energy", launch, "unsupported", FLUSHED) for launch in launches]
+    rows = []
+    with torch.inference_mode():
+        sets = bench.weights(case, count)
+        forwards = [implementation.build(case, weights) for weights in sets]
+        verify = None
+        if implementation.computes_layer:
+            verify = measure._gate(*bench.reference(case, x, sets[0]))
+        calls = [measure._bind(forward, x) for forward in forwards]
+        for launch in launches:
+            if launch == "graph" and implementation.host_sync:
+                row = schema.failed("energy", launch, "unsupported", implementation.host_sync)
+            else:
+                row = {"launch": launch, "status": "ok", "reason": ""} | _measured(calls, launch, bench, verify)
+            rows.append(row | {"config": implementation.config(case)})
+    return rows
+
+
+def _measured(calls: list, launch: str, bench: measure.Bench, verify) -> dict[str, Any]:
+    meter = open_meter(str(torch.cuda.get_device_properties(bench.device).uuid))
+
+    def begin(output: object) -> None:
+        if verify is not None:
+            verify(output)
+        meter.start()
+
+    try:
+        timing = time_calls(calls, launch, long_run(bench.settings), verify=begin)
+    finally:
+        meter.stop()
+    power = meter.power_w()
+    return {
+        "timing_method": timing.method, "p50_us": timing.p50_us, "p20_us": timing.p20_us, "p80_us": timing.p80_us,
+        "samples": timing.samples, "power_w": power, "energy_mj": power * timing.p50_us / 1e3,
+        "settled_clock_mhz": meter.clock_mhz(),
+        "power_limit_w": meter.nvml.nvmlDeviceGetEnforcedPowerLimit(meter.device) / 1e3,
+    }  # fmt: skip
+
+
+def long_run(settings: TimingSettings) -> TimingSettings:
+    """As many samples as `BUDGET_MS` holds."""
+    return replace(settings, samples=10**6, budget_ms=BUDGET_MS)

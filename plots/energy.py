@@ -1,0 +1,66 @@
+"""Energy of a forward over that of `stream`, power, and the clock that settles, against tokens; a column a model."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import caption, data, layout, style
+
+NAME = "energy"
+TITLE = "Energy, power and clock of forwards back to back"
+STUDIES = ("energy",)
+
+
+def draw(results: data.Results) -> Figure:
+    study = results.study("energy")
+    rows = data.plain(study.rows)
+    even = rows[rows["skew"] == 0]
+    models, names = style.models_in_order(even["model"]), data.systems(rows)
+    best, missing = data.timed(even, "best"), data.missing(even)
+    best = over_stream(best)
+    figure, grid = layout.sheet(3, len(models), 1.45, TITLE, sharex=True, sharey="row")
+    energy, power, clock = (grid[row * len(models) : (row + 1) * len(models)] for row in range(3))
+    for index, model in enumerate(models):
+        here = best[best["model"] == model]
+        energy[index].set_title(style.model_label(model))
+        for column, panel in (("over_stream", energy[index]), ("power_w", power[index]),
+                              ("settled_clock_mhz", clock[index])):  # fmt: skip
+            _lines(panel, here, names, column)
+        for limit in here["power_limit_w"].dropna().unique():
+            power[index].axhline(limit, color=style.INK, lw=1.1, ls=style.DASH, zorder=1.5)
+        layout.power_axis(clock[index].xaxis, even["tokens"])
+        clock[index].set_xlabel("tokens")
+    energy[0].set_yscale("log")
+    layout.log_labels(energy[0].yaxis)
+    power[0].set_ylim(0, 1.1 * max([1.0, *best["power_w"], *best["power_limit_w"]]))
+    clock[0].set_ylim(0, 1.1 * max([1.0, *best["settled_clock_mhz"]]))
+    energy[0].set_ylabel("energy over\nthat of stream")
+    power[0].set_ylabel("power (W)")
+    clock[0].set_ylabel("SM clock (MHz)")
+    layout.mark_missing(
+        [
+            (panel, missing[missing["model"] == model], even.loc[even["model"] == model, "case_hash"].nunique())
+            for panel, model in zip(power, models)
+        ],
+        "tokens",
+    )
+    notes = (
+        f"{rows['dtype'].iloc[0]}, uniform routing, each system in its faster launch mode. Energy of one forward over "
+        "what reading its weights once takes (stream). Dashed: the card's power limit; where a system lies on it, the "
+        f"clock falls, and what saves energy saves time. {layout.FASTER}"
+    )
+    return layout.finish(figure, layout.legend_of(names, missing), caption.text(study, notes, missing))
+
+
+def over_stream(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a column more: energy over that of `stream` at the same case, NaN where that has none."""
+    stream = rows[rows["implementation"] == data.LIMIT].set_index("case_hash")["energy_mj"]
+    return rows.assign(over_stream=rows["energy_mj"] / rows["case_hash"].map(stream))
+
+
+def _lines(panel: Axes, rows: pd.DataFrame, names: list[str], column: str) -> None:
+    for name in names:
+        points = rows[(rows["implementation"] == name) & rows[column].notna()].sort_values("tokens")
+        layout.plot_system(panel, name, points["tokens"], points[column], points["launch"] == "eager")

@@ -1,0 +1,130 @@
+"""Power and energy: what the meter makes of the steps of a counter, and rows without a GPU and with a made-up one."""
+
+import itertools
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tritonmoe_bench.baselines.contract import OK
+from tritonmoe_bench.experiments import energy, measure, schema
+from tritonmoe_bench.experiments.case import Case
+from tritonmoe_bench.experiments.energy import FLUSHED, Meter, measure_energy
+from tritonmoe_bench.experiments.settings import TimingSettings
+from tritonmoe_bench.experiments.timing import Timing
+
+STEP_S, WATTS = 0.02, 350.0
+CASE = Case("tiny", 4, 2, 64, 32, tokens=8)
+
+
+class FakeNvml:
+    """A driver whose counter rises at `WATTS`, in steps of `STEP_S`; the clock falls once the load is on."""
+
+    NVML_CLOCK_SM = 1
+
+    def __init__(self):
+        self.began = time.perf_counter()
+        self.clocks = itertools.chain([1980] * 3, itertools.repeat(1400))
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device):
+        steps = int((time.perf_counter() - self.began) / STEP_S)
+        return round(steps * STEP_S * WATTS * 1e3)
+
+    def nvmlDeviceGetClockInfo(self, device, kind):
+        return next(self.clocks)
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, device):
+        return 700_000
+
+
+def metered(seconds: float) -> Meter:
+    meter = Meter(None, FakeNvml())
+    meter.start()
+    time.sleep(seconds)
+    meter.stop()
+    return meter
+
+
+def test_power_is_taken_between_steps_of_the_counter():
+    # 3.5 steps: over the whole time, the half step would be missing.
+    meter = metered(10.5 * STEP_S)
+    assert len(meter.steps) >= 5
+    assert meter.power_w() == pytest.approx(WATTS, rel=0.15)
+    assert meter.clock_mhz() == 1400
+
+
+def test_a_counter_that_hardly_moves_is_no_measurement():
+    with pytest.raises(ValueError, match=r"moved [01] times"):
+        metered(STEP_S / 4).power_w()
+
+
+class Layer:
+    """An implementation as far as `measure_energy` looks at it."""
+
+    name, computes_layer, host_sync = "layer", True, ""
+
+    def check(self, case):
+        return OK
+
+    def build(self, case, weights):
+        return lambda x: x
+
+    def config(self, case):
+        return ""
+
+
+class FakeBench:
+    """On a GPU that is not there; the reference is the input, which `Layer` returns."""
+
+    def __init__(self, timed=True, l2_bytes=1):
+        self.timed, self.l2_bytes, self.device, self.settings = timed, l2_bytes, torch.device("cpu"), TimingSettings()
+
+    def weights(self, case, count):
+        return [None] * count
+
+    def reference(self, case, x, weights):
+        return x.float(), 1e-3
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    def time_calls(calls, launch, settings, *, verify):
+        assert settings.budget_ms == energy.BUDGET_MS
+        verify(calls[0]())
+        time.sleep(10 * STEP_S)
+        return Timing(200.0, 190.0, 210.0, 1000, "chain")
+
+    monkeypatch.setattr(energy, "time_calls", time_calls)
+    monkeypatch.setattr(energy, "open_meter", lambda uuid: Meter(None, FakeNvml()))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="fake"))
+
+
+def test_a_row_a_launch_mode(gpu):
+    graph, eager = measure_energy(Layer(), CASE, ["graph", "eager"], FakeBench())
+    for launch, row in (("graph", graph), ("eager", eager)):
+        assert (row["launch"], row["status"], row["p50_us"], row["power_limit_w"]) == (launch, "ok", 200.0, 700.0)
+        assert row["power_w"] == pytest.approx(WATTS, rel=0.15)
+        assert row["energy_mj"] == pytest.approx(row["power_w"] * 0.2)
+        identity = {"run_id": "r", "case_hash": CASE.case_hash, "implementation": "layer"}
+        schema.validate(identity | row, schema.ENERGY_COLUMNS)
+
+
+def test_a_wrong_output_is_not_measured(gpu, monkeypatch):
+    monkeypatch.setattr(FakeBench, "reference", lambda self, case, x, weights: (x.float() + 1, 1e-3))
+    with pytest.raises(measure.IncorrectOutput):
+        measure_energy(Layer(), CASE, ["graph"], FakeBench())
+
+
+@pytest.mark.parametrize(
+    ("bench", "host_sync", "status", "reason"),
+    [
+        (FakeBench(timed=False), "", "unavailable", "needs an NVIDIA GPU"),
+        (FakeBench(l2_bytes=10**9), "", "unsupported", FLUSHED),
+        (FakeBench(), "waits for the host", "unsupported", "waits for the host"),
+    ],
+)
+def test_what_cannot_be_measured_says_why(gpu, bench, host_sync, status, reason, monkeypatch):
+    monkeypatch.setattr(Layer, "host_sync", host_sync)
+    (row,) = measure_energy(Layer(), CASE, ["graph"], bench)
+    assert (row["launch"], row["status"], row["reason"]) == ("graph", status, reason)
