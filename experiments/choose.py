@@ -102,7 +102,7 @@ def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
     for path in sorted((results / device).glob("*.csv")):
         with open(path) as handle:
             header = handle.readline().strip().split(",")
-        if {*schema.ROW_KEY, "p50_us"} <= set(header) and "stage" not in header:
+        if {*schema.ROW_KEY, "p50_us", "limit_us"} <= set(header):
             rows = current_run(schema.read(path))
             rows = rows[~rows["implementation"].str.startswith(VARIANT)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
@@ -161,7 +161,8 @@ def _text(question: Question, device: str, tokens: int, rows: pd.DataFrame, path
     told: set[str] = set()
     for group in groups:
         systems = _systems(group)
-        if len(systems):
+        # A system by itself is no comparison, unless it is all that there is.
+        if len(systems) > 1 or set(systems["implementation"]) - told:
             where = f"{_short_path(paths[str(group['study'].iloc[0])])}, run {group['run_id'].iloc[0]}"
             lines += ["", *_run_text(group, systems, told, where)]
             told |= set(systems["implementation"])
