@@ -70,11 +70,16 @@ def fast_moe(
         return launch_few(x, logits, gate_up, down, top_k, gating, correction_bias, tiles)
     blocks = launch_routing(logits, top_k, gating, correction_bias, tiles.block_m)
     inner = launch_gate_up(x, gate_up, blocks, top_k, tiles)
-    out = launch_down(inner, down, blocks, tiles)
-    y = torch.empty((tokens, hidden), dtype=x.dtype, device=x.device)
-    block_h = min(triton.next_power_of_2(hidden), 1024 if x.is_cuda else 2**16)
+    return launch_combine(launch_down(inner, down, blocks, tiles), blocks.weights)
+
+
+def launch_combine(out: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """y [tokens, hidden] in the dtype of out, [N, hidden] in slot order; weights: float32 [tokens, top_k]."""
+    (tokens, top_k), hidden = weights.shape, out.shape[1]
+    y = torch.empty((tokens, hidden), dtype=out.dtype, device=out.device)
+    block_h = min(triton.next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
     _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
-        out, blocks.weights, y, tokens, TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(x.device)
+        out, weights, y, tokens, TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(out.device)
     )
     return y
 

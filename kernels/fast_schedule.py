@@ -202,21 +202,25 @@ def launch_top_k(
     return experts, weights
 
 
-def launch_routing(
-    logits: torch.Tensor, top_k: int, gating: Gating, correction_bias: torch.Tensor | None, block_m: int
-) -> Blocks:
-    """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]."""
-    (num_tokens, num_experts), device = logits.shape[1:], logits.device
-    num_slots = num_tokens * top_k
+def launch_place(experts: torch.Tensor, num_experts: int, block_m: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(order, table) as in `Blocks`, of row blocks of at most block_m rows; experts: int32 [tokens, top_k]."""
+    num_slots, device = experts.numel(), experts.device
     num_blocks = max_blocks(num_slots, num_experts, block_m)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
     table = torch.empty((5, num_blocks), dtype=torch.int32, device=device)
-    experts, weights = launch_top_k(logits, top_k, gating, correction_bias)
-    block_s = min(triton.next_power_of_2(num_slots), 4096 if logits.is_cuda else 2**16)
+    block_s = min(triton.next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
     _place_kernel[(num_experts,)](
         experts, order, table, num_slots, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M,
         BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
         num_warps=4 if block_s <= 1024 else 8,
         **launch_options(device),
     )  # fmt: skip
-    return Blocks(weights, order, table)
+    return order, table
+
+
+def launch_routing(
+    logits: torch.Tensor, top_k: int, gating: Gating, correction_bias: torch.Tensor | None, block_m: int
+) -> Blocks:
+    """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]."""
+    experts, weights = launch_top_k(logits, top_k, gating, correction_bias)
+    return Blocks(weights, *launch_place(experts, logits.shape[2], block_m))

@@ -1,4 +1,4 @@
-"""Stage breakdown of the paper's pipeline: share of each stage and its latency, beside the published A100 table."""
+"""Stage breakdown of the paper's pipeline and of `fast`: share and latency, beside the published A100 table."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from matplotlib.ticker import PercentFormatter
 from . import caption, data, layout, published, style
 
 NAME = "stage_breakdown"
-TITLE = "Where the time goes: stages of the paper's pipeline"
+TITLE = "Where the time goes: stages of the paper's pipeline and of fast"
 STUDIES = ("stages",)
 STAGES = {
     "router": ("router", "#b9c4d0", "", "o"),
     "permute": ("permute", "#5b8db8", "////", "s"),
+    "schedule": ("schedule, in place of permute", "#44aa99", "xxxx", "P"),
     "expert_ffn": ("expert FFN", "#e66100", "", "D"),
     "unpermute_combine": ("unpermute, combine", "#4a2466", "", "^"),
 }
 """Label, colour, hatch and marker of each stage, in order."""
-OTHERS = (("#999933", "....", "v"), ("#44aa99", "xxxx", "P"), ("#cc6677", "\\\\\\\\", "X"))
+OTHERS = (("#999933", "....", "v"), ("#cc6677", "\\\\\\\\", "X"), ("#117733", "||||", "<"))
 VARIANTS = ("unfused", "fused")
 PIPELINES = {"paper_unfused": "unfused", "paper_fused": "fused", "paper_fused_graph": "fused + GPU schedule"}
 Bars = list[tuple[str, dict[str, float]]]

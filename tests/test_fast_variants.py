@@ -8,6 +8,7 @@ from tritonmoe_bench.baselines.reference import moe_forward, relative_error
 from tritonmoe_bench.experiments import registry
 from tritonmoe_bench.experiments.case import Case
 from tritonmoe_bench.experiments.pipelines import fast_variants
+from tritonmoe_bench.experiments.pipelines.fast import Fast
 from tritonmoe_bench.experiments.plan import VARIANT, GridConfig, PlanError, StudyConfig, SweepConfig, make_plan
 from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
 from tritonmoe_bench.kernels import fast, fast_gemm, fast_tiles
@@ -166,3 +167,20 @@ def test_config_tells_them_apart():
     )
     assert configs["fastvariant_fixed64"].startswith("m64 fixed ")
     assert configs["fastvariant_permute"] == f"permuted {configs['fastvariant_gather']}"
+
+
+@pytest.mark.parametrize("few", [False, True])
+@pytest.mark.parametrize("gating", ["softmax", "deepseek_v3"])
+def test_stages_of_fast_end_in_its_output(few, gating, device, monkeypatch):
+    if few:
+        small = FewTiles(FewTile(16, 32, 2), FewTile(32, 16, 2))
+        monkeypatch.setattr(fast_tiles, "choose_tiles", lambda *_: small)
+        monkeypatch.setattr(fast, "choose_tiles", lambda *_: small)
+    point = case(9, gating=gating, num_experts=16)
+    weights = Weights(point, device)
+    x = activations(point, draw_routing(point), device)
+    stages = Fast().stages(point, weights, x)
+    assert [name for name, _ in stages] == (
+        ["router", "expert_ffn"] if few else ["router", "schedule", "expert_ffn", "unpermute_combine"]
+    )
+    assert torch.equal(stages[-1][1](), Fast().build(point, weights)(x))

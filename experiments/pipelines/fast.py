@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING
 from ...baselines.contract import OK, Check, Forward, Implementation, unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from ...kernels.fast_tiles import FastTiles, FewTiles
     from ..case import Case
     from ..workload import Weights
 
@@ -43,14 +48,45 @@ class Fast(Implementation):
         bias = weights.correction_bias()
         return lambda x: fast_moe(x, *layer, correction_bias=bias)
 
+    def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
+        """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
+        GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines."""
+        from ...kernels.fast import launch_combine
+        from ...kernels.fast_few import launch_few_down, launch_few_gate_up
+        from ...kernels.fast_gemm import launch_down, launch_gate_up
+        from ...kernels.fast_logits import launch_logits
+        from ...kernels.fast_schedule import Blocks, launch_place, launch_top_k
+        from ...kernels.fast_tiles import FewTiles
+
+        router, gate_up, down = weights.router(), weights.gate_up(), weights.down()
+        bias, tiles = weights.correction_bias(), _tiles(case)
+
+        def route() -> tuple[torch.Tensor, torch.Tensor]:
+            return launch_top_k(launch_logits(x, router), case.top_k, case.gate, bias)
+
+        experts, scores = route()
+        if isinstance(tiles, FewTiles):
+
+            def few() -> torch.Tensor:
+                inner = launch_few_gate_up(x, gate_up, experts, scores, tiles.gate_up)
+                return launch_few_down(inner, down, experts, x.dtype, tiles.down)
+
+            return [("router", route), ("expert_ffn", few)]
+
+        def place() -> tuple[torch.Tensor, torch.Tensor]:
+            return launch_place(experts, case.num_experts, tiles.block_m)
+
+        blocks = Blocks(scores, *place())
+
+        def ffn() -> torch.Tensor:
+            return launch_down(launch_gate_up(x, gate_up, blocks, case.top_k, tiles), down, blocks, tiles)
+
+        out = ffn()
+        return [("router", route), ("schedule", place), ("expert_ffn", ffn),
+                ("unpermute_combine", lambda: launch_combine(out, scores))]  # fmt: skip
+
     def config(self, case: Case) -> str:
-        import torch
-
-        from ...kernels.fast_tiles import choose_tiles
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        tiles = choose_tiles(device, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.tokens)
-        return str(tiles)
+        return str(_tiles(case))
 
     def code(self) -> list[Path]:
         """This device's tuned table among it, no other's: tuning another GPU makes no rows of this one stale."""
@@ -63,3 +99,13 @@ class Fast(Implementation):
             table = table_path(torch.device("cuda", torch.cuda.current_device()))
             files += [table] if table.exists() else []
         return files
+
+
+def _tiles(case: Case) -> FastTiles | FewTiles:
+    """What `fast_moe` chooses for a case on this machine."""
+    import torch
+
+    from ...kernels.fast_tiles import choose_tiles
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return choose_tiles(device, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.tokens)
