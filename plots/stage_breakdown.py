@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from . import caption, data, layout, published, style
 
 NAME = "stage_breakdown"
-TITLE = "Where the time goes: stages of the paper's pipeline and of fast"
+TITLE = "Where the time goes, stage by stage"
 STUDIES = ("stages",)
 STAGES = {
     "router": ("router", "#b9c4d0", "", "o"),
