@@ -11,7 +11,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from .contract import OK, Check, Forward, unavailable, unsupported
 from .peers import checkouts, tree
 
 if TYPE_CHECKING:
@@ -24,21 +24,16 @@ NAME, PACKAGE, REPOSITORY = "fastmoe", "fmoe", "laekov/fastmoe"
 BUILD = " && (cd fastmoe && pip install dm-tree && USE_NCCL=0 python setup.py build_ext --inplace)"
 
 
-class FastMoe(Implementation):
-    name = NAME
+class FastMoe(checkouts.CheckoutSystem):
+    name, package = NAME, PACKAGE
+    distribution = "fastmoe"
     family = "training"
     source = f"github.com/{REPOSITORY}: fmoe.layers.FMoE, fmoe.linear.MOELinear"
     host_sync = "prepare_forward: lec_cum[-1].item() and .cpu() of the counts, with which cuBLAS is called in a loop"
 
-    def version(self) -> str:
-        return checkouts.version(NAME, PACKAGE, "fastmoe")
-
-    def search_path(self) -> list[Path]:
-        return checkouts.search_path(NAME, PACKAGE)
-
     def code(self) -> list[Path]:
         here = Path(__file__).parent
-        return [Path(checkouts.__file__), here / "reference.py", here / "cublas" / "silu_gate.py"]
+        return [*super().code(), here / "reference.py", here / "cublas" / "silu_gate.py"]
 
     def config(self, case: Case) -> str:
         return "fused experts (MOELinear), routing by PyTorch: its own gates have softmax after top-k only"

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .contract import OK, Check, Forward, Implementation, unavailable
+from .contract import OK, Check, Forward, unavailable
 from .peers import checkouts, tree
 
 if TYPE_CHECKING:
@@ -28,19 +27,11 @@ PARAMETERS = ("inputs", "expert_weights", "k", "sorted_expert_idxs", "sorted_sca
 """Of `parallel_linear` since ScatterMoE dropped its table of padded blocks."""
 
 
-class Scattermoe(Implementation):
-    name = NAME
+class Scattermoe(checkouts.CheckoutSystem):
+    name, package = NAME, PACKAGE
+    distribution = "scattermoe"
     family = "research"
     source = f"github.com/{REPOSITORY}: scattermoe.parallel_experts.parallel_linear"
-
-    def version(self) -> str:
-        return checkouts.version(NAME, PACKAGE, "scattermoe")
-
-    def search_path(self) -> list[Path]:
-        return checkouts.search_path(NAME, PACKAGE)
-
-    def code(self) -> list[Path]:
-        return [Path(checkouts.__file__)]
 
     def config(self, case: Case) -> str:
         return "BLOCK_M=128 BLOCK_N=128 BLOCK_K=32 num_stages=4 num_warps=4"

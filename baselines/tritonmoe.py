@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from .contract import OK, Check, Forward, unavailable, unsupported
 from .peers import checkouts, tree
 
 if TYPE_CHECKING:
@@ -26,23 +25,15 @@ PARAMETERS = ("hidden_states", "router_weight", "w_gate", "w_up", "w_down", "num
 GATINGS = {Gating(): "softmax", Gating("sigmoid", renormalize=True): "sigmoid"}
 
 
-class Tritonmoe(Implementation):
-    name = NAME
+class Tritonmoe(checkouts.CheckoutSystem):
+    name, package = NAME, PACKAGE
+    distribution = "triton-kernels"
     family = "research"
     source = f"github.com/{REPOSITORY}: triton_kernels.moe.fused_moe_forward"
     host_sync = (
         "_build_block_schedule copies the expert offsets to the host, once a grouped GEMM, and builds the list of "
         "blocks in a Python loop"
     )
-
-    def version(self) -> str:
-        return checkouts.version(NAME, PACKAGE, "triton-kernels")
-
-    def search_path(self) -> list[Path]:
-        return checkouts.search_path(NAME, PACKAGE)
-
-    def code(self) -> list[Path]:
-        return [Path(checkouts.__file__)]
 
     def config(self, case: Case) -> str:
         return "BLOCK_M=64, BLOCK_N and BLOCK_K autotuned"

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import functools
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from .contract import OK, Check, Forward, unavailable, unsupported
 from .peers import checkouts, tree
 
 if TYPE_CHECKING:
@@ -26,20 +25,12 @@ NAME, PACKAGE, REPOSITORY = "tutel", "tutel", "microsoft/tutel"
 BUILD = " && (cd tutel && python setup.py build_ext --inplace)"
 
 
-class Tutel(Implementation):
-    name = NAME
+class Tutel(checkouts.CheckoutSystem):
+    name, package = NAME, PACKAGE
+    distribution = "tutel"
     family = "training"
     source = f"github.com/{REPOSITORY}: tutel.moe.moe_layer with llama_ffn experts"
     host_sync = "extract_critical with capacity_factor=0: int(max load), by which it sizes the padded activations"
-
-    def version(self) -> str:
-        return checkouts.version(NAME, PACKAGE, "tutel")
-
-    def search_path(self) -> list[Path]:
-        return checkouts.search_path(NAME, PACKAGE)
-
-    def code(self) -> list[Path]:
-        return [Path(checkouts.__file__)]
 
     def config(self, case: Case) -> str:
         return f"capacity_factor=0 normalize_gate={str(case.gate.renormalize).lower()} fp32_gate=false"

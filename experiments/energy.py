@@ -1,7 +1,7 @@
 """Power and energy of forwards that run back to back, by the GPU's own counter (NVML).
 
-The counter moves in steps, many milliseconds apart: power is what it rose between its first and its last step while the
-forwards ran, over the time between these two. Energy of a forward is that power times its latency in the same run.
+The counter moves in steps: power is what it rose between its first and its last step while the forwards ran, over the
+time between these two. Energy of a forward is that power times its latency in the same run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .timing import time_calls, weight_sets
 from .workload import activations, draw_routing
 
 BUDGET_MS = 800.0
-"""GPU time of one measurement: dozens of steps of the counter, and long enough for clocks to settle under load."""
+"""GPU time of one measurement: it has to span several steps of the counter, or `Meter.power_w` refuses it."""
 POLL_S = 0.002
 FLUSHED = "the weights of a forward fit into the L2, and what empties it in between would be measured along"
 

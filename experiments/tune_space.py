@@ -1,9 +1,7 @@
 """The tiles that `make tune` tries, declared in one place: by stage, height of blocks, and load of an expert.
 
-The lists for heights 16 and 64 and for the output-centric path hold what came within 1.5 % of the fastest at some point
-of two wider scans on an H200 (mixtral, qwen2_paper, deepseek_v3 and qwen3_30b_a3b, 1 to 512 tokens, skew 0, 1.2 and 2);
-those for taller blocks, what that scan left of the shapes of tiles, in every orientation and by both ways of loading.
-The lists for little shared memory are a guess.
+The lists for much shared memory were cut down by hand from wider ones, on an H200; those for taller blocks hold every
+orientation and both ways of loading. The lists for little shared memory are a guess.
 """
 
 from __future__ import annotations

@@ -5,8 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import ClassVar
 
+from ..contract import Implementation
 from . import tree
+
+
+class CheckoutSystem(Implementation):
+    """A system that the user clones. package: the folder of its checkout that is imported; distribution: its name
+    where it is installed."""
+
+    package: ClassVar[str]
+    distribution: ClassVar[str]
+
+    def version(self) -> str:
+        return version(self.name, self.package, self.distribution)
+
+    def search_path(self) -> list[Path]:
+        return search_path(self.name, self.package)
+
+    def code(self) -> list[Path]:
+        return [Path(__file__)]
 
 
 def variable(name: str) -> str:
