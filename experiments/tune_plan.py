@@ -108,7 +108,7 @@ def plan_point(case: Case, device: torch.device) -> Point:
     from ..kernels.target import target_of
     from .tune_space import candidates
 
-    heuristic = heuristic_tiles(device, *shape_of(case), case.tokens)
     target = target_of(device)
+    heuristic = heuristic_tiles(target, *shape_of(case), case.tokens)
     found = candidates(case, heuristic, target.shared_memory_bytes, target.has_bulk_copies)
     return Point(case, heuristic, found)

@@ -33,6 +33,7 @@ from tritonmoe_bench.experiments.tune_space import FEW_GEMMS, Candidate
 from tritonmoe_bench.kernels.fast import fast_moe
 from tritonmoe_bench.kernels.fast_tile_types import FastTile, FewTile
 from tritonmoe_bench.kernels.fast_tiles import heuristic_tiles
+from tritonmoe_bench.kernels.target import target_of
 
 
 def encode(case: Case, candidates: Sequence[Candidate], block_ms: Sequence[int]) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def _shared_launches(batch: Batch, block_ms: Sequence[int]) -> None:
     """A whole forward, and the routing for every height of blocks."""
     case, layer = batch.case, batch.layer
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
-    tiles = heuristic_tiles(batch.x.device, *shape, case.tokens)
+    tiles = heuristic_tiles(target_of(batch.x.device), *shape, case.tokens)
     fast_moe(batch.x, layer.router, layer.gate_up, layer.down, case.top_k, case.gate, tiles=tiles)
     for block_m in block_ms:
         batch.blocks(block_m)

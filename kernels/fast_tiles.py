@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .fast_tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
-from .target import target_of
+from .target import Target, target_of
 from .tuned import tuned_tiles
 
 __all__ = [
@@ -50,16 +50,16 @@ def choose_tiles(
     if device.type == "cpu":
         return INTERPRETER
     shape = (num_experts, top_k, hidden_dim, ffn_dim)
-    return tuned_tiles(device, shape, tokens) or heuristic_tiles(device, *shape, tokens)
+    return tuned_tiles(device, shape, tokens) or heuristic_tiles(target_of(device), *shape, tokens)
 
 
 def heuristic_tiles(
-    device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
+    target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
 ) -> FastTiles | FewTiles:
     """Tiles by the mean load of an expert, which is all that the host knows; the GPU does the rest block by block."""
     if tokens == 1 or (tokens == 2 and num_experts >= 64 and hidden_dim < LONG):
-        return few_tiles(hidden_dim, ffn_dim, target_of(device).nvidia_major < 10)
-    return tiled(device, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+        return few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+    return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
 
 
 def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewTiles:
@@ -75,9 +75,8 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
     return FewTiles(gate_up, FewTile(2 if ffn_dim <= 1024 else 4, 512, 2))
 
 
-def tiled(device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
+def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
     """The tiles of the path with a schedule, however few the tokens."""
-    target = target_of(device)
     shared = target.shared_memory_bytes
     if shared < 150 * 1024:
         return SMALL_MEMORY

@@ -11,7 +11,7 @@ from tritonmoe_bench.experiments.pipelines import fast_variants
 from tritonmoe_bench.experiments.pipelines.fast import Fast
 from tritonmoe_bench.experiments.plan import VARIANT, GridConfig, PlanError, StudyConfig, SweepConfig, make_plan
 from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
-from tritonmoe_bench.kernels import fast, fast_gemm, fast_tiles
+from tritonmoe_bench.kernels import fast, fast_gemm, fast_tiles, target
 from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles, FewTile, FewTiles, choose_tiles, tiled
 from tritonmoe_bench.kernels.target import Target
 
@@ -37,6 +37,7 @@ def h200(monkeypatch):
 
     monkeypatch.setattr(fast_variants, "_device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(fast_tiles, "target_of", lambda device: H200)
+    monkeypatch.setattr(target, "target_of", lambda device: H200)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: Properties.name)
 
@@ -120,7 +121,7 @@ def test_on_an_h200_only_what_is_named_differs(model, tokens, h200):
     own = choose_tiles(device, *model, tokens)
     if isinstance(own, FewTiles):
         assert VARIANTS[VARIANT + "output_centric"].tiles(point) == own
-        own = tiled(device, *model, tokens)
+        own = tiled(H200, *model, tokens)
     for name in ("expert_centric", "gather", "permute", "dynamic"):
         assert VARIANTS[VARIANT + name].tiles(point) == own
     assert isinstance(VARIANTS[VARIANT + "output_centric"].tiles(point), FewTiles)

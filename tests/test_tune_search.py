@@ -1,10 +1,8 @@
 """The search of `make tune` under a stand-in for the clock, and the tiles that it tries on any GPU."""
 
 import itertools
-from unittest import mock
 
 import pytest
-import torch
 from tune_cases import BETTER, DOWN, FOUND, GATE_UP, HEURISTIC, MODELS, SKEWS, FakeTimer, clock, tile
 
 from tritonmoe_bench.experiments import (
@@ -13,8 +11,8 @@ from tritonmoe_bench.experiments import (
 from tritonmoe_bench.experiments.case import Case
 from tritonmoe_bench.experiments.tune_search import Choice, finalists, search
 from tritonmoe_bench.experiments.tune_space import Candidate, candidates, parts
-from tritonmoe_bench.kernels import fast_tiles
 from tritonmoe_bench.kernels.fast_tile_types import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast_tiles import heuristic_tiles
 from tritonmoe_bench.kernels.target import Target
 
 TARGETS = {"H200": Target(227 * 1024, 9), "A100": Target(163 * 1024, 8), "RTX 4090": Target(99 * 1024, 8)}
@@ -121,8 +119,7 @@ def test_finals_hold_both_paths_and_few_of_a_height():
 
 def tried(target, model, tokens):
     case = Case(model, *MODELS[model], tokens=tokens)
-    with mock.patch.object(fast_tiles, "target_of", return_value=target):
-        heuristic = fast_tiles.heuristic_tiles(torch.device("cuda", 0), *MODELS[model], tokens)
+    heuristic = heuristic_tiles(target, *MODELS[model], tokens)
     return heuristic, candidates(case, heuristic, target.shared_memory_bytes, target.has_bulk_copies)
 
 

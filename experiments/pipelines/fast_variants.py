@@ -44,9 +44,10 @@ class _FastVariant(Implementation):
     def tiles(self, case: Case) -> FastTiles | FewTiles:
         """The tiles of the path with a schedule: those of `fast`, or that it would take if it had no other path."""
         from ...kernels.fast_tiles import FastTiles, tiled
+        from ...kernels.target import target_of
 
         chosen = _chosen(case, case.tokens)
-        return chosen if isinstance(chosen, FastTiles) else tiled(_device(), *_shape(case), case.tokens)
+        return chosen if isinstance(chosen, FastTiles) else tiled(target_of(_device()), *_shape(case), case.tokens)
 
     def build(self, case: Case, weights: Weights) -> Forward:
         from ...kernels.fast import fast_moe

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from moe_cases import assert_accurate, make_layer, random
 
 from tritonmoe_bench.kernels import fast_gemm, fast_tiles
 from tritonmoe_bench.kernels.fast_gemm import launch_down, launch_gate_up
-from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles
+from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles, tiled
 from tritonmoe_bench.kernels.target import Target
 from tritonmoe_bench.kernels.tiles import GROUP_M
 
@@ -26,9 +25,8 @@ TOKENS = [1, 2, 3, 8, 32, 128, 512, 8192]
 
 def chosen(shared_kib: int, major: int) -> list[tuple[tuple[int, ...], list[FastTiles]]]:
     """Each shape of MODELS, and its tiles at each of TOKENS, on a GPU of such shared memory and compute capability."""
-    device = torch.device("cuda", 0)
-    with mock.patch.object(fast_tiles, "target_of", return_value=Target(shared_kib * 1024, major)):
-        return [(shape, [fast_tiles.tiled(device, *shape, tokens) for tokens in TOKENS]) for shape in MODELS]
+    target = Target(shared_kib * 1024, major)
+    return [(shape, [tiled(target, *shape, tokens) for tokens in TOKENS]) for shape in MODELS]
 
 
 CHOSEN = {str(tiles): tiles for shared in (64, 163, 227) for _, row in chosen(shared, 9) for tiles in row}

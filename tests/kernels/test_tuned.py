@@ -148,7 +148,7 @@ def test_the_table_of_the_device_is_asked_before_the_heuristic(path, gpu):
     device = gpu("Some GPU")
     assert choose_tiles(device, *SHAPE, 8) == TILED
     assert choose_tiles(device, *SHAPE, 1) == FEW
-    assert heuristic_tiles(device, *SHAPE, 8) != TILED
+    assert heuristic_tiles(target_of(device), *SHAPE, 8) != TILED
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_table_of_the_device_is_asked_before_the_heuristic(path, gpu):
 )
 def test_the_heuristic_serves_where_there_is_no_entry(name, shape, tokens, path, gpu):
     device = gpu(name)
-    assert choose_tiles(device, *shape, tokens) == heuristic_tiles(device, *shape, tokens)
+    assert choose_tiles(device, *shape, tokens) == heuristic_tiles(target_of(device), *shape, tokens)
 
 
 def test_the_cpu_never_takes_a_table(path, gpu):
