@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 
 from tritonmoe_bench.experiments import portability, schema
 from tritonmoe_bench.experiments.claims import Evidence, Verdict, decide
@@ -19,8 +18,8 @@ from tritonmoe_bench.experiments.portability import Worker
 from tritonmoe_bench.experiments.portability_record import EVERY_TOKENS, SOME_TOKENS
 from tritonmoe_bench.experiments.portability_targets import TARGETS
 from tritonmoe_bench.experiments.report_portability import matrix_table, outcomes_table
-from tritonmoe_bench.kernels import fast_tiles
 from tritonmoe_bench.kernels.fast_tile_types import FewTiles
+from tritonmoe_bench.kernels.fast_tiles import heuristic_tiles
 from tritonmoe_bench.kernels.target import Target
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
@@ -157,16 +156,15 @@ def test_every_pipeline_and_awkward_sizes_are_recorded(launches):
 
 
 @pytest.mark.parametrize("name", ["sm_90", "gfx942"])
-def test_brief_leaves_no_tile_out(launches, name, monkeypatch):
+def test_brief_leaves_no_tile_out(launches, name):
     """Every tile that the heuristic gives any model at any number of tokens is compiled, and no grouped GEMM twice."""
     gpu = TARGETS[name]
     target = Target(gpu.shared_bytes, gpu.capability[0] if gpu.backend == "cuda" else 0)
-    monkeypatch.setattr(fast_tiles, "target_of", lambda device: target)
     chosen = set()
     for model in map(load_model, model_names()):
         shape = (model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim)
         for tokens in (*EVERY_TOKENS, *SOME_TOKENS) if model.name != "tiny" else ():
-            tiles = fast_tiles.heuristic_tiles(torch.device("cuda", 0), *shape, tokens)
+            tiles = heuristic_tiles(target, *shape, tokens)
             few = "few_" if isinstance(tiles, FewTiles) else ""
             for kernel, tile in (("gate_up", tiles.gate_up), ("down", tiles.down)):
                 block_m = {} if few else {"BLOCK_M": tiles.block_m}
