@@ -3,10 +3,13 @@
 `python experiments/sweep.py` puts `experiments/` first on sys.path, where its module names would shadow others. This
 takes every folder of the checkout off sys.path and binds the one name instead, installed or not, so that a script
 always runs the code it lies beside. Entry scripts call it by path (`runpy.run_path`) before any other import of ours.
+A package that is not there then ends a script with one line, and not with a traceback.
 """
 
 import importlib.machinery
+import importlib.util
 import sys
+import traceback
 import types
 from pathlib import Path
 
@@ -32,4 +35,20 @@ def _inside(entry: str) -> bool:
     return folder == ROOT or (folder.parent == ROOT and folder.name in FOLDERS)
 
 
+def report_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """`sys.excepthook`: says which package an import lacks, and how to get it; leaves every other error as it is."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    ours = name == PACKAGE or name in FOLDERS
+    if not issubclass(kind, ModuleNotFoundError) or not name or ours or importlib.util.find_spec(name):
+        sys.__excepthook__(kind, error, trace)
+        return
+    frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith("<")]
+    print(
+        f"error: {sys.executable} has no package {name}, which {frames[-1].filename}:{frames[-1].lineno} imports: "
+        "`make setup` installs what is needed into .venv, whose .venv/bin/python then runs this",
+        file=sys.stderr,
+    )
+
+
 bind()
+sys.excepthook = report_missing

@@ -52,6 +52,28 @@ def test_both_import_from_an_installation(foreign, site, tmp_path):
     assert str(site) in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("script", "package"),
+    [("sweep", "hydra"), ("choose", "pandas"), ("report", "jinja2"), ("portability", "pandas"), ("tune", "tqdm")],
+)
+def test_a_missing_package_is_one_line_that_says_how_to_get_it(script, package, tmp_path):
+    done = python("-S", str(ROOT / "experiments" / f"{script}.py"), path=[], cwd=tmp_path)  # without site-packages
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: {sys.executable} has no package {package}, which {ROOT / 'experiments'}")
+    assert "make setup" in line
+
+
+def test_other_errors_keep_their_traceback(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text(f"import runpy\nrunpy.run_path({str(ROOT / 'experiments' / 'checkout.py')!r})\n"
+                      "import tritonmoe_bench.experiments.nowhere\n")  # fmt: skip
+    done = python(str(broken), path=[], cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback"), done.stderr
+    assert "No module named 'tritonmoe_bench.experiments.nowhere'" in done.stderr
+
+
 def test_every_module_and_all_data_are_installed(site):
     assert files(site / "tritonmoe_bench") == files(ROOT)
 
