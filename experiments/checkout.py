@@ -3,8 +3,10 @@
 `python experiments/sweep.py` puts `experiments/` first on sys.path, where its module names would shadow others. This
 takes every folder of the checkout off sys.path and binds the one name instead, installed or not, so that a script
 always runs the code it lies beside. Entry scripts call it by path (`runpy.run_path`) before any other import of ours.
-A package that is not there then ends a script with one line, and not with a traceback.
+A package that is not there, or a Python too old, then ends a script with one line, and not with a traceback.
 """
+
+from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
@@ -16,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "tritonmoe_bench"
 FOLDERS = ("kernels", "baselines", "experiments", "plots")
+OLDEST = (3, 10)
+"""The oldest Python, as in pyproject.toml."""
 
 
 def bind() -> None:
@@ -50,5 +54,9 @@ def report_missing(kind: type[BaseException], error: BaseException, trace: types
     )
 
 
+if sys.version_info < OLDEST:
+    sys.exit(
+        f"error: {sys.executable} is Python {sys.version.split()[0]}: allowed are {'.'.join(map(str, OLDEST))} and up"
+    )
 bind()
 sys.excepthook = report_missing

@@ -1,6 +1,7 @@
 """`kernels` is also somebody else's package: ours and a foreign one import side by side, installed or not."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def test_a_missing_package_is_one_line_that_says_how_to_get_it(script, package, 
     [line] = done.stderr.splitlines()
     assert line.startswith(f"error: {sys.executable} has no package {package}, which {ROOT / 'experiments'}")
     assert "make setup" in line
+
+
+def test_a_python_too_old_is_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    with pytest.raises(SystemExit, match=r"allowed are 3\.10 and up"):
+        runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
+    assert 'requires-python = ">=3.10"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_other_errors_keep_their_traceback(tmp_path):
