@@ -14,12 +14,19 @@ import triton.language as tl
 from .gating import Gating
 from .pdl import launch_options, release_next, wait_for_previous
 from .schedule import max_blocks
+from .target import target_of
 from .tiles import GROUP_M
 
-MAX_RANKED = tl.constexpr(128)
+MAX_RANKED = 128
 """The most experts, rounded up to a power of two, that are ranked by comparing all with all instead of one by one."""
+MAX_RANKED_ON_AMD = 64
+"""The same on AMD's GPUs, whose compiler runs out of registers at more, with Triton 3.7."""
 MAX_PAIRS = 1024
 """The most pairs of experts, over all its tokens, that one program of more than one token compares."""
+
+_FREE_REGISTERS = {"maxnreg": 255}
+"""An option of NVIDIA's alone: the most there can be. Unasked, its assembler keeps the placing kernel to 32 registers
+and spills one, at some sizes, with Triton 3.6 and 3.7."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def _choose(
     logits, bias, token, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """(experts int32, weights float32), each [BLOCK_T, BLOCK_K], of the tokens; ties go to the lower expert.
 
@@ -87,7 +94,7 @@ def _choose(
         allowed = _rank(group_score, BLOCK_T, GROUPS) < TOP_GROUPS
         choice = tl.reshape(tl.where(allowed[:, :, None], grouped, least), [BLOCK_T, BLOCK_E])
     position = tl.arange(0, BLOCK_K)[None, None, :]  # [1, 1, BLOCK_K]
-    if BLOCK_E <= MAX_RANKED:
+    if RANKED:
         rank = _rank(choice, BLOCK_T, BLOCK_E)
     else:
         rank = tl.full([BLOCK_T, BLOCK_E], BLOCK_E, dtype=tl.int32)
@@ -108,14 +115,14 @@ def _top_k_kernel(
     logits, bias, weights, experts, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
     chosen, value = _choose(
         logits, bias, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID, RENORMALIZE, HAS_BIAS,
-        GROUPS, TOP_GROUPS, BLOCK_T, BLOCK_E, BLOCK_K,
+        GROUPS, TOP_GROUPS, RANKED, BLOCK_T, BLOCK_E, BLOCK_K,
     )  # fmt: skip
     position = tl.arange(0, BLOCK_K)[None, :]
     mask = (token < num_tokens)[:, None] & (position < TOP_K)
@@ -191,12 +198,13 @@ def launch_top_k(
     (parts, num_tokens, num_experts), device = logits.shape, logits.device
     weights = torch.empty((num_tokens, top_k), dtype=torch.float32, device=device)
     experts = torch.empty((num_tokens, top_k), dtype=torch.int32, device=device)
-    pairs = triton.next_power_of_2(num_experts) ** 2
-    ranked = pairs <= MAX_RANKED.value**2
+    padded = triton.next_power_of_2(num_experts)
+    pairs = padded**2
+    ranked = padded <= (MAX_RANKED_ON_AMD if target_of(device).is_amd else MAX_RANKED)
     block_t = min(triton.next_power_of_2(num_tokens), max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs))
     _top_k_kernel[(triton.cdiv(num_tokens, block_t),)](
         logits, logits if correction_bias is None else correction_bias, weights, experts, num_tokens, gating.scale,
-        BLOCK_T=block_t, num_warps=min(max(block_t * pairs // 2048, 1), 8) if ranked else 1,
+        RANKED=ranked, BLOCK_T=block_t, num_warps=min(max(block_t * pairs // 2048, 1), 8) if ranked else 1,
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),
     )  # fmt: skip
     return experts, weights
@@ -212,7 +220,7 @@ def launch_place(experts: torch.Tensor, num_experts: int, block_m: int) -> tuple
     _place_kernel[(num_experts,)](
         experts, order, table, num_slots, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M,
         BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
-        num_warps=4 if block_s <= 1024 else 8,
+        num_warps=4 if block_s <= 1024 else 8, **_FREE_REGISTERS if target_of(device).nvidia_major else {},
         **launch_options(device),
     )  # fmt: skip
     return order, table

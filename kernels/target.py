@@ -19,6 +19,10 @@ class Target:
     nvidia_major: int
 
     @property
+    def is_amd(self) -> bool:
+        return not self.nvidia_major and self.shared_memory_bytes > 0
+
+    @property
     def has_bulk_copies(self) -> bool:
         """Tiles by the copy engine, through tensor descriptors that the host makes."""
         return self.nvidia_major >= 9

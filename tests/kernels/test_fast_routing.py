@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from moe_cases import rounded_logits
 
 from tritonmoe_bench.baselines.reference import route
-from tritonmoe_bench.kernels.fast_schedule import MAX_RANKED, launch_routing, launch_top_k
+from tritonmoe_bench.kernels.fast_schedule import MAX_RANKED as RANKED
+from tritonmoe_bench.kernels.fast_schedule import launch_routing, launch_top_k
 from tritonmoe_bench.kernels.fast_tiles import HEIGHTS
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 from tritonmoe_bench.kernels.schedule import max_blocks
@@ -22,7 +23,6 @@ GATINGS_TO_TEST = GATINGS | {
     "softmax_with_bias": Gating("softmax", correction_bias=True),
 }
 GROUPED = {name for name, gating in GATINGS_TO_TEST.items() if gating.groups > 1}
-RANKED = MAX_RANKED.value
 SHAPES = [(1, 16, 1), (3, 32, 4), (17, 16, 8), (60, 64, 4), (5, RANKED, 8), (2, 512, 8), (33, 2 * RANKED, 8)]
 PLAIN_SHAPES = [(1, 1, 1), (3, 5, 5), (17, 60, 4), (300, 8, 2), (7, RANKED + 1, 16), (33, 384, 8), (8, 16, 16)]
 INTERPRETED = "TRITON_INTERPRET" in os.environ
