@@ -22,7 +22,8 @@ from .timing import time_calls, weight_sets
 from .workload import activations, draw_routing
 
 BUDGET_MS = 800.0
-"""GPU time of one measurement: it has to span several steps of the counter, or `Meter.power_w` refuses it."""
+"""The least GPU time of one measurement, whatever `timing` says: it has to span several steps of the counter, or
+`Meter.power_w` refuses it."""
 POLL_S = 0.002
 FLUSHED = "the weights of a forward fit into the L2, and what empties it in between would be measured along"
 
@@ -63,7 +64,7 @@ class Meter:
     def power_w(self) -> float:
         """Mean power in W. Raises ValueError if the counter has not moved twice."""
         if len(self.steps) < 2:
-            raise ValueError(f"the energy counter moved {len(self.steps)} times in {BUDGET_MS:g} ms: too few")
+            raise ValueError(f"the energy counter moved {len(self.steps)} times meanwhile: too few")
         (began, first), (ended, last) = self.steps[0], self.steps[-1]
         return (last - first) / (ended - began) / 1e3
 
@@ -131,5 +132,5 @@ def _measured(calls: list, launch: str, bench: measure.Bench, verify) -> dict[st
 
 
 def long_run(settings: TimingSettings) -> TimingSettings:
-    """As many samples as `BUDGET_MS` holds."""
-    return replace(settings, samples=10**6, budget_ms=BUDGET_MS)
+    """As many samples as the time budget holds."""
+    return replace(settings, samples=10**6, budget_ms=max(settings.budget_ms, BUDGET_MS))

@@ -25,8 +25,8 @@ MAX_PAIRS = 1024
 """The most pairs of experts, over all its tokens, that one program of more than one token compares."""
 
 _FREE_REGISTERS = {"maxnreg": 255}
-"""An option of NVIDIA's alone: the most there can be. Unasked, its assembler keeps the placing kernel to 32 registers
-and spills one, at some sizes, with Triton 3.6 and 3.7."""
+"""An option of NVIDIA's alone: the most there can be. Unasked, its assembler gives the placing kernel fewer than it
+needs, at some sizes, with Triton 3.6 and 3.7, and it spills."""
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,7 @@ def draw(results: data.Results) -> Figure:
     below[0].set_ylim(0, 1.15 * max([1e-9, *found["output"], *found["expert"], *found["plain"]]))
     above[0].set_ylabel("expert- / output-centric\nlatency (ratio)")
     below[0].set_ylabel("relative error\nagainst float32")
-    layout.mark_missing(
-        [
-            (panel, missing[missing["model"] == model], rows.loc[rows["model"] == model, "case_hash"].nunique())
-            for panel, model in zip(above, models)
-        ],
-        "tokens",
-    )
+    layout.mark_missing(layout.by_model(above, models, rows, missing), "tokens")
     notes = (
         f"{rows['dtype'].iloc[0]}, one layer, CUDA graph. Above 1 the output-centric path is faster: each program "
         "reads the weights of its slot, so that tokens that share an expert read it again. Error: the norm of the "

@@ -39,17 +39,10 @@ def draw(results: data.Results) -> Figure:
     energy[0].set_ylabel("energy over\nthat of stream")
     power[0].set_ylabel("power (W)")
     clock[0].set_ylabel("SM clock (MHz)")
-    layout.mark_missing(
-        [
-            (panel, missing[missing["model"] == model], even.loc[even["model"] == model, "case_hash"].nunique())
-            for panel, model in zip(power, models)
-        ],
-        "tokens",
-    )
+    layout.mark_missing(layout.by_model(power, models, even, missing), "tokens")
     notes = (
         f"{rows['dtype'].iloc[0]}, uniform routing, each system in its faster launch mode. Energy of one forward over "
-        "what reading its weights once takes (stream). Dashed: the card's power limit; where a system lies on it, the "
-        f"clock falls, and what saves energy saves time. {layout.FASTER}"
+        f"what reading its weights once takes (stream). Dashed: the card's power limit. {layout.FASTER}"
     )
     return layout.finish(figure, layout.legend_of(names, missing), caption.text(study, notes, missing))
 

@@ -36,13 +36,7 @@ def draw(results: data.Results) -> Figure:
         panel.set_title(style.model_label(model))
         panel.set_xlabel("tokens")
     axes[0].set_ylabel("permuted / fused latency (ratio)")
-    layout.mark_missing(
-        [
-            (panel, missing[missing["model"] == model], rows.loc[rows["model"] == model, "case_hash"].nunique())
-            for panel, model in zip(axes, models)
-        ],
-        "tokens",
-    )
+    layout.mark_missing(layout.by_model(axes, models, rows, missing), "tokens")
     band = (
         f"Band: the most by which two processes differ that time the same forward, {100 * (noise - 1):.1f} % over "
         f"{repeats} points."

@@ -112,6 +112,16 @@ def missing_entry(missing: pd.DataFrame) -> list[Artist]:
     return [cross] if len(missing) else []
 
 
+def by_model(
+    axes: Sequence[Axes], models: Sequence[str], rows: pd.DataFrame, missing: pd.DataFrame
+) -> list[tuple[Axes, pd.DataFrame, int]]:
+    """What `mark_missing` takes, for a panel a model. rows: of the study, missing ones among them."""
+    return [
+        (panel, missing[missing["model"] == model], rows.loc[rows["model"] == model, "case_hash"].nunique())
+        for panel, model in zip(axes, models)
+    ]
+
+
 def mark_missing(panels: Sequence[tuple[Axes, pd.DataFrame, int]], column: str) -> None:
     """Crossed-out markers at the bottom of each panel for the systems that have no timing there.
 

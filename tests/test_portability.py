@@ -236,6 +236,17 @@ def test_the_claim_says_what_was_compiled_for_and_what_was_run_on():
     )
 
 
+@pytest.mark.parametrize(("name", "most", "experts"), [("sm_90", '"maxnreg": 255', 128), ("gfx942", None, 64)])
+def test_what_spares_registers_is_asked_of_the_right_vendor(launches, name, most, experts):
+    """With Triton 3.7 the placing kernel spills without it on sm_90, and the ranking of 128 experts on gfx942."""
+    placing = [launch["specialization"] for launch in launches[name] if launch["kernel"] == "_place_kernel"]
+    assert placing
+    assert all(most in told if most else "maxnreg" not in told for told in placing)
+    choosing = [constants(launch) for launch in launches[name] if launch["kernel"] == "_top_k_kernel"]
+    assert {told["BLOCK_E"] for told in choosing} >= {64, 128, 512}
+    assert all(bool(told["RANKED"]) == (told["BLOCK_E"] <= experts) for told in choosing)
+
+
 def test_the_report_counts_configurations_by_kernel_and_target_and_says_where_tests_ran():
     statuses = ["ok", "spills", "too_much_shared", "ok"]
     rows = pd.DataFrame({"kernel": ["b", "a", "a", "a"], "target": ["sm_80", "sm_80", "sm_80", "gfx942"]})
