@@ -138,6 +138,8 @@ class Plan:
         if COUNTERS in self.modes:
             # Under the profiler a start takes longer, and it halts at every kernel.
             starts += 12 * len(self.implementations) + 1.2 * self.points
+        if self.kind == "energy":
+            starts += 2.0 * self.results  # energy.BUDGET_MS of each, and what decides how many forwards that is
         weights = len({case.weights_key for case in self.cases}) * len(self.implementations)
         return (starts + 1.0 * weights + 0.05 * self.points + 0.06 * self.results) / 60
 

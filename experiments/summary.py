@@ -48,6 +48,8 @@ def closing_table(path: Path, plan: Plan) -> str:
     if plan.kind == "stages" and len(ok):
         text = ok.pivot_table(index=["model", "dtype", "implementation", "launch"], columns="stage",
                               values="p50_us", sort=False).round(1).to_string() + "\n"  # fmt: skip
+    elif plan.kind == "energy" and len(ok):
+        text = _energy_table(ok) + "\n"
     elif len(ok):
         text = _layer_table(ok) + "\n"
     problems = frame[~frame["status"].isin(["ok"])].groupby(["implementation", "status", "reason"], dropna=False).size()
@@ -109,6 +111,17 @@ def _layer_table(ok: pd.DataFrame) -> str:
     order = sorted(latency, key=lambda name: latency[name].median())
     note = "best launch mode: latency in us, share of the measured limit, speed over the best Megablocks path"
     return f"{cells[order].to_string()}\n{note}"
+
+
+def _energy_table(ok: pd.DataFrame) -> str:
+    best = ok.sort_values("p50_us").drop_duplicates(["case_hash", "implementation"])
+    cells = best.assign(cell=[
+        f"{energy:.0f} mJ {power:.0f} W {clock:.0f} MHz"
+        for energy, power, clock in zip(best["energy_mj"], best["power_w"], best["settled_clock_mhz"])
+    ])  # fmt: skip
+    table = cells.pivot_table(index=["model", "dtype", "skew", "tokens"], columns="implementation", values="cell",
+                              aggfunc="first", sort=False)  # fmt: skip
+    return f"{table.to_string()}\nfaster launch mode: energy of one forward, mean power, SM clock that settled"
 
 
 def _list(values) -> str:
