@@ -41,8 +41,8 @@ def draw(results: data.Results) -> Figure:
     clock[0].set_ylabel("SM clock (MHz)")
     layout.mark_missing(layout.by_model(power, models, even, missing), "tokens")
     notes = (
-        f"{rows['dtype'].iloc[0]}, uniform routing, each system in its faster launch mode. Energy of one forward over "
-        f"what reading its weights once takes (stream). Dashed: the card's power limit. {layout.FASTER}"
+        f"{rows['dtype'].iloc[0]}, uniform routing. Energy of one forward over what reading its weights once takes "
+        f"(stream). Dashed: the card's power limit. {layout.FASTER}"
     )
     return layout.finish(figure, layout.legend_of(names, missing), caption.text(study, notes, missing))
 

@@ -6,6 +6,8 @@ Bytes are the counters' (traffic study), times and both roofs those of the headl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -44,9 +46,8 @@ def draw(results: data.Results) -> Figure:
             rows = here[here["implementation"] == name].sort_values("tokens")
             layout.plot_system(panel, name, rows["intensity"], rows["tflops"], rows["launch"] == "eager")
         named = next((name for name in LABELLED if (here["implementation"] == name).any()), None)
-        for _, row in here[here["implementation"] == named].iterrows():
-            panel.annotate(f"{row['tokens']}", (row["intensity"], row["tflops"]), (-3, 4),
-                           textcoords="offset points", ha="right", color="#444444")  # fmt: skip
+        for tokens, place_of in _labels(here[here["implementation"] == named]):
+            panel.annotate(tokens, place_of, (-3, 4), textcoords="offset points", ha="right", color="#444444")
         panel.set(xscale="log", yscale="log")
         layout.log_labels(panel.xaxis, (1,))
         layout.log_labels(panel.yaxis, (1,))
@@ -61,6 +62,15 @@ def draw(results: data.Results) -> Figure:
     missing = unplaced(headline.rows, traffic.rows, points)
     handles = layout.legend_of(points["implementation"], points.head(0))
     return layout.finish(figure, handles, traffic.caption(notes, missing, headline))
+
+
+def _labels(rows: pd.DataFrame) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Tokens and where they stand; those of points that nearly share a place in one."""
+    rows = rows.sort_values("tokens")
+    near = rows["intensity"].diff().fillna(np.inf) < 0.2 * rows["intensity"]
+    for _, group in rows.groupby((~near).cumsum()):
+        first = group.iloc[0]
+        yield ", ".join(f"{tokens}" for tokens in group["tokens"]), (first["intensity"], first["tflops"])
 
 
 def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -13,7 +14,9 @@ from .traffic_load import load
 NAME = "traffic_over_compulsory"
 TITLE = "Memory traffic over the compulsory bytes"
 STUDIES = ("traffic",)
-TICKS = (0.9, 1, 1.1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+TICKS = (0.9, 1, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.5, 3, 4)
+TOP = 4.5
+"""Where panels end: what lies above is written there, as it would press all else into a line at 1."""
 GOAL = 1.05
 GOAL_TOKENS = (8, 512)
 """What `fast` is built to stay under, and from how many tokens to how many."""
@@ -37,15 +40,18 @@ def draw(results: data.Results) -> Figure:
         panel.axhline(1, color=style.INK, lw=0.7, zorder=1)
         panel.axhline(GOAL, color="#d0003c", lw=1.0, ls=style.DASH, zorder=1)
         layout.power_axis(panel.xaxis, here["tokens"])
-        panel.set_title(style.model_label(model))
+        panel.set_title(style.model_label(model), pad=14 if (counted["over"] > TOP).any() else None)
         panel.set_xlabel("tokens")
     least, most = counted["over"].min(), counted["over"].max()
     axes[0].set_yscale("log")
-    axes[0].set_ylim(min(0.95, least / 1.03), most * 1.1)
-    axes[0].yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if least / 1.03 <= tick <= most * 1.1]))
+    top = min(most * 1.1, TOP)
+    axes[0].set_ylim(min(0.95, least / 1.03), top)
+    axes[0].yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if least / 1.03 <= tick <= top]))
     axes[0].yaxis.set_minor_locator(NullLocator())
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes[0].set_ylabel("DRAM bytes / compulsory bytes (ratio)")
+    for panel, model in zip(axes, models):
+        _write_above(panel, counted[(counted["model"] == model) & (counted["over"] > top)], top)
     for panel in axes[1:]:
         panel.tick_params(labelleft=False)
     # Points that nobody asked for are named below, and would take up half of a panel.
@@ -58,10 +64,19 @@ def draw(results: data.Results) -> Figure:
         "DRAM bytes read and written during one forward, L2 emptied before it, by the GPU's counters; compulsory: the "
         "active experts' weights, the router, x and y, each once. What stays in the L2 at the end has not been written "
         f"and is not in it, so that a value can be just under 1. Dashed: {GOAL:g}, what fast is built to stay under "
-        f"{_reached(counted)}."
+        f"{_reached(counted)}." + (f" Arrows: points above {top:g}." if most > top else "")
     )
     handles = layout.legend_of([*counted["implementation"], *missing["implementation"]], failed)
     return layout.finish(figure, handles, traffic.caption(notes, missing))
+
+
+def _write_above(panel: Axes, points: pd.DataFrame, top: float) -> None:
+    """The values that lie above the panel, in the colours of their systems, the larger ones further up."""
+    for _, here in points.sort_values("over").groupby("tokens"):
+        for row, (_, point) in enumerate(here.iterrows()):
+            look = style.look(point["implementation"])
+            panel.annotate(f"↑{point['over']:.3g}", (point["tokens"], top), (0, 1 + 7 * row), va="bottom", ha="center",
+                           textcoords="offset points", color=look.color, annotation_clip=False)  # fmt: skip
 
 
 def _reached(counted: pd.DataFrame) -> str:
