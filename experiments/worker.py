@@ -13,6 +13,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tritonmoe_bench.experiments.measure import Bench
 
 DRIFT_BYTES = 1 << 30
+REST_S = 2.0
+"""The longest wait for an SM clock that the case before has lowered."""
 
 
 def main() -> None:
@@ -81,7 +84,10 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
     if timed and implementation.name == "stream":
         rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
         send("rates", matrix_tflops=rates)
+    full = before["clock"] if timed else 0.0
     for case in todo:
+        if timed:
+            full = max(full, _rest(job, full))
         send("start", case_hash=case.case_hash)
         rows = case_rows(take[job["kind"]], job["kind"], implementation, case, modes, bench) if modes else []
         rows += counted.get(case.case_hash, [])
@@ -170,6 +176,18 @@ def _drift(job: dict) -> dict[str, float]:
     words = torch.empty((1, DRIFT_BYTES // 4), dtype=torch.int32, device="cuda").random_()
     active = torch.zeros(1, dtype=torch.int32, device="cuda")
     return {"us": quick_us(lambda: stream(words, active), repeats=20), "clock": _clock(job)}
+
+
+def _rest(job: dict, full: float) -> float:
+    """Waits, `REST_S` at most, until the SM clock is back at `full` MHz. Returns the clock.
+
+    A case at the power limit lowers it, and for a tenth of a second and more the next one would be timed with what is
+    left. A clock below half of `full` is that of an idle GPU, and rises with the load.
+    """
+    deadline = time.monotonic() + REST_S
+    while full / 2 < (clock := _clock(job)) < 0.98 * full and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return clock
 
 
 def _clock(job: dict) -> int:
