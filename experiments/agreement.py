@@ -54,12 +54,12 @@ def load_reference(path: Path = REFERENCE) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: float) -> pd.DataFrame:
+def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: Mapping[bool, float]) -> pd.DataFrame:
     """One row a point and pair of systems in both: first, second, there and here (latency of second / of first, each
     inside its measurement), eager (whether a side is fastest without a CUDA graph here), verdict.
 
     verdict: `same order`, `within noise` or `other order`. Within the noise is what p20 to p80 here leave open, or a
-    ratio there that is no further from 1 than a factor of exp(noise).
+    ratio there that is no further from 1 than a factor of exp(noise[eager]).
     """
     own = timed(frame, "best")
     own = own[own["implementation"] != LIMIT].merge(reference[SHAPE].drop_duplicates(), on=SHAPE)
@@ -71,30 +71,33 @@ def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: float) -> pd.Data
             a, b = here.loc[first], here.loc[second]
             ratio_there, ratio_here = other[second] / other[first], b["p50_us"] / a["p50_us"]
             tie = b["p20_us"] <= a["p80_us"] and a["p20_us"] <= b["p80_us"]
+            eager = "eager" in {a["launch"], b["launch"]}
             order = "same order" if (ratio_there > 1) == (ratio_here > 1) else "other order"
-            if order == "other order" and (tie or abs(np.log(ratio_there)) <= noise):
+            if order == "other order" and (tie or abs(np.log(ratio_there)) <= noise[eager]):
                 order = "within noise"
-            found.append((*key, first, second, ratio_there, ratio_here, "eager" in {a["launch"], b["launch"]}, order))
+            found.append((*key, first, second, ratio_there, ratio_here, eager, order))
     return pd.DataFrame(found, columns=[*POINT, "first", "second", "there", "here", "eager", "verdict"])
 
 
-def run_to_run(frames: Mapping[str, pd.DataFrame]) -> float:
-    """How far the ratio of two systems moves between two runs of this harness: the 90th percentile of |ln| of that.
+def run_to_run(frames: Mapping[str, pd.DataFrame]) -> dict[bool, float]:
+    """How far the ratio of two systems moves between two runs of this harness: the 90th percentile of |ln| of that, by
+    whether a side is fastest without a CUDA graph, where it depends on the host.
 
     The reference has no spread of its own; this stands for it. 0 where two runs share no pair.
     """
-    tables = [
-        timed(frame, "best").pivot_table(index="case_hash", columns="implementation", values="p50_us")
-        for frame in frames.values()
-    ]
-    if len(tables) < 2:
-        return 0.0
-    systems = [name for name in tables[0] if name in tables[1] and name != LIMIT]
-    change = (tables[0] / tables[1])[systems].dropna(how="all").map(np.log)
-    moved = pd.concat(
-        [(change[a] - change[b]).abs() for a, b in itertools.combinations(systems, 2)] or [pd.Series(dtype=float)]
-    )
-    return float(moved.quantile(0.9)) if moved.notna().any() else 0.0
+    if len(frames) < 2:
+        return {False: 0.0, True: 0.0}
+    rows = [timed(frame, "best") for frame in frames.values()]
+    one, two = (table[table["implementation"] != LIMIT] for table in rows[:2])
+    both = one.merge(two, on=["case_hash", "implementation"], suffixes=("", "_two"))
+    both["change"] = np.log(both["p50_us"] / both["p50_us_two"])
+    both["eager"] = both["launch"] == "eager"
+    both = both[["case_hash", "implementation", "change", "eager"]]
+    moved = both.merge(both, on="case_hash", suffixes=("", "_two"))
+    moved = moved[moved["implementation"] < moved["implementation_two"]]
+    size = (moved["change"] - moved["change_two"]).abs()
+    eager = moved["eager"] | moved["eager_two"]
+    return {side: float(size[eager == side].quantile(0.9)) if (eager == side).any() else 0.0 for side in (False, True)}
 
 
 def sentences(device: str, frames: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -111,8 +114,9 @@ def sentences(device: str, frames: Mapping[str, pd.DataFrame]) -> list[str]:
         other = found[found["verdict"] == "other order"]
         text.append(
             f"{study}: of {len(found)} pairs of systems at a point, {counts.get('same order', 0)} stand in the order "
-            f"of the earlier measurement, {counts.get('within noise', 0)} in another within the noise "
-            f"({100 * np.expm1(noise):.0f} %, by which a ratio moves between two runs here), {len(other)} in another."
+            f"of the earlier measurement, {counts.get('within noise', 0)} in another within the noise (by which a "
+            f"ratio moves between two runs here: {100 * np.expm1(noise[False]):.0f} % in CUDA graphs, "
+            f"{100 * np.expm1(noise[True]):.0f} % where a side waits for the host), {len(other)} in another."
         )
         if len(other):
             text.append(

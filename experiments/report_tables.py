@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,9 +134,20 @@ def timing_facts(frames: Mapping[str, pd.DataFrame], records: Mapping[str, Mappi
         if drift:
             facts.append(
                 f"{study}: stream drifted by at most {100 * max(drift):.1f} % from start to end of a process "
-                f"({len(drift)} processes)."
+                f"({len(drift)} processes), and its time differs by {_apart(records[study]['processes'])} between "
+                f"processes ({_cards(rows['device_uuid'].nunique())}): by that much a ratio of two systems may be off."
             )
     return facts
+
+
+def _apart(processes: Sequence[Mapping[str, Any]]) -> str:
+    """How far the slowest process's read of the same bytes lies above the fastest one's, in per cent."""
+    reads = [process["stream_before_us"] for process in processes if process.get("stream_before_us")]
+    return f"{100 * (max(reads) / min(reads) - 1):.1f} %"
+
+
+def _cards(count: int) -> str:
+    return "one card" if count == 1 else f"{count} cards"
 
 
 def disagreements(latency: pd.DataFrame) -> Table:

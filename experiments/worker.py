@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tritonmoe_bench.experiments.measure import Bench
 
 DRIFT_BYTES = 1 << 30
-REST_S = 2.0
+REST_S = 1.0
 """The longest wait for an SM clock that the case before has lowered."""
 
 

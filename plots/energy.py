@@ -42,7 +42,9 @@ def draw(results: data.Results) -> Figure:
     layout.mark_missing(layout.by_model(power, models, even, missing), "tokens")
     notes = (
         f"{rows['dtype'].iloc[0]}, uniform routing. Energy of one forward over what reading its weights once takes "
-        f"(stream). Dashed: the card's power limit. {layout.FASTER}"
+        f"(stream). Dashed: the card's power limit. Power is what the card's counter of energy rose by between its "
+        f"steps: the largest lies {above_limit(rows):.0f} % above the limit, and others may be as far off. "
+        f"{layout.FASTER}"
     )
     return layout.finish(figure, layout.legend_of(names, missing), caption.text(study, notes, missing))
 
@@ -51,6 +53,12 @@ def over_stream(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column more: energy over that of `stream` at the same case, NaN where that has none."""
     stream = rows[rows["implementation"] == data.LIMIT].set_index("case_hash")["energy_mj"]
     return rows.assign(over_stream=rows["energy_mj"] / rows["case_hash"].map(stream))
+
+
+def above_limit(rows: pd.DataFrame) -> float:
+    """How far the largest power lies above the card's limit, in per cent; 0 where none does."""
+    share = (rows["power_w"] / rows["power_limit_w"]).max()
+    return max(0.0, 100 * (share - 1)) if pd.notna(share) else 0.0
 
 
 def _lines(panel: Axes, rows: pd.DataFrame, names: list[str], column: str) -> None:

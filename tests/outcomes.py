@@ -2,8 +2,8 @@
 conftest.py imports.
 
 With TRITONMOE_RECORD_TESTS set, a test session writes results/tests-<where>.json, where is `interpreter` or the name of
-the GPU: {"paper_grid": {"passed": n, "failed": m, "skipped": k, "where": where}, "ours": {...}}, the tests marked
-paper_grid and all others. A group of which no test ran keeps what an earlier session recorded.
+the GPU: {"paper_grid": {"passed": n, "failed": m, "skipped": k, "where": where, "commit": c, "when_utc": t}, "ours":
+{...}}, the tests marked paper_grid and all others. A group of which no test ran keeps what an earlier session recorded.
 """
 
 from __future__ import annotations
@@ -53,10 +53,18 @@ def where() -> str:
     return slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else INTERPRETER
 
 
+def stamp() -> dict[str, str]:
+    """Of which commit the outcomes are, and when they were."""
+    from tritonmoe_bench.experiments.provenance import commit, now_utc
+
+    return {"commit": commit()[0], "when_utc": now_utc()}
+
+
 def write(folder: Path, place: str, counts: Counter) -> None:
     """Merges the counts of (group, outcome) into `folder`/tests-<place>.json."""
     path = folder / f"tests-{place}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
+    of = {"where": place, **stamp()}
     for group in sorted({group for group, _ in counts}):
-        record[group] = {outcome: counts[group, outcome] for outcome in OUTCOMES} | {"where": place}
+        record[group] = {outcome: counts[group, outcome] for outcome in OUTCOMES} | of
     path.write_text(json.dumps(record, indent=1) + "\n")

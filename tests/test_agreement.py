@@ -37,7 +37,7 @@ def reference(p50):
 )
 def test_a_pair_is_judged_by_its_order_in_each_measurement(there, here, noise, verdict):
     systems = ("fast", "vllm")
-    found = agreement.pairs(reference(dict(zip(systems, there))), rows(dict(zip(systems, here))), noise)
+    found = agreement.pairs(reference(dict(zip(systems, there))), rows(dict(zip(systems, here))), {False: noise})
     assert found["verdict"].tolist() == [verdict]
     assert found["there"].tolist() == [there[1] / there[0]]
     assert found["here"].tolist() == [here[1] / here[0]]
@@ -45,15 +45,27 @@ def test_a_pair_is_judged_by_its_order_in_each_measurement(there, here, noise, v
 
 def test_a_scale_between_the_measurements_changes_nothing_and_the_limit_takes_no_part():
     there, here = {"a": 1.0, "b": 2.0, "c": 3.0, "stream": 9.0}, {"a": 1000.0, "b": 3000.0, "c": 2000.0, "stream": 1.0}
-    found = agreement.pairs(reference(there), rows(here, "eager"), 0.0).set_index(["first", "second"])["verdict"]
-    assert found.to_dict() == {("a", "b"): "same order", ("a", "c"): "same order", ("b", "c"): "other order"}
+    found = agreement.pairs(reference(there), rows(here, "eager"), {True: 0.0})
+    assert found.set_index(["first", "second"])["verdict"].to_dict() == {
+        ("a", "b"): "same order",
+        ("a", "c"): "same order",
+        ("b", "c"): "other order",
+    }
 
 
 def test_noise_is_how_ratios_move_between_two_runs():
     one, two = rows({"a": 10.0, "b": 20.0}), rows({"a": 30.0, "b": 66.0}, run="S")
-    assert agreement.run_to_run({"x": one, "y": two}) == pytest.approx(np.log(1.1))
-    assert agreement.run_to_run({"x": one}) == 0.0
-    assert agreement.run_to_run({"x": one, "y": rows({"a": 30.0})}) == 0.0
+    assert agreement.run_to_run({"x": one, "y": two}) == {False: pytest.approx(np.log(1.1)), True: 0.0}
+    assert agreement.run_to_run({"x": one}) == {False: 0.0, True: 0.0}
+    assert agreement.run_to_run({"x": one, "y": rows({"a": 30.0})}) == {False: 0.0, True: 0.0}
+
+
+def test_noise_of_a_host_is_not_that_of_graphs():
+    def run(host, of):
+        return pd.concat([rows({"a": 10.0, "b": 20.0}, run=of), rows({"loop": 50.0 * host}, "eager", run=of)])
+
+    noise = agreement.run_to_run({"x": run(1.0, "R"), "y": run(1.5, "S")})
+    assert noise == {False: 0.0, True: pytest.approx(np.log(1.5))}
 
 
 def test_the_reference_is_read_under_our_names_at_skew_0():

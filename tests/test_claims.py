@@ -76,11 +76,24 @@ def test_throughput_needs_all_three_models_and_counts_no_larger_batch():
     assert verdict("throughput-vs-megablocks", against_megablocks(lambda *_: 1.0) + larger) == "holds"
 
 
+def test_a_verdict_says_at_how_many_points_the_claim_holds_as_published():
+    found = finding("throughput-vs-megablocks", against_megablocks(lambda path, *_: 3.0 if "cutlass" in path else 1.0))
+    assert (found.verdict, found.points) == (Verdict.IN_PART, "12 of 18")
+    assert "schedule built on the GPU" not in found.sentence  # nothing ran in a graph
+
+
+def test_the_schedule_on_the_gpu_is_compared_too():
+    rows = against_megablocks(lambda *_: 1.0)
+    rows += [row("paper_fused_graph", 50.0, model=model, tokens=32, launch="graph") for model in MODELS]
+    sentence = finding("throughput-vs-megablocks", rows).sentence
+    assert sentence.endswith("with the schedule built on the GPU and each system in its best launch mode it is 2.00.")
+
+
 def test_the_numbers_of_a_finding_are_those_of_the_rows():
     ratios = dict(zip(PATHS, (0.5, 1.0, 2.0)))
     found = finding("throughput-vs-megablocks", against_megablocks(lambda path, *_: ratios[path]))
     assert "18 ratios" in found.sentence
-    assert "6 lie inside 0.89–1.31, 6 above and 6 below" in found.sentence
+    assert "6 lie inside 0.89–1.31 within their noise, 6 above and 6 below" in found.sentence
     assert "megablocks_sparse: 0.50" in found.measured
     assert found.rows == "throughput.csv: 24 of 24 rows"
 
@@ -221,7 +234,7 @@ def test_skew_regime(ratio_of, expected):
     assert verdict("skew-regime", over_skew(ratio_of, experts=(8, 64, 128))) == expected
 
 
-def assigned(fixed, megablocks, experts=(8, 64, 128), skews=(0.0, 2.0)):
+def assigned(fixed, megablocks, experts=(8, 64, 128), skews=(0.0, 2.0), papers=125.0):
     """Rows of both studies: dynamic heights and fast at 100 us, fixed heights (16 rows 3 times as slow, 128 rows half
     as fast again as 64), the paper's tiles, and two Megablocks paths, the slower one twice as slow."""
     heights, skew = [], []
@@ -232,7 +245,7 @@ def assigned(fixed, megablocks, experts=(8, 64, 128), skews=(0.0, 2.0)):
             heights.append(row(f"fastvariant_fixed{rows}", 100.0 * times * fixed(count, exponent), **point))
         point |= {"study": "skew", "launch": "eager"}
         skew.append(row("fast", 100.0, **point))
-        skew.append(row("paper_fused_graph", 125.0, **point))
+        skew.append(row("paper_fused_graph", papers, **point))
         skew.append(row("megablocks_sparse", 200.0 * megablocks(count, exponent), **point))
         skew.append(row("megablocks_grouped_cutlass", 100.0 * megablocks(count, exponent), **point))
     return [*heights, *skew]
@@ -262,6 +275,12 @@ def test_dynamic_assignment_says_what_there_is_to_repair():
     assert "not behind the fastest Megablocks path at 2 of 2" in found.sentence
     assert "the paper's tiles are behind it at 2 of 2 there" in found.sentence
     assert found.rows == "heights.csv: 4 of 24 rows; skew.csv: 4 of 24 rows"
+
+
+def test_dynamic_assignment_holds_in_part_where_there_is_nothing_to_repair():
+    found = finding("dynamic-assignment", assigned(lambda *_: 1.2, lambda *_: 1.1, papers=105.0))
+    assert (found.verdict, found.points) == (Verdict.IN_PART, "0 of 2")
+    assert found.sentence.endswith("the paper's tiles are behind it at 0 of 2 there: nothing to repair.")
 
 
 def test_dynamic_assignment_waits_for_its_regime_and_for_both_studies():

@@ -244,6 +244,7 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
     (tmp_path / "test_some.py").write_text(
         "import outcomes, pytest\n"
         "outcomes.where = lambda: 'somewhere'\n"
+        "outcomes.stamp = lambda: {'commit': 'c0ffee', 'when_utc': 'today'}\n"
         "@pytest.mark.paper_grid\n@pytest.mark.parametrize('n', range(3))\ndef test_grid(n): assert n\n"
         "@pytest.fixture\ndef broken():\n    yield\n    raise ValueError\n"
         "def test_ours(broken): assert False\n"
@@ -257,7 +258,8 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
     assert "tests of our own on somewhere: 1 failed, 1 skipped" in told
     assert not path.exists()
     subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain | {outcomes.SWITCH: "1"})
+    of = {"where": "somewhere", "commit": "c0ffee", "when_utc": "today"}
     assert json.loads(path.read_text()) == {
-        "ours": {"passed": 0, "failed": 1, "skipped": 1, "where": "somewhere"},
-        "paper_grid": {"passed": 2, "failed": 1, "skipped": 0, "where": "somewhere"},
+        "ours": {"passed": 0, "failed": 1, "skipped": 1} | of,
+        "paper_grid": {"passed": 2, "failed": 1, "skipped": 0} | of,
     }

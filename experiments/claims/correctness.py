@@ -111,4 +111,8 @@ def _absent(places: list[str]) -> list[str]:
 
 
 def _rows(grids: Mapping[str, Any]) -> str:
-    return ", ".join(f"tests-{where}.json" for where in sorted(grids))
+    """The records, each with the commit that was tested, where it says so."""
+    return ", ".join(
+        f"tests-{where}.json" + (f" ({grid['commit'][:10]})" if grid.get("commit") else "")
+        for where, grid in sorted(grids.items())
+    )

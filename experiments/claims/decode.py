@@ -52,7 +52,8 @@ def warp_decode_throughput(evidence: Evidence, figures: Mapping[str, Any]) -> Fi
         f"is ahead up to {_most(pairs[faster])}. Where they cross: {crossings}."
     )
     verdict = Verdict.of(reached and streamed, faster.any())
-    return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)))
+    held = int(reached and streamed), 1
+    return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)), held)
 
 
 @rule(
@@ -75,7 +76,8 @@ def warp_decode_accuracy(evidence: Evidence, figures: Mapping[str, Any]) -> Find
         f"{span(found['ratio'])} times its own, and PyTorch's own in 16 bits "
         f"{span(found['plain'] / found['output'])} times."
     )
-    return Finding(Verdict.of(reached == len(found), closer > 0), measured, sentence, rows_text(frame, 2 * len(found)))
+    verdict = Verdict.of(reached == len(found), closer > 0)
+    return Finding(verdict, measured, sentence, rows_text(frame, 2 * len(found)), (reached, len(found)))
 
 
 def _claimed(pairs: pd.DataFrame, figures: Mapping[str, Any]) -> pd.DataFrame:

@@ -46,17 +46,25 @@ class Finding:
     """What the rows say about one claim.
 
     measured: the numbers in short; sentence: one generated sentence; rows: the CSV and how many of its rows decide;
-    figure: name of the figure without its ending, empty if none shows it; id, source and claim are the claim's own.
+    held: at how many of the points that decide the claim holds as published, and of how many, where it is decided by
+    points; figure: name of the figure without its ending, empty if none shows it; id, source and claim are the claim's
+    own.
     """
 
     verdict: Verdict
     measured: str
     sentence: str
     rows: str
+    held: tuple[int, int] | None = None
     figure: str = ""
     id: str = ""
     source: str = ""
     claim: str = ""
+
+    @property
+    def points(self) -> str:
+        """`held` as text, as in "3 of 4", empty without it."""
+        return f"{self.held[0]} of {self.held[1]}" if self.held else ""
 
 
 Rule = Callable[[Evidence, Mapping[str, Any]], Finding]

@@ -36,7 +36,9 @@ def fused_routing_neutral(evidence: Evidence, figures: Mapping[str, Any]) -> Fin
         f"{faster} and slower at {len(pairs) - int(neutral.sum()) - faster}; by tokens the ratio is {by_tokens}. What "
         f"two processes differ by: {told}."
     )
-    return Finding(Verdict.of(neutral.all(), neutral.any()), measured, sentence, rows_text(frame, rows_of(pairs)))
+    verdict = Verdict.of(neutral.all(), neutral.any())
+    held = int(neutral.sum()), len(pairs)
+    return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)), held)
 
 
 def process_noise(frame: pd.DataFrame) -> tuple[float, int]:

@@ -54,7 +54,8 @@ def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         if (points["accounting"] == name).any()
     )
     verdict = Verdict.of(deciding["reached"].all(), points["reached"].any())
-    return Finding(verdict, text, sentence + ".", rows_text(frame, int(rows["model"].isin(PAPER_MODELS).sum())))
+    held = int(deciding["reached"].sum()), len(deciding)
+    return Finding(verdict, text, sentence + ".", rows_text(frame, int(rows["model"].isin(PAPER_MODELS).sum())), held)
 
 
 def _reached(points: pd.DataFrame, accounting: str) -> str:
@@ -104,6 +105,7 @@ def launches(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         measured,
         sentence + ".",
         rows_text(frame, deciding),
+        (sum(as_published.values()), len(as_published)),
     )
 
 
@@ -128,4 +130,5 @@ def workspace(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         "its workspace."
     )
     deciding = pairs["case_hash"].nunique() + len(pairs)
-    return Finding(Verdict.of(less == len(pairs), less > 0), measured, sentence, rows_text(frame, deciding))
+    verdict = Verdict.of(less == len(pairs), less > 0)
+    return Finding(verdict, measured, sentence, rows_text(frame, deciding), (less, len(pairs)))

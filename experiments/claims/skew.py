@@ -39,7 +39,8 @@ def skew_regime(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         f"With {figures['experts_from']} experts or more and skew above {EXTREME:g}, the fixed tiles are behind "
         f"megablocks_sparse at {behind} of {len(inside)} points{elsewhere}."
     )
-    return Finding(Verdict.of(behind == len(inside), behind > 0), measured, sentence, rows_text(frame, rows_of(pairs)))
+    verdict = Verdict.of(behind == len(inside), behind > 0)
+    return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)), (behind, len(inside)))
 
 
 @rule(
@@ -70,7 +71,8 @@ def imbalance_gain(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         f"From the smallest to the largest skew the ratio to Megablocks rises at {up} of {len(change)} points, falls "
         f"at {down} and stays the same within noise at {len(change) - up - down}."
     )
-    return Finding(Verdict.of(up == len(change), up > 0), measured, sentence, rows_text(frame, rows_of(pairs)))
+    verdict = Verdict.of(up == len(change), up > 0)
+    return Finding(verdict, measured, sentence, rows_text(frame, rows_of(pairs)), (up, len(change)))
 
 
 @rule(
@@ -101,7 +103,8 @@ def routing_distribution_matters(evidence: Evidence, figures: Mapping[str, Any])
         f"Skew changes the latency beyond the noise at {int(plain['differs'].sum())} of {len(plain)} points of system, "
         f"expert count and batch size; {equal}."
     )
-    return Finding(verdict, measured, sentence, rows_text(frame, len(rows)))
+    held = (hits, len(controlled)) if len(controlled) else None
+    return Finding(verdict, measured, sentence, rows_text(frame, len(rows)), held)
 
 
 def _shares(rows: pd.DataFrame) -> dict[str, pd.Series]:
