@@ -7,10 +7,12 @@ the streams and events of torch.cuda, which note in what order they were asked f
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_layer
 import torch
 
 from tritonmoe_bench.baselines import cublas_grouped, cublas_streams
@@ -19,11 +21,10 @@ from tritonmoe_bench.baselines.cublas import library
 from tritonmoe_bench.baselines.cublas.by_expert import ByExpert
 from tritonmoe_bench.baselines.cublas.host_ends import HostEnds
 from tritonmoe_bench.baselines.cublas.problems import ExpertGemm, Groups
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
+from tritonmoe_bench.baselines.reference import relative_error
 from tritonmoe_bench.experiments.workload import TORCH_DTYPE, Weights, activations, draw_routing
 
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 40, "tokens": 5}
+case = partial(tiny_layer.case, ffn_dim=40)
 CASES = [
     {"dtype": "bf16"},
     {"dtype": "fp16", "tokens": 33, "gating": "softmax_renorm"},
@@ -40,10 +41,6 @@ PROTOTYPE = ctypes.CFUNCTYPE(
 )  # fmt: skip
 INVALID_VALUE = 7
 TYPES = {14: torch.bfloat16, 2: torch.float16}
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
 
 
 def columns(address: int, rows: int, cols: int, leading: int, dtype: torch.dtype) -> torch.Tensor:
@@ -110,23 +107,13 @@ def stub() -> StubCublas:
     return library.declared(StubCublas())
 
 
-def errors(forward, made: Case, weights: Weights) -> tuple[float, float]:
-    """Errors of the forward and of PyTorch's own 16-bit computation."""
-    x = activations(made, draw_routing(made), "cpu")
-    arguments = (x, weights.router(), weights.expert, made.top_k, made.gate, weights.correction_bias())
-    exact = moe_forward(*arguments)
-    with torch.inference_mode():
-        y = forward(x)
-    assert y.dtype == x.dtype
-    return relative_error(y, exact), relative_error(moe_forward(*arguments, dtype=x.dtype), exact)
-
-
 @pytest.mark.parametrize("fields", CASES, ids=str)
 def test_grouped_forward_over_the_stub_agrees_with_the_reference(stub, fields):
     made = case(**fields)
     weights = Weights(made, "cpu")
     forward = cublas_grouped.grouped_forward(made, weights, stub)
-    error, torch_error = errors(forward, made, weights)
+    with torch.inference_mode():
+        error, torch_error = tiny_layer.errors(forward, made, weights)
     assert error <= 1.5 * torch_error
     counts = [int(count) for count in draw_routing(made).counts if count]
     gate_up, down = stub.calls
@@ -139,7 +126,8 @@ def test_a_second_forward_uses_its_own_routing(stub):
     weights = Weights(first, "cpu")
     forward = cublas_grouped.grouped_forward(first, weights, stub)
     for made in (first, second, first):
-        error, torch_error = errors(forward, made, weights)
+        with torch.inference_mode():
+            error, torch_error = tiny_layer.errors(forward, made, weights)
         assert error <= 1.5 * torch_error
     assert stub.calls[0] == stub.calls[4] != stub.calls[2]
 
@@ -324,7 +312,8 @@ def test_streams_forward_agrees_with_the_reference(monkeypatch, fields):
     weights = Weights(made, "cpu")
     StubLanes(monkeypatch)
     forward = cublas_streams.streams_forward(made, weights, cublas_streams.Lanes(4, torch.device("cpu")))
-    error, torch_error = errors(forward, made, weights)
+    with torch.inference_mode():
+        error, torch_error = tiny_layer.errors(forward, made, weights)
     assert error <= 1.5 * torch_error
 
 

@@ -11,29 +11,25 @@ import json
 import re
 import runpy
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_layer
 import torch
 
 from tritonmoe_bench.baselines import cutlass_grouped
 from tritonmoe_bench.baselines.contract import Status
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import TORCH_DTYPE, Weights, activations, draw_routing
+from tritonmoe_bench.experiments.workload import TORCH_DTYPE, Weights
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "baselines" / "cutlass_build" / "build.py"
 REAL = ROOT / ".peers" / "cutlass"
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 40, "tokens": 5}
+case = partial(tiny_layer.case, ffn_dim=40)
 integer, size, pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
 NAMES = (b"tile zero", b"tile one", b"tile two")
 WORKSPACE = 256
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
 
 
 def matrix(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -111,13 +107,9 @@ def test_build_over_the_stub_tunes_and_agrees_with_the_reference(monkeypatch, fi
     gate_up, down = (2 * made.ffn_dim, made.hidden_dim), (made.hidden_dim, made.ffn_dim)
     assert stub.calls == [(tile, 8, *shape) for shape in (gate_up, down) for tile in range(3)]
     stub.calls.clear()
-    x = activations(made, draw_routing(made), "cpu")
-    arguments = (x, weights.router(), weights.expert, made.top_k, made.gate, weights.correction_bias())
-    exact = moe_forward(*arguments)
     with torch.inference_mode():
-        y = forward(x)
-    assert y.dtype == x.dtype
-    assert relative_error(y, exact) <= 1.5 * relative_error(moe_forward(*arguments, dtype=x.dtype), exact)
+        error, torch_error = tiny_layer.errors(forward, made, weights)
+    assert error <= 1.5 * torch_error
     assert stub.calls == [(1, 8, *gate_up), (2, 8, *down)]
 
 

@@ -1,34 +1,27 @@
 """The adapter of DeepSpeed over a stub of the API that it calls, the tool that prunes it, and DeepSpeed's own code."""
 
-import importlib.util
 import io
 import json
 import subprocess
 import sys
 import tarfile
-import types
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_layer import TINY, case, errors, load, stub_modules
 from torch import nn
 
 from tritonmoe_bench.baselines import deepspeed_moe as adapters
 from tritonmoe_bench.baselines.peers import tree
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error, route
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
+from tritonmoe_bench.baselines.reference import route
+from tritonmoe_bench.experiments.workload import Weights
 from tritonmoe_bench.kernels.gating import Gating
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "baselines" / "peers_build"
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
 GATINGS = ["softmax", "softmax_renorm", "sigmoid", "sigmoid_renorm", "deepseek_v3", "kimi_k2"]
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
 
 
 def forget() -> None:
@@ -120,14 +113,9 @@ class Layer(nn.Module):
 
 @pytest.fixture
 def stub(monkeypatch):
-    modules = {}
-    for name in ("deepspeed", "deepspeed.module_inject", "deepspeed.module_inject.auto_ep_config",
-                 "deepspeed.module_inject.auto_ep_layer"):  # fmt: skip
-        modules[name] = types.ModuleType(name)
-        monkeypatch.setitem(sys.modules, name, modules[name])
-    modules["deepspeed.module_inject.auto_ep_config"].AutoEPConfig = Config
-    modules["deepspeed.module_inject.auto_ep_config"].MoELayerSpec = Spec
-    modules["deepspeed.module_inject.auto_ep_layer"].AutoEPMoELayer = Layer
+    names = ("deepspeed.module_inject.auto_ep_config", "deepspeed.module_inject.auto_ep_layer")
+    config, layer = stub_modules(monkeypatch, *names)
+    config.AutoEPConfig, config.MoELayerSpec, layer.AutoEPMoELayer = Config, Spec, Layer
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
@@ -144,12 +132,7 @@ def test_weights_gating_and_options(stub, gating):
     adapter, point = adapters.DeepspeedMoe(), case(num_experts=32, top_k=4, gating=gating)
     assert adapter.check(point).status.value == "ok"
     weights = Weights(point, "cpu")
-    x = activations(point, draw_routing(point), "cpu")
-    y = adapter.build(point, weights)(x)
-    assert y.shape == x.shape
-    assert y.dtype == x.dtype
-    expected = moe_forward(x, weights.router(), weights.expert, point.top_k, point.gate, weights.correction_bias())
-    assert relative_error(y, expected) < 0.01
+    assert errors(adapter.build(point, weights), point, weights)[0] < 0.01
     assert Layer.made == Config(use_grouped_mm=True, gate_up_impl="separate", combine_impl="fused_weighted_sum")
 
 
@@ -190,12 +173,7 @@ def test_unsupported(stub, fields, word):
 @pytest.fixture
 def prune(monkeypatch):
     monkeypatch.syspath_prepend(str(BUILD))
-    spec = importlib.util.spec_from_file_location("prune_deepspeed", BUILD / "prune_deepspeed.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(BUILD / "prune_deepspeed.py")
 
 
 def sdist(path: Path, names: list[str]) -> Path:

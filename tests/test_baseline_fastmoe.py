@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import sys
-import types
 
 import pytest
 import torch
+from tiny_layer import case, errors, stub_modules
 
 from tritonmoe_bench.baselines import fastmoe
 from tritonmoe_bench.baselines.contract import Status
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
-
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 7}
-MODULES = ("fmoe_cuda", "fmoe", "fmoe.layers", "fmoe.linear")
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
+from tritonmoe_bench.experiments.workload import Weights, draw_routing
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +28,7 @@ def nothing_kept(monkeypatch):
 def stub(monkeypatch):
     """STUBS of fmoe_cuda, fmoe.layers.FMoE and fmoe.linear.MOELinear; they note the calls."""
     calls: list[tuple] = []
-    extension, package, layers, linear = (types.ModuleType(name) for name in MODULES)
-    for name, made in zip(MODULES, (extension, package, layers, linear)):
-        monkeypatch.setitem(sys.modules, name, made)
-    package.layers, package.linear = layers, linear
+    _, layers, linear = stub_modules(monkeypatch, "fmoe_cuda", "fmoe.layers", "fmoe.linear")
 
     class MOELinear:
         @staticmethod
@@ -84,13 +72,9 @@ def test_forward_agrees_with_the_reference(stub, fields):
     adapter, weights = fastmoe.FastMoe(), Weights(made, "cpu")
     assert adapter.check(made).status is Status.OK
     forward = adapter.build(made, weights)
-    x = activations(made, draw_routing(made), "cpu")
-    arguments = (x, weights.router(), weights.expert, made.top_k, made.gate, weights.correction_bias())
-    exact = moe_forward(*arguments)
     stub.clear()
-    y = forward(x)
-    assert y.dtype == x.dtype
-    assert relative_error(y, exact) <= 1.5 * relative_error(moe_forward(*arguments, dtype=x.dtype), exact)
+    error, torch_error = errors(forward, made, weights)
+    assert error <= 1.5 * torch_error
     counts = draw_routing(made).counts.tolist()
     assert stub == [
         ("linear", (8, 2 * made.ffn_dim, made.hidden_dim), counts, weights.gate_up().data_ptr()),

@@ -1,14 +1,14 @@
 """The three Megablocks adapters and the tool that builds them; what was built runs in processes of its own."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import tiny_layer
 import torch
 
 from tritonmoe_bench.baselines import megablocks
@@ -20,25 +20,8 @@ PATCHES = sorted((FOLDER / "patches").glob("*.patch"))
 ADAPTERS = (megablocks.MegablocksSparse(), megablocks.MegablocksGroupedCublas(), megablocks.MegablocksGroupedCutlass())
 SPARSE, CUBLAS, CUTLASS = ADAPTERS
 RECORD = {"packages": {"megablocks": "0.10.0"}, "python": "3.9", "torch": "2.0.0+cu99", "arch": "8.0;9.0+PTX"}
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 128, "ffn_dim": 256, "tokens": 5}
-
-
-def load(name: str) -> ModuleType:
-    """A file of the build tool, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-unified_diff, build = load("unified_diff"), load("build")
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
+unified_diff, build = (tiny_layer.load(FOLDER / f"{name}.py") for name in ("unified_diff", "build"))
+case = partial(tiny_layer.case, hidden_dim=128, ffn_dim=256)
 
 
 @pytest.fixture

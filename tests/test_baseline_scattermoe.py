@@ -2,22 +2,13 @@
 
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
+from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import scattermoe as adapters
 from tritonmoe_bench.baselines.peers import checkouts
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
-
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +38,8 @@ def stub(monkeypatch):
             out = (gates.unsqueeze(1) @ out.view(*gates.shape, -1)).squeeze(1)
         return out
 
-    package, module = types.ModuleType("scattermoe"), types.ModuleType("scattermoe.parallel_experts")
-    package.parallel_experts, module.parallel_linear = module, parallel_linear
-    monkeypatch.setitem(sys.modules, "scattermoe", package)
-    monkeypatch.setitem(sys.modules, "scattermoe.parallel_experts", module)
+    (module,) = stub_modules(monkeypatch, "scattermoe.parallel_experts")
+    module.parallel_linear = parallel_linear
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     return calls
 
@@ -80,13 +69,7 @@ def test_another_api_is_unavailable(stub):
 def test_layouts_and_flags(stub, gating, dtype):
     adapter, point = adapters.Scattermoe(), case(num_experts=32, top_k=4, gating=gating, dtype=dtype)
     assert adapter.check(point).status.value == "ok"
-    weights = Weights(point, "cpu")
-    x = activations(point, draw_routing(point), "cpu")
-    with torch.inference_mode():
-        y = adapter.build(point, weights)(x)
-    assert y.dtype == x.dtype
-    expected = moe_forward(x, weights.router(), weights.expert, point.top_k, point.gate, weights.correction_bias())
-    assert relative_error(y, expected) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub[-2:] == [((32, 64, 96), 1, 4, False, True), ((32, 48, 64), 1, 1, True, False)]
 
 

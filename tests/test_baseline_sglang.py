@@ -1,6 +1,5 @@
 """The adapter of SGLang over a stub of the API that it calls, the tool that prunes its wheels, and its own code."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,26 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_layer import case, error_of, load, stub_modules
 
 from tritonmoe_bench.baselines import sglang as adapters
 from tritonmoe_bench.baselines.peers import sglang_tree, tree
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error, route
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
+from tritonmoe_bench.baselines.reference import route
 from tritonmoe_bench.kernels.gating import Gating
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "baselines" / "peers_build"
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
 TRITON_UTILS = "sglang.srt.layers.moe.moe_runner.triton_utils"
 MODULES = (f"{TRITON_UTILS}.fused_moe", f"{TRITON_UTILS}.fused_moe_triton_config", "sglang.srt.arg_groups.arg_utils",
            "sglang.srt.runtime_context", "sglang.kernels.ops.moe.moe_fused_gate", "sglang.kernels.jit.utils",
-           "sglang.kernels.ops.activation.activation", "sglang.kernels.ops.gemm.dsv3_router_gemm",
-           "sgl_kernel")  # fmt: skip
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
+           "sglang.kernels.ops.activation.activation", "sglang.kernels.ops.gemm.dsv3_router_gemm")  # fmt: skip
 
 
 def forget() -> None:
@@ -113,46 +105,28 @@ class Stub:
 @pytest.fixture
 def stub(monkeypatch):
     made = Stub()
-    modules: dict[str, types.ModuleType] = {}
-    for dotted in MODULES:
-        parts = dotted.split(".")
-        for depth in range(1, len(parts) + 1):
-            name = ".".join(parts[:depth])
-            if name not in modules:
-                modules[name] = types.ModuleType(name)
-                monkeypatch.setitem(sys.modules, name, modules[name])
-                if depth > 1:
-                    setattr(modules[".".join(parts[: depth - 1])], parts[depth - 1], modules[name])
-    made.fused_moe = modules[f"{TRITON_UTILS}.fused_moe"]
+    sgl_kernel, sglang, *_ = stub_modules(monkeypatch, "sgl_kernel", "sglang", *MODULES)
+    runner, kernels = sglang.srt.layers.moe.moe_runner, sglang.kernels
+    made.fused_moe = runner.triton_utils.fused_moe
     made.fused_moe.fused_experts = made.fused_experts
     made.fused_moe.silu_and_mul = "SGLang's own"
-    modules["sgl_kernel"].silu_and_mul = "compiled"
-    tables = modules[f"{TRITON_UTILS}.fused_moe_triton_config"]
+    sgl_kernel.silu_and_mul = "compiled"
+    tables = runner.triton_utils.fused_moe_triton_config
     tables.try_get_optimal_moe_config = made.try_get_optimal_moe_config
     tables.get_moe_configs = lambda E, N, dtype, block_n, block_k: {1: {}, 64: {}} if (E, N) == (8, 48) else None
     tables.get_config_file_name = lambda E, N, dtype: f"E={E},N={N},device_name=STUB.json"
-    modules["sglang.srt.layers.moe.moe_runner"].MoeRunnerConfig = MoeRunnerConfig
-    modules["sglang.srt.arg_groups.arg_utils"].NS = NS
+    runner.MoeRunnerConfig = MoeRunnerConfig
+    sglang.srt.arg_groups.arg_utils.NS = NS
     context = types.SimpleNamespace(set_server_args=lambda settings: setattr(made, "settings", settings))
-    modules["sglang.srt.runtime_context"].get_context = lambda: context
-    modules["sglang.kernels.ops.moe.moe_fused_gate"].moe_fused_gate = made.moe_fused_gate
-    modules["sglang.kernels.jit.utils"].is_arch_support_pdl = lambda: True
-    modules["sglang.kernels.ops.activation.activation"].activation_module = made.activation_module
-    gemm = modules["sglang.kernels.ops.gemm.dsv3_router_gemm"]
+    sglang.srt.runtime_context.get_context = lambda: context
+    kernels.ops.moe.moe_fused_gate.moe_fused_gate = made.moe_fused_gate
+    kernels.jit.utils.is_arch_support_pdl = lambda: True
+    kernels.ops.activation.activation.activation_module = made.activation_module
+    gemm = kernels.ops.gemm.dsv3_router_gemm
     gemm.dsv3_router_gemm, gemm.dsv3_router_gemm_module = made.dsv3_router_gemm, made.dsv3_router_gemm_module
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     return made
-
-
-def run(adapter, point: Case) -> float:
-    weights = Weights(point, "cpu")
-    x = activations(point, draw_routing(point), "cpu")
-    with torch.inference_mode():
-        y = adapter.build(point, weights)(x)
-    assert y.dtype == x.dtype
-    expected = moe_forward(x, weights.router(), weights.expert, point.top_k, point.gate, weights.correction_bias())
-    return relative_error(y, expected)
 
 
 def test_unavailable_says_why_and_what_to_type(monkeypatch):
@@ -186,7 +160,7 @@ def test_a_tree_for_another_gpu_is_unavailable(stub):
 def test_layouts_and_flags(stub, gating):
     adapter, point = adapters.Sglang(), case(gating=gating)
     assert adapter.check(point).status.value == "ok"
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub.calls[-2] == ("gate", 2, point.gate.scoring, point.gate.renormalize, 1, 1)
     runner = MoeRunnerConfig(8, 8, 2, 64, 48, inplace=False)
     assert stub.calls[-1] == ("fused_experts", (8, 96, 64), (8, 64, 48), runner)
@@ -203,7 +177,7 @@ def test_layouts_and_flags(stub, gating):
 def test_native_gating_of_deepseek_and_kimi(stub, gating, groups, top_groups):
     adapter, point = adapters.Sglang(), case(num_experts=32, top_k=4, gating=gating)
     assert adapter.check(point).status.value == "ok"
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub.calls[-2] == ("gate", 4, "sigmoid", True, groups, top_groups)
     assert "(default heuristic)" in adapter.config(point)
 
@@ -212,7 +186,7 @@ def test_native_gating_of_deepseek_and_kimi(stub, gating, groups, top_groups):
 def test_router_gemm_of_sglang_where_it_serves(stub, tokens, dtype, own):
     adapter = adapters.Sglang()
     point = case(num_experts=256, hidden_dim=1024, ffn_dim=8, tokens=tokens, dtype=dtype)
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert (("dsv3_router_gemm", torch.float32) in stub.calls) is own
     assert ("router_gemm=jit" in adapter.config(point)) is own
 
@@ -220,7 +194,7 @@ def test_router_gemm_of_sglang_where_it_serves(stub, tokens, dtype, own):
 def test_without_a_compiler_the_shipped_kernels_serve_and_the_row_says_so(stub):
     stub.compiler = False
     adapter, point = adapters.Sglang(), case(num_experts=256, hidden_dim=1024, ffn_dim=8, tokens=2)
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub.fused_moe.silu_and_mul == "compiled"
     assert not any(call[0] == "dsv3_router_gemm" for call in stub.calls)
     assert "router_gemm=torch (no jit: FileNotFoundError: nvcc)" in adapter.config(point)
@@ -240,20 +214,10 @@ def test_settings_are_what_sglang_reads_at_its_defaults(stub):
 # The tool that makes .peers/sglang.
 
 
-def load(name: str) -> types.ModuleType:
-    """A file of the build tool, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location(name, BUILD / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def prune(monkeypatch):
     monkeypatch.syspath_prepend(str(BUILD))
-    return load("prune_sglang")
+    return load(BUILD / "prune_sglang.py")
 
 
 def wheels(folder: Path, prune: types.ModuleType, without: str = "") -> Path:

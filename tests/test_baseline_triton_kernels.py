@@ -2,26 +2,18 @@
 
 import json
 import sys
-import types
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import openai_triton_kernels as adapters
 from tritonmoe_bench.baselines.peers import tree
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
+from tritonmoe_bench.experiments.workload import Weights
 
 triton = pytest.importorskip("triton")
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
-MODULES = ("triton_kernels", "triton_kernels.matmul_ogs", "triton_kernels.routing")
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +44,7 @@ class FusedActivation:
 def stub(monkeypatch):
     """A STUB of the part of triton_kernels 3.5.1 that the adapter calls, in PyTorch; it notes the calls."""
     calls: list[tuple] = []
-    package, module, routing_module = (types.ModuleType(name) for name in MODULES)
-    for name, made in zip(MODULES, (package, module, routing_module)):
-        monkeypatch.setitem(sys.modules, name, made)
-    package.matmul_ogs, package.routing = module, routing_module
+    module, routing_module = stub_modules(monkeypatch, "triton_kernels.matmul_ogs", "triton_kernels.routing")
 
     def routing(logits, n_expts_act, sm_first=False):
         calls.append(("routing", n_expts_act, sm_first))
@@ -104,7 +93,7 @@ def test_unavailable_says_why_and_what_to_type(monkeypatch):
 
 
 def test_another_package_of_that_name_is_not_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton_kernels", types.ModuleType("triton_kernels"))
+    stub_modules(monkeypatch, "triton_kernels")
     assert adapters.OpenaiTritonKernels().check(case()).status.value == "unavailable"
 
 
@@ -126,12 +115,7 @@ def test_where_it_is_found(monkeypatch, tmp_path):
 def test_layouts_and_flags(stub, gating, softmax_first, dtype):
     adapter, point = adapters.OpenaiTritonKernels(), case(gating=gating, dtype=dtype)
     assert adapter.check(point).status.value == "ok"
-    weights = Weights(point, "cpu")
-    x = activations(point, draw_routing(point), "cpu")
-    with torch.inference_mode():
-        y = adapter.build(point, weights)(x)
-    expected = moe_forward(x, weights.router(), weights.expert, point.top_k, point.gate)
-    assert relative_error(y, expected) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub[-3:] == [
         ("routing", 2, softmax_first),
         ("matmul_ogs", (8, 64, 96), 1, None, True),

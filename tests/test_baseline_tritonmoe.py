@@ -1,21 +1,12 @@
 """The adapter of the paper's own code over a stub of the one function that it calls."""
 
 import sys
-import types
 
 import pytest
 import torch
+from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import tritonmoe as adapters
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
-
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +35,14 @@ def stub(monkeypatch):
                 y[token] += weight * (w_down[expert].float() @ hidden)
         return y.to(hidden_states.dtype), experts, weights
 
-    package, module = types.ModuleType("triton_kernels"), types.ModuleType("triton_kernels.moe")
-    package.moe, module.fused_moe_forward = module, fused_moe_forward
-    monkeypatch.setitem(sys.modules, "triton_kernels", package)
-    monkeypatch.setitem(sys.modules, "triton_kernels.moe", module)
+    (module,) = stub_modules(monkeypatch, "triton_kernels.moe")
+    module.fused_moe_forward = fused_moe_forward
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     return calls
 
 
 def test_unavailable_says_why_and_what_to_type(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "triton_kernels", types.ModuleType("triton_kernels"))  # OpenAI's, without moe
+    stub_modules(monkeypatch, "triton_kernels")  # OpenAI's, without moe
     check = adapters.Tritonmoe().check(case())
     assert check.status.value == "unavailable"
     assert "triton_kernels" in check.reason
@@ -81,13 +70,7 @@ def test_layouts_and_flags(stub, gating, theirs, dtype):
     adapter, point = adapters.Tritonmoe(), case(gating=gating, dtype=dtype)
     assert adapter.check(point).status.value == "ok"
     assert adapter.host_sync
-    weights = Weights(point, "cpu")
-    x = activations(point, draw_routing(point), "cpu")
-    with torch.inference_mode():
-        y = adapter.build(point, weights)(x)
-    assert y.dtype == x.dtype
-    expected = moe_forward(x, weights.router(), weights.expert, point.top_k, point.gate)
-    assert relative_error(y, expected) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub[-1] == ((8, 48, 64), (8, 48, 64), (8, 64, 48), 8, 2, theirs)
 
 

@@ -1,22 +1,14 @@
 """The adapter of Tutel over a stub of the API that it calls."""
 
 import sys
-import types
 
 import pytest
 import torch
+from tiny_layer import case, errors, stub_modules
 from torch import nn
 
 from tritonmoe_bench.baselines import tutel as adapters
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
-
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
+from tritonmoe_bench.experiments.workload import Weights
 
 
 @pytest.fixture(autouse=True)
@@ -71,13 +63,8 @@ class Layer(nn.Module):
 
 @pytest.fixture
 def stub(monkeypatch):
-    modules = {}
-    for name in ("tutel", "tutel.moe", "tutel.experts", "tutel.experts.llama_ffn"):
-        modules[name] = types.ModuleType(name)
-        monkeypatch.setitem(sys.modules, name, modules[name])
-    modules["tutel"].moe = modules["tutel.moe"]
-    modules["tutel.moe"].moe_layer = Layer
-    modules["tutel.experts.llama_ffn"].ExpertModule = Experts
+    moe, llama_ffn = stub_modules(monkeypatch, "tutel.moe", "tutel.experts.llama_ffn")
+    moe.moe_layer, llama_ffn.ExpertModule = Layer, Experts
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
@@ -98,11 +85,7 @@ def test_layouts_and_flags(stub, gating):
     assert adapter.check(point).status.value == "ok"
     assert adapter.host_sync
     weights = Weights(point, "cpu")
-    x = activations(point, draw_routing(point), "cpu")
-    y = adapter.build(point, weights)(x)
-    assert y.dtype == x.dtype
-    expected = moe_forward(x, weights.router(), weights.expert, point.top_k, point.gate)
-    assert relative_error(y, expected) < 0.01
+    assert errors(adapter.build(point, weights), point, weights)[0] < 0.01
 
 
 def test_weights_are_not_copied(stub):

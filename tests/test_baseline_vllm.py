@@ -10,21 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import vllm
 from tritonmoe_bench.baselines.peers import tree, vllm_tuning
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error, route
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
+from tritonmoe_bench.baselines.reference import route
+from tritonmoe_bench.experiments.workload import Weights
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
 TABLE = {1: {"BLOCK_SIZE_M": 16}, 64: {"BLOCK_SIZE_M": 64}}
 TILE = {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}
-
-
-def case(**fields) -> Case:
-    return Case(**{**TINY, **fields})
 
 
 @pytest.fixture(autouse=True)
@@ -75,18 +70,10 @@ def stub(monkeypatch):
         calls.append(("dsv3_router_gemm", output_dtype))
         return (hidden_states @ router_weight.T).to(output_dtype)
 
-    modules = {}
-    names = ("vllm", "vllm.model_executor", "vllm.model_executor.layers", "vllm.model_executor.layers.fused_moe",
-             "vllm.model_executor.layers.fused_moe.fused_moe", "vllm.model_executor.layers.fused_moe.router",
-             "vllm.model_executor.layers.fused_moe.router.fused_topk_router", "vllm._custom_ops",
-             "vllm.platforms")  # fmt: skip
-    for name in names:
-        modules[name] = types.ModuleType(name)
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(modules[parent], child, modules[name])
-        monkeypatch.setitem(sys.modules, name, modules[name])
-    layers = modules["vllm.model_executor.layers.fused_moe"]
+    names = ("vllm.model_executor.layers.fused_moe", "vllm._custom_ops", "vllm.platforms",
+             "vllm.model_executor.layers.fused_moe.fused_moe",
+             "vllm.model_executor.layers.fused_moe.router.fused_topk_router")  # fmt: skip
+    layers, ops, platforms, module, router = stub_modules(monkeypatch, *names)
     layers.current = None
 
     @contextmanager
@@ -96,28 +83,16 @@ def stub(monkeypatch):
         layers.current = before
 
     layers.override_config, layers.get_config = override_config, lambda: layers.current
-    module = layers.fused_moe
     module.fused_experts = fused_experts
     module.get_moe_configs = lambda E, N, dtype: TABLE if (E, N) == (8, 48) else None
     module.get_config_file_name = lambda E, N, dtype: f"E={E},N={N},device_name=STUB.json"
     module.try_get_optimal_moe_config = lambda w1, w2, top_k, dtype, M: {"BLOCK_SIZE_M": 16, "shape": tuple(w2)}
-    layers.router.fused_topk_router.fused_topk = fused_topk
-    modules["vllm._custom_ops"].grouped_topk = grouped_topk
-    modules["vllm._custom_ops"].dsv3_router_gemm = dsv3_router_gemm
-    modules["vllm.platforms"].current_platform = types.SimpleNamespace(is_cuda=lambda: True)
+    router.fused_topk = fused_topk
+    ops.grouped_topk, ops.dsv3_router_gemm = grouped_topk, dsv3_router_gemm
+    platforms.current_platform = types.SimpleNamespace(is_cuda=lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     return calls
-
-
-def run(adapter, point: Case) -> float:
-    weights = Weights(point, "cpu")
-    x = activations(point, draw_routing(point), "cpu")
-    with torch.inference_mode():
-        y = adapter.build(point, weights)(x)
-    assert y.dtype == x.dtype
-    expected = moe_forward(x, weights.router(), weights.expert, point.top_k, point.gate, weights.correction_bias())
-    return relative_error(y, expected)
 
 
 @pytest.mark.parametrize("adapter", [vllm.Vllm(), vllm.VllmTuned()], ids=lambda adapter: adapter.name)
@@ -144,7 +119,7 @@ def test_a_tree_for_another_gpu_is_unavailable(stub):
 def test_layouts_and_flags(stub, gating):
     adapter, point = vllm.Vllm(), case(gating=gating)
     assert adapter.check(point).status.value == "ok"
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub[-2] == ("fused_topk", 2, point.gate.renormalize, point.gate.scoring)
     assert stub[-1] == ("fused_experts", (8, 96, 64), (8, 64, 48), False, False, None)
     assert adapter.config(point) == "BLOCK_SIZE_M=16 shape=(8, 64, 48) (E=8,N=48,device_name=STUB.json at M=1)"
@@ -156,7 +131,7 @@ def test_layouts_and_flags(stub, gating):
 def test_native_gating_of_deepseek_and_kimi(stub, gating, groups, top_groups, scale):
     adapter, point = vllm.Vllm(), case(num_experts=32, top_k=4, gating=gating)
     assert adapter.check(point).status.value == "ok"
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert stub[-2] == ("grouped_topk", groups, top_groups, 4, True, scale, 1)
     assert adapter.config(point).endswith("(default heuristic)")
 
@@ -164,7 +139,7 @@ def test_native_gating_of_deepseek_and_kimi(stub, gating, groups, top_groups, sc
 @pytest.mark.parametrize(("tokens", "dtype", "own"), [(16, "bf16", True), (17, "bf16", False), (3, "fp16", False)])
 def test_router_gemm_of_vllm_where_it_serves(stub, tokens, dtype, own):
     point = case(num_experts=256, hidden_dim=7168, ffn_dim=8, tokens=tokens, dtype=dtype)
-    assert run(vllm.Vllm(), point) < 0.01
+    assert error_of(vllm.Vllm(), point) < 0.01
     assert (("dsv3_router_gemm", torch.bfloat16) in stub) is own
 
 
@@ -187,7 +162,7 @@ def test_tuned_runs_with_the_fastest_tile_and_remembers_it(stub, monkeypatch):
     monkeypatch.setattr(vllm_tuning, "time_us", time_us)
     monkeypatch.setattr(vllm_tuning, "compile_only", nullcontext)
     adapter, point = vllm.VllmTuned(), case(ffn_dim=40)
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     best = stub[-1][-1]
     assert (best["BLOCK_SIZE_N"], best["num_stages"]) == (64, 2)
     first = len(vllm_tuning.first_round(5, 8, 2))
@@ -196,7 +171,7 @@ def test_tuned_runs_with_the_fastest_tile_and_remembers_it(stub, monkeypatch):
     assert adapter.config(point).endswith("(tuned now)")
     vllm_tuning._memory.clear()
     timed.clear()
-    assert run(adapter, point) < 0.01
+    assert error_of(adapter, point) < 0.01
     assert timed == []
     assert stub[-1][-1] == best
     assert adapter.config(point).endswith("(tuned before)")

@@ -1,29 +1,14 @@
 """The tool that makes .peers: imports that it leaves out, and the machine code that it drops from a library."""
 
-import importlib.util
 import struct
-import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tiny_layer import load
 
 FOLDER = Path(__file__).resolve().parents[1] / "baselines" / "peers_build"
-
-
-def load(name: str) -> ModuleType:
-    """A file of the build tool, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-fatbin, left_out, prune = load("fatbin"), load("left_out"), load("prune_vllm")
+fatbin, left_out, prune = (load(FOLDER / f"{name}.py") for name in ("fatbin", "left_out", "prune_vllm"))
 
 SOURCE = '''"""Docstring."""
 

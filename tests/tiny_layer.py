@@ -1,0 +1,63 @@
+"""What the tests of the adapters share: a tiny layer, its error on the CPU, stubs of packages, and the build tools."""
+
+import importlib.util
+import sys
+from itertools import accumulate
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from tritonmoe_bench.baselines.reference import moe_forward, relative_error
+from tritonmoe_bench.experiments.case import Case
+from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
+
+TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
+
+
+def case(**fields) -> Case:
+    """The tiny layer, but for these fields."""
+    return Case(**{**TINY, **fields})
+
+
+def errors(forward, point: Case, weights: Weights) -> tuple[float, float]:
+    """Errors, against the float32 reference, of the forward and of PyTorch's own 16-bit computation."""
+    x = activations(point, draw_routing(point), "cpu")
+    arguments = (x, weights.router(), weights.expert, point.top_k, point.gate, weights.correction_bias())
+    exact = moe_forward(*arguments)
+    y = forward(x)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    return relative_error(y, exact), relative_error(moe_forward(*arguments, dtype=x.dtype), exact)
+
+
+def error_of(adapter, point: Case) -> float:
+    """Error of the adapter's forward, built and called in inference mode."""
+    weights = Weights(point, "cpu")
+    with torch.inference_mode():
+        return errors(adapter.build(point, weights), point, weights)[0]
+
+
+def stub_modules(monkeypatch, *names: str) -> list[ModuleType]:
+    """Empty modules of these dotted names; the packages above them are made too, and have them as attributes."""
+    made: dict[str, ModuleType] = {}
+    for dotted in names:
+        for name in accumulate(dotted.split("."), "{}.{}".format):
+            if name not in made:
+                made[name] = ModuleType(name)
+                monkeypatch.setitem(sys.modules, name, made[name])
+                package, _, child = name.rpartition(".")
+                if package:
+                    setattr(made[package], child, made[name])
+    return [made[name] for name in names]
+
+
+def load(path: Path) -> ModuleType:
+    """A file of a build tool, which is no part of the package; the tool's other files then import it by its name."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
