@@ -1,7 +1,7 @@
 """Power and energy of forwards that run back to back, by the GPU's own counter (NVML).
 
-The counter moves in steps: power is what it rose between its first and its last step while the forwards ran, over the
-time between these two. Energy of a forward is that power times its latency in the same run.
+The counter moves in steps: power is the slope of a line through the points at which it did, while the forwards ran.
+Energy of a forward is that power times its latency in the same run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ BUDGET_MS = 1500.0
 TRIES = 3
 """How often a measurement is repeated with more samples where forwards turn out faster than they were estimated."""
 POLL_S = 0.002
+MIN_STEPS = 5
 FLUSHED = "the weights of a forward fit into the L2, and what empties it in between would be measured along"
 
 
@@ -68,11 +69,10 @@ class Meter:
             time.sleep(POLL_S)
 
     def power_w(self) -> float:
-        """Mean power in W. Raises ValueError if the counter has not moved twice."""
-        if len(self.steps) < 2:
-            raise ValueError(f"the energy counter moved {len(self.steps)} times meanwhile: too few")
-        (began, first), (ended, last) = self.steps[0], self.steps[-1]
-        return (last - first) / (ended - began) / 1e3
+        """Mean power in W: the slope through the steps. Raises ValueError if the counter has not moved often enough."""
+        if len(self.steps) < MIN_STEPS:
+            raise ValueError(f"the energy counter moved {len(self.steps)} times meanwhile: {MIN_STEPS} are needed")
+        return statistics.linear_regression(*zip(*self.steps)).slope / 1e3
 
     def clock_mhz(self) -> float:
         """Median SM clock in MHz of the second half, when it has settled."""
