@@ -16,7 +16,8 @@ def route(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights float32 [tokens, top_k] and experts int64 [tokens, top_k], best first, of logits [tokens, num_experts].
 
-    Ties go to the lower expert index. Group-limited selection as in DeepSeek-V3 (arXiv 2412.19437, section 2.1.2).
+    Ties go to the lower expert index, and to the lower group. Group-limited selection as in DeepSeek-V3 (arXiv
+    2412.19437, section 2.1.2).
     """
     logits = logits.float()
     scores = torch.softmax(logits, dim=-1) if gating.scoring == "softmax" else torch.sigmoid(logits)
@@ -28,7 +29,8 @@ def route(
         choice = scores + correction_bias
     if gating.groups > 1:
         grouped = choice.unflatten(-1, (gating.groups, -1))
-        best = grouped.topk(2, dim=-1).values.sum(-1).topk(gating.top_groups, dim=-1).indices
+        strength = grouped.topk(2, dim=-1).values.sum(-1)
+        best = strength.sort(dim=-1, descending=True, stable=True).indices[..., : gating.top_groups]
         allowed = torch.zeros(grouped.shape[:-1], dtype=torch.bool, device=logits.device).scatter_(-1, best, True)
         choice = grouped.masked_fill(~allowed.unsqueeze(-1), float("-inf")).flatten(-2)
     experts = choice.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
@@ -66,6 +68,6 @@ def moe_forward(
 
 
 def relative_error(y: torch.Tensor, reference: torch.Tensor) -> float:
-    """||y - reference|| / ||reference|| (Frobenius), NaN if anything in y is not finite."""
+    """||y - reference|| / ||reference|| (Frobenius); NaN or infinite if anything in y is not finite."""
     reference = reference.double()
     return float(torch.linalg.vector_norm(y.double() - reference) / torch.linalg.vector_norm(reference))

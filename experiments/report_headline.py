@@ -54,8 +54,8 @@ def field_tables(frame: pd.DataFrame) -> list[Table]:
     best = _by_case(against_best(rows, peers(rows)))
     paths = _by_case(against_best(rows, list(MEGABLOCKS)))
     own = timed(rows[rows["implementation"] == FAST], "best").sort_values(["tokens", "skew"])
-    limits = timed(rows[rows["implementation"] == LIMIT], "best").set_index("case_hash")
-    shaky = set(limits.index[limits["p80_us"] > SHAKY * limits["p20_us"]])
+    limits = rows[(rows["implementation"] == LIMIT) & (rows["status"] == "ok") & (rows["p50_us"] == rows["stream_us"])]
+    shaky = set(limits.loc[limits["p80_us"] > SHAKY * limits["p20_us"], "case_hash"])
     tables = []
     for model, dtype, gating in panels(own):
         body = [

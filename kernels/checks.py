@@ -32,7 +32,8 @@ def check_tensor(
     if len(actual) != len(shape) or not all(
         size == want if isinstance(want, int) else size > 0 for size, want in zip(actual, shape)
     ):
-        raise ValueError(f"{name} must have shape [{', '.join(map(str, shape))}], got {list(actual)}")
+        empty = ": no size may be 0" if 0 in actual else ""
+        raise ValueError(f"{name} must have shape [{', '.join(map(str, shape))}], got {list(actual)}{empty}")
     if tensor.stride(-1) != 1 and actual[-1] > 1:
         raise ValueError(
             f"{name} must have stride 1 in its last dimension, got strides {tensor.stride()}: call .contiguous()"
@@ -64,6 +65,8 @@ def check_layer(x: object, router_weight: object, gate_up: object, down: object,
     """
     x = check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
     tokens, hidden = x.shape
+    if (tokens - 1) * x.stride(0) >= 2**31:
+        raise ValueError(f"x has rows {x.stride(0)} elements apart, too far for 32-bit offsets: call .contiguous()")
     router_weight = check_tensor("router_weight", router_weight, ("num_experts", hidden), (x.dtype,), x)
     num_experts = check_num_experts(router_weight.shape[0])
     down = check_tensor("down", down, (num_experts, hidden, "ffn"), (x.dtype,), x)
@@ -107,3 +110,15 @@ def _check_device(name: str, tensor: torch.Tensor) -> None:
             f"{name} is on {tensor.device}: move it to a GPU, or for CPU tensors set TRITON_INTERPRET=1 before triton "
             "is imported"
         )
+    elif tensor.dtype == torch.bfloat16 and not _interprets_bfloat16():
+        raise TypeError(
+            f"{name} is bfloat16 on the CPU, on whose bits Triton's interpreter computes as they are: take float16, or "
+            "call tritonmoe_bench.experiments.interpreter.install() first"
+        )
+
+
+def _interprets_bfloat16() -> bool:
+    """Whether the interpreter of this process has been repaired, as experiments/interpreter.py does."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    return hasattr(InterpreterBuilder, "computes_bf16")

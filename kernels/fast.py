@@ -55,19 +55,35 @@ def fast_moe(
     gate_up: [num_experts, 2 * ffn, hidden], gate rows then up rows; down: [num_experts, hidden, ffn], all contiguous,
     in the dtype and on the device of x. gating: plain softmax by default; correction_bias: float32 [num_experts] for
     the gatings that have one. tiles: by default chosen from shape, tokens and device. Never waits for the GPU; a CUDA
-    graph can hold it. Inference only: no gradient is recorded.
-    Raises TypeError or ValueError, before any launch, for another dtype, device, shape, stride, top_k or gating.
+    graph can hold it. Inference only: no gradient is recorded. A logit that is NaN ranks last.
+    Raises TypeError or ValueError, before any launch, for another dtype, device, shape, stride, top_k, gating or tiles.
     """
-    if torch.compiler.is_compiling():
+    # is_compiling is the whole process's: it may be another thread that compiles, while this call is an eager one.
+    if torch.compiler.is_compiling() and (tiles is None or torch.compiler.is_dynamo_compiling()):
         return traced_fast_moe(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
+    return forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
+
+
+def forward(
+    x: torch.Tensor,
+    router_weight: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    top_k: int,
+    gating: Gating | None,
+    correction_bias: torch.Tensor | None,
+    tiles: FastTiles | FewTiles | None,
+) -> torch.Tensor:
+    """What `fast_moe` does where no graph is being traced."""
     gating = Gating() if gating is None else gating
-    _check(x, router_weight, gate_up, down, top_k, gating, correction_bias)
+    _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
     tokens, hidden = x.shape
     num_experts, ffn = down.shape[0], down.shape[2]
     tiles = tiles or choose_tiles(x.device, num_experts, top_k, hidden, ffn, tokens)
     logits = launch_logits(x, router_weight)
     if isinstance(tiles, FewTiles):
         return launch_few(x, logits, gate_up, down, top_k, gating, correction_bias, tiles)
+    tiles = tiles.fitting(gate_up, down)
     blocks = launch_routing(logits, top_k, gating, correction_bias, tiles.block_m)
     inner = launch_gate_up(x, gate_up, blocks, top_k, tiles)
     return launch_combine(launch_down(inner, down, blocks, tiles), blocks.weights)
@@ -84,9 +100,13 @@ def launch_combine(out: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return y
 
 
-def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias) -> None:
+def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles) -> None:
     check_layer(x, router_weight, gate_up, down, top_k)
     num_experts = router_weight.shape[0]
+    if tiles is not None and not isinstance(tiles, FastTiles | FewTiles):
+        raise TypeError(f"tiles must be FastTiles or FewTiles, got {type(tiles).__name__}")
+    if isinstance(tiles, FewTiles) and x.shape[0] * top_k * max(down.shape[1:]) >= 2**31:
+        raise ValueError(f"{x.shape[0]} tokens are too many for FewTiles: their offsets have 32 bits")
     for name, tensor in (("router_weight", router_weight), ("gate_up", gate_up), ("down", down)):
         check_contiguous(name, tensor)
     if not isinstance(gating, Gating):

@@ -76,7 +76,8 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
     """float32 [parts, tokens, num_experts]."""
     (tokens, hidden), num_experts = x.shape, router_weight.shape[0]
     if tokens > SPLIT_TOKENS:
-        if x.is_cuda:
+        half_sums = x.dtype == torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation
+        if x.is_cuda and not half_sums:  # with which PyTorch refuses float32 results
             return torch.mm(x, router_weight.t(), out_dtype=torch.float32)[None]
         return (x.float() @ router_weight.float().t())[None]
     if tokens <= FEW_TOKENS:

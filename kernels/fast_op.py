@@ -1,7 +1,7 @@
 """`tritonmoe::fast_moe`: `fast` as one operator, which torch.compile and torch.export keep whole instead of tracing it.
 
 Its arguments are tensors and plain values, the gating one by one. It is only used while a graph is being traced: an
-eager call of `fast_moe` never passes through the dispatcher.
+eager call of `fast_moe` does not pass through the dispatcher, unless another thread is compiling at that moment.
 """
 
 from __future__ import annotations
@@ -34,15 +34,22 @@ def fast_moe_op(
     correction_bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """`fast_moe` with the fields of its gating; correction_bias is given exactly when the gating has one."""
-    from .fast import fast_moe  # which imports this file
+    from .fast import forward  # which imports this file
 
     gating = Gating(scoring, renormalize, groups, top_groups, correction_bias is not None, scale)
-    return fast_moe(x, router_weight, gate_up, down, top_k, gating, correction_bias=correction_bias)
+    return forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, None)
 
 
 @fast_moe_op.register_fake
 def _(x, router_weight, gate_up, down, *_) -> torch.Tensor:
     return x.new_empty(x.shape)
+
+
+def _no_gradient(ctx, inputs, output) -> None:
+    ctx.mark_non_differentiable(output)
+
+
+fast_moe_op.register_autograd(lambda ctx, grad: (None,) * 11, setup_context=_no_gradient)
 
 
 def traced_fast_moe(

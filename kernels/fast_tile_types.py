@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,12 @@ class FastTile:
     def __post_init__(self) -> None:
         if self.bulk and self.small_k != self.block_k:
             raise ValueError(f"bulk needs small_k equal to block_k={self.block_k}, got {self.small_k}")
+
+    def fitting(self, weights: torch.Tensor) -> FastTile:
+        """This tile, without bulk copies unless weights and rows [matrices, n, k] begin at whole 16 bytes."""
+        size = weights.element_size()
+        places = (weights.data_ptr(), weights.shape[2] * size, weights.stride(0) * size)
+        return replace(self, bulk=False) if self.bulk and any(place % 16 for place in places) else self
 
     def operand(self, weights: torch.Tensor, at_once: int = 1) -> torch.Tensor | TensorDescriptor:
         """What a kernel takes for weights [matrices, n, k]: the tensor, or a descriptor that loads the same tile of so
@@ -101,6 +107,12 @@ class FastTiles:
     def __post_init__(self) -> None:
         if self.block_m not in HEIGHTS:
             raise ValueError(f"block_m={self.block_m}: allowed are {', '.join(map(str, HEIGHTS))}")
+
+    def fitting(self, gate_up: torch.Tensor, down: torch.Tensor) -> FastTiles:
+        """These tiles, without bulk copies where the layout of the weights does not allow them."""
+        if not (self.gate_up.bulk or self.down.bulk):
+            return self
+        return replace(self, gate_up=self.gate_up.fitting(gate_up), down=self.down.fitting(down))
 
     def __str__(self) -> str:
         return f"m{self.block_m}{'' if self.dynamic else ' fixed'} gate_up={self.gate_up} down={self.down}"

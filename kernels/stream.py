@@ -49,13 +49,15 @@ def _stream_kernel(weights, active, out, words, WORDS: tl.constexpr, STEPS: tl.c
 def stream(weights: torch.Tensor, active: torch.Tensor, tile: StreamTile = STREAM_TILES[0]) -> torch.Tensor:
     """Sums, int32 [num_active * chunks], of the words of the active experts.
 
-    weights: int32 [num_experts, words], contiguous; active: int32 [num_active], rows of `weights` to read.
-    Raises ValueError for another dtype, rank or layout.
+    weights: int32 [num_experts, words]; active: int32 [num_active], rows of `weights` to read; both contiguous.
+    Raises ValueError for another dtype, rank, layout or device.
     """
     if weights.dtype != torch.int32 or weights.dim() != 2 or not weights.is_contiguous():
         raise ValueError(f"weights must be a contiguous int32 matrix, got {weights.dtype} {tuple(weights.shape)}")
     if active.dtype != torch.int32 or active.dim() != 1 or active.numel() == 0:
         raise ValueError(f"active must be a non-empty int32 vector, got {active.dtype} {tuple(active.shape)}")
+    if not active.is_contiguous() or active.device != weights.device:
+        raise ValueError(f"active must be contiguous on {weights.device}, got {active.stride()} on {active.device}")
     chunks = triton.cdiv(weights.shape[1], tile.words * tile.steps)
     out = torch.empty(chunks * active.numel(), dtype=torch.int32, device=weights.device)
     grid = (chunks, active.numel())

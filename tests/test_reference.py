@@ -47,10 +47,19 @@ def test_groups_limit_the_choice_and_the_bias_changes_the_choice_alone():
         route(logits, 2, gating)
 
 
+def test_groups_that_tie_go_to_the_lower_one():
+    gating = Gating("sigmoid", groups=8, top_groups=2)
+    for _ in range(20):
+        logits = torch.randint(0, 2, (1, 64)).float()
+        logits[0, ::8] = logits[0, 1::8] = 1.0
+        assert route(logits, 2, gating)[1].max() < 16
+
+
 def test_an_error_is_relative_and_nan_does_not_pass():
     one = torch.ones(4)
     assert relative_error(one * 1.01, one) == pytest.approx(0.01, rel=1e-3)
     assert not relative_error(one * float("nan"), one) < 1
+    assert not relative_error(one / 0, one) < 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fast_cases import make_tiles
 from moe_cases import make_layer
 
 from tritonmoe_bench.kernels import GATINGS, Gating
@@ -120,6 +121,36 @@ def test_an_eager_call_does_not_pass_through_the_dispatcher(device):
         assert OP not in seen
         fast_moe_op(*op_arguments(layer))
     assert OP in seen
+
+
+def test_trained_weights_need_no_gradient(device):
+    """nn.Parameters and grad mode, as a model has them."""
+    layer = make_layer(device, tokens=5, **SHAPE)
+    tensors = [torch.nn.Parameter(tensor) for tensor in layer.parameters[:3]]
+    y = torch.compile(lambda x: fast_moe(x, *tensors, 2), fullgraph=True, backend="aot_eager")(layer.x)
+    assert not y.requires_grad
+    assert torch.equal(y, layer.fast())
+
+
+def test_a_backend_that_runs_the_graph_while_it_compiles(device):
+    layer = make_layer(device, tokens=3, **SHAPE)
+    seen = []
+
+    def backend(graph, example_inputs):
+        seen.append(graph(*example_inputs))
+        return graph.forward
+
+    assert torch.equal(compiled(layer, backend)(layer.x), layer.fast())
+    assert torch.equal(seen[0][0], layer.fast())
+
+
+def test_an_eager_call_while_another_thread_compiles(monkeypatch, device):
+    """PyTorch says of the whole process that it compiles."""
+    layer = make_layer(device, tokens=3, **SHAPE)
+    y, tiles = layer.fast(), make_tiles(16)
+    monkeypatch.setattr(torch.compiler, "_is_compiling_flag", True)
+    assert torch.equal(layer.fast(), y)
+    layer.assert_fast_right(tiles=tiles)
 
 
 def test_what_the_checks_find_is_raised_when_the_graph_runs(device):

@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 import triton
+from fast_cases import SMALL_FEW
 
+from tritonmoe_bench.kernels import checks
 from tritonmoe_bench.kernels.fast import fast_moe
 from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles
 from tritonmoe_bench.kernels.gating import Gating
@@ -62,7 +64,9 @@ ERRORS = {
         TypeError, "x must be torch.float16 or torch.bfloat16, got torch.float32"),
     "x of three dimensions": (
         {"x": zeros(1, TOKENS, HIDDEN)}, ValueError, "x must have shape [tokens, hidden], got [1, 4, 32]"),
-    "no tokens": ({"x": zeros(0, HIDDEN)}, ValueError, "x must have shape [tokens, hidden], got [0, 32]"),
+    "no tokens": (
+        {"x": zeros(0, HIDDEN)},
+        ValueError, "x must have shape [tokens, hidden], got [0, 32]: no size may be 0"),
     "x by columns": ({"x": by_columns(TOKENS, HIDDEN)}, ValueError, "x must have stride 1 in its last dimension"),
     "x nowhere": (
         {"x": lambda device: torch.zeros(TOKENS, HIDDEN, dtype=BF16, device="meta")},
@@ -100,6 +104,7 @@ ERRORS = {
     "top_k over sixteen": (layer(32) | {"top_k": 17}, ValueError, "top_k=17: allowed are 1 to 16 for 32 experts"),
     "top_k of a half": ({"top_k": 1.5}, TypeError, "top_k must be an int, got float"),
     "top_k of True": ({"top_k": True}, TypeError, "top_k must be an int, got bool"),
+    "tiles by name": ({"tiles": "x"}, TypeError, "tiles must be FastTiles or FewTiles, got str"),
     "gating by name": ({"gating": "softmax"}, TypeError, "gating must be a Gating, got str"),
     "no bias where the gating has one": (
         {"gating": BIAS}, ValueError, "correction_bias must be given exactly when the gating has one"),
@@ -149,6 +154,42 @@ def test_every_path_starts_with_a_launch_or_a_product(tokens, device):
     """What the tests of errors rely on: nothing runs before the first launch, whichever kernel that is."""
     with pytest.raises(AssertionError, match="a kernel was launched"):
         call(device, **layer() | {"x": zeros(tokens, HIDDEN)})
+
+
+def empty(*shape, stride=None):
+    """A tensor without memory, of any size."""
+    return lambda device: torch.empty_strided(
+        shape, stride or torch.empty(shape, device="meta").stride(), dtype=BF16, device="meta"
+    )
+
+
+HUGE = {
+    "rows of x far apart": (
+        {"x": empty(3, HIDDEN, stride=(2**30, 1))}, "x has rows 1073741824 elements apart, too far"),
+    "many tokens of a wide layer, by few": (
+        {"x": empty(8192, HIDDEN), "router_weight": empty(16, HIDDEN), "gate_up": empty(16, 2 * 2**14, HIDDEN),
+         "down": empty(16, HIDDEN, 2**14), "top_k": 16, "tiles": SMALL_FEW},
+        "8192 tokens are too many for FewTiles"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", HUGE)
+def test_what_offsets_do_not_reach(wrong, monkeypatch):
+    monkeypatch.setattr(checks, "_check_device", lambda name, tensor: None)
+    changes, message = HUGE[wrong]
+    memoryless = {name: empty(*value("meta").shape) for name, value in layer().items() if callable(value)}
+    with pytest.raises(ValueError, match=message):
+        call("meta", **layer() | memoryless | changes)
+
+
+def test_bfloat16_in_an_interpreter_that_cannot_compute_it(monkeypatch, device):
+    if device != "cpu":
+        pytest.skip("a GPU can")
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    monkeypatch.delattr(InterpreterBuilder, "computes_bf16")
+    with pytest.raises(TypeError, match=r"x is bfloat16 on the CPU.*: take float16, or call"):
+        call(device, **layer())
 
 
 def test_cpu_tensors_without_the_interpreter(monkeypatch):

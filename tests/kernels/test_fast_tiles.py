@@ -8,7 +8,7 @@ import torch
 from fast_cases import boundary_loads, list_blocks, make_tiles, needs_bulk_engine, served_by, shuffled_experts
 from moe_cases import assert_accurate, make_layer, random
 
-from tritonmoe_bench.kernels import fast_gemm, fast_tiles
+from tritonmoe_bench.kernels import fast_gemm, fast_moe, fast_tiles
 from tritonmoe_bench.kernels.fast_gemm import launch_down, launch_gate_up
 from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles, tiled
 from tritonmoe_bench.kernels.target import Target
@@ -186,3 +186,18 @@ def test_names_tell_tiles_apart():
     ]
     assert len({str(value) for value in values}) == len(values)
     assert all(isinstance(value, (FastTiles, FewTiles)) for value in values)
+
+
+@pytest.mark.parametrize(("offset", "hidden"), [(0, 64), (1, 64), (8, 64), (0, 60)])
+def test_weights_that_no_descriptor_takes_go_without_bulk_copies(offset, hidden, device):
+    """A view into a larger buffer may begin anywhere, and rows may have any length."""
+    tiles = make_tiles(32, swap=True, bulk=True)
+    if needs_bulk_engine(tiles):
+        pytest.skip("bulk copies need compute capability 9")
+    layer = make_layer(device, tokens=6, experts=4, top_k=2, hidden=hidden, ffn=32)
+    gate_up = layer.weights.gate_up()
+    buffer = torch.empty(gate_up.numel() + offset, dtype=gate_up.dtype, device=device)
+    moved = buffer[offset:].view(gate_up.shape).copy_(gate_up)
+    assert tiles.fitting(moved, layer.weights.down()).gate_up.bulk == (offset % 8 == 0 and hidden % 8 == 0)
+    router, _, down, *rest = layer.parameters
+    assert torch.equal(fast_moe(layer.x, router, moved, down, *rest, tiles=tiles), layer.fast(tiles=tiles))
