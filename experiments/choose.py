@@ -28,11 +28,13 @@ import pandas as pd
 from tritonmoe_bench.experiments import schema
 from tritonmoe_bench.experiments.claims.evidence import current_run, timed
 from tritonmoe_bench.experiments.plan import VARIANT, PlanError, load_model, model_names, shard
+from tritonmoe_bench.experiments.report_headline import SHAKY
 from tritonmoe_bench.plots.data import LIMIT, NOT_DEVICES, MissingStudy, newest_device
 from tritonmoe_bench.plots.style import in_order, models_in_order
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
+WHOLE = [*SHAPE[1:], "tokens"]
 
 
 @dataclass
@@ -55,15 +57,18 @@ class Question:
 
 
 def parse(arguments: Sequence[str]) -> Question:
-    """The question of a command line of key=value. Raises PlanError."""
+    """The question of a command line of key=value, keys in any case. Raises PlanError."""
     kinds = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(Question)}
     given: dict[str, Any] = {}
     for text in arguments:
         name, equals, value = text.partition("=")
+        name = name.lower()
         if not equals or name not in kinds:
             close = difflib.get_close_matches(name, kinds, n=1)
             hint = f"did you mean {close[0]}=...? " if close else ""
             raise PlanError(f"{text}: {hint}allowed are {', '.join(f'{kind}=...' for kind in kinds)}")
+        if name in given:
+            raise PlanError(f"{text}: {name}=... is given twice")
         try:
             given[name] = kinds[name](value)
         except ValueError:
@@ -84,32 +89,35 @@ def answer(question: Question) -> str:
     except MissingStudy as lack:
         raise PlanError(str(lack)) from None
     runs = layer_runs(results, device)
-    rows = _of_shape(pd.concat(runs.values()), question)
+    rows = _of_shape(pd.concat(runs.values()), question, device)
     for name in ("dtype", "gating", "skew"):
         measured = sorted(rows[name].unique())
         rows = rows[rows[name] == getattr(question, name)]
         if rows.empty:
             known = ", ".join(f"{value:g}" if name == "skew" else str(value) for value in measured)
             raise PlanError(f"{name}={getattr(question, name)}: not measured for this shape; measured: {known}")
-    tokens = nearest(rows["tokens"], question.tokens)
-    rows = rows[rows["tokens"] == tokens]
-    return _text(question, device, tokens, rows, {study: results / device / f"{study}.csv" for study in runs})
+    return _text(question, device, rows, {study: results / device / f"{study}.csv" for study in runs})
 
 
 def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
     """The current run of each study of a device that timed whole layers. Raises PlanError that names the devices."""
+    runs = _layer_runs(results / device)
+    if not runs:
+        folders = [path for path in results.glob("*") if path.is_dir() and path.name not in NOT_DEVICES]
+        known = ", ".join(sorted(path.name for path in folders if _layer_runs(path))) or "none"
+        raise PlanError(f"device={device}: no latencies under {results}; there are folders with some for: {known}")
+    return runs
+
+
+def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
     runs = {}
-    for path in sorted((results / device).glob("*.csv")):
-        with open(path) as handle:
-            header = handle.readline().strip().split(",")
-        if {*schema.ROW_KEY, "p50_us", "limit_us"} <= set(header):
+    for path in sorted(folder.glob("*.csv")):
+        if {*schema.ROW_KEY, "p50_us", "limit_us"} <= set(schema.header(path)):
             rows = current_run(schema.read(path))
             rows = rows[~rows["implementation"].str.startswith(VARIANT)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
-                runs[path.stem] = rows
-    if not runs:
-        known = sorted(path.name for path in results.glob("*") if path.is_dir() and path.name not in NOT_DEVICES)
-        raise PlanError(f"device={device}: no latencies under {results}; there are folders for: {', '.join(known)}")
+                # An empty cell makes pandas read its whole column as floats.
+                runs[path.stem] = rows.dropna(subset=WHOLE).astype(dict.fromkeys(WHOLE, int))
     return runs
 
 
@@ -118,7 +126,7 @@ def nearest(measured: pd.Series, tokens: int) -> int:
     return int(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(math.log(value / tokens))))
 
 
-def _of_shape(rows: pd.DataFrame, question: Question) -> pd.DataFrame:
+def _of_shape(rows: pd.DataFrame, question: Question, device: str) -> pd.DataFrame:
     """The rows of the shape that is asked for. Raises PlanError that names those measured."""
     shapes = rows[SHAPE].drop_duplicates()
     if question.model in model_names():
@@ -134,8 +142,22 @@ def _of_shape(rows: pd.DataFrame, question: Question) -> pd.DataFrame:
         raise PlanError(f"model={question.model}: {hint}measured are {_shapes_text(shapes)}")
     rows = rows[(rows[SHAPE] == list(wanted)).all(axis=1)]
     if rows.empty:
-        raise PlanError(f"{_shape_text(wanted)} was not measured; measured are {_shapes_text(shapes)}")
+        lacks, near = f"{_shape_text(wanted)} was not measured on {device}", shapes
+        if question.tp > 1 or question.ep > 1:
+            lacks = f"no shard of the shape {_shape_text(wanted)} was measured on {device}"
+            near = shapes[shapes["model"].str.startswith(f"{question.model} ")]
+        measured = f"; measured are {_shapes_text(near)}" if len(near) else ""
+        raise PlanError(f"{lacks}{measured}; on that GPU `{_sweep(question)}` measures it")
     return rows
+
+
+def _sweep(question: Question) -> str:
+    """The command that measures what is asked: its defaults are a question's own."""
+    names = ["model", "num_experts", "top_k", "ffn_dim", "tp", "ep", "tokens", "skew", "dtype", "gating"]
+    asked = [name for name in names if getattr(question, name) != getattr(Question, name)]
+    keys = [f"model.{name}" if name in SHAPE[1:] else name for name in asked]
+    values = [f"{key}={getattr(question, name)}" for key, name in zip(keys, asked)]
+    return f"python experiments/sweep.py {' '.join(values)}"
 
 
 def _shape_text(shape: Sequence[Any]) -> str:
@@ -149,13 +171,18 @@ def _shapes_text(shapes: pd.DataFrame) -> str:
     return ", ".join(map(_shape_text, listed))
 
 
-def _text(question: Question, device: str, tokens: int, rows: pd.DataFrame, paths: dict[str, Path]) -> str:
-    first = rows.iloc[0]
-    lines = [f"{_shape_text([first[name] for name in SHAPE])}, {tokens} tokens, skew {question.skew:g}, "
+def _text(question: Question, device: str, rows: pd.DataFrame, paths: dict[str, Path]) -> str:
+    measured = sorted(rows["tokens"].unique())
+    tokens = nearest(rows["tokens"], question.tokens)
+    rows = rows[rows["tokens"] == tokens]
+    lines = [f"{_shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {question.skew:g}, "
              f"{question.dtype}, {question.gating}, on {device}"]  # fmt: skip
     if tokens != question.tokens:
         apart = max(tokens / question.tokens, question.tokens / tokens)
-        lines.append(f"{question.tokens} tokens were not measured: this is the nearest, a factor of {apart:.2g} away")
+        lines.append(
+            f"{question.tokens} tokens were not measured: this is the nearest, a factor of "
+            f"{apart:.{2 if apart < 10 else 0}f} away; measured are {', '.join(map(str, measured))}"
+        )
     groups = [group for _, group in rows.groupby("study") if (group["implementation"] != LIMIT).any()]
     groups.sort(key=lambda group: (-len(_systems(group)), str(group["study"].iloc[0])))
     told: set[str] = set()
@@ -198,6 +225,8 @@ def _run_text(rows: pd.DataFrame, systems: pd.DataFrame, told: set[str], where: 
         lines.append(_limit_text(best))
     shown = systems[systems["implementation"].isin({best["implementation"], *new["implementation"]})]
     lines += ["", pd.DataFrame([_line(row, best) for _, row in shown.iterrows()]).to_string(index=False)]
+    if (shown["limit_us"] / shown["p50_us"]).max() >= 1.005:
+        lines += _shaky_text(rows, best["limit_us"])
     refused = rows[(rows["launch"] == "graph") & (rows["status"] != "ok")]
     refused = refused[refused["implementation"].isin(new.loc[new["launch"] == "eager", "implementation"])]
     return [*lines, *(["", "In no CUDA graph:", *_reasons(refused)] if len(refused) else [])]
@@ -211,6 +240,17 @@ def _limit_text(row: pd.Series) -> str:
             f"{row['stream_us']:.1f} µs in which stream reads the {read}"
         )
     return f"Limit {row['limit_us']:.1f} µs: stream, which reads the {read} in that run and does nothing else"
+
+
+def _shaky_text(rows: pd.DataFrame, limit_us: float) -> list[str]:
+    """One line where the row of stream that is the limit varied, which is how a share of it can be above 100 %."""
+    limit = rows[(rows["implementation"] == LIMIT) & (rows["p50_us"] == limit_us)]
+    return [
+        "A share above 100 %: the limit is measured too, and varied by "
+        f"{100 * (p80 / p20 - 1):.0f} % while it was timed ({p20:.1f}–{p80:.1f} µs)"
+        for p20, p80 in zip(limit["p20_us"], limit["p80_us"])
+        if p80 > SHAKY * p20
+    ][:1]
 
 
 def _line(row: pd.Series, best: pd.Series) -> dict[str, str]:
@@ -244,7 +284,10 @@ def _short_path(path: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the answer; returns the exit status."""
+    """Prints the answer, or how to ask; returns the exit status."""
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\nKeys: {', '.join(field.name for field in fields(Question))}.\n{Question.__doc__}")
+        return 0
     try:
         print(answer(parse(arguments)))
     except PlanError as error:

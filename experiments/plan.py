@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from ..kernels.gating import GATINGS
 from .case import Case
 from .counters_export import METHOD as COUNTERS
 from .schema import LAUNCHES, TRAFFIC_METHODS
@@ -21,6 +26,15 @@ VARIANT = "fastvariant_"
 """How the names of ablations begin, which run only where they are named."""
 MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS, "energy": LAUNCHES}
 """By kind of study, what each point is measured by: launch modes, or methods of counting bytes."""
+SHARED = {"counters": "traffic"}
+"""Studies that write into the CSV of another one: each other file of conf/ has its own name in it."""
+WANTED = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+
+
+class PlanError(ValueError):
+    """A configuration that cannot be run; the message is one line and names what is allowed."""
+
+    one_line = True  # for experiments/checkout.py
 
 
 @dataclass
@@ -33,6 +47,10 @@ class ModelConfig:
     hidden_dim: int = MISSING
     ffn_dim: int = MISSING
     native_gating: str = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.native_gating not in GATINGS:
+            raise PlanError(f"native_gating={self.native_gating}: allowed are {', '.join(GATINGS)}")
 
 
 @dataclass
@@ -87,13 +105,12 @@ class SweepConfig:
     list: bool = False
     force: bool = False
     new_run: bool = False
+    strict: bool = False
 
 
+SECTIONS: dict[str, Any] = {"model": ModelConfig, "study": StudyConfig, "timing": TimingSettings}
+"""By folder of conf/, which is also a key of SweepConfig, what its files hold."""
 ConfigStore.instance().store(name="schema", node=SweepConfig)
-
-
-class PlanError(ValueError):
-    """A configuration that cannot be run; the message is one line and names what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +142,11 @@ class Plan:
         """How often something is measured: each point by each mode."""
         return self.points * len(self.modes)
 
+    @property
+    def counted_only(self) -> bool:
+        """Whether it counts bytes by methods that take no GPU, and does nothing else."""
+        return self.kind == "traffic" and COUNTERS not in self.modes
+
     def gpu_bytes(self) -> int:
         """Device memory that the largest case takes, in bytes: the layer's weights and room for activations."""
         return max(case.weight_bytes + case.slots * (4 * case.ffn_dim + 4 * case.hidden_dim) * 2 for case in self.cases)
@@ -144,21 +166,47 @@ class Plan:
         return (starts + 1.0 * weights + 0.05 * self.points + 0.06 * self.results) / 60
 
 
+def names(group: str) -> list[str]:
+    """The files of conf/<group>/, by stem."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
 def model_names() -> list[str]:
-    return sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    return names("model")
+
+
+def load(group: str, name: str) -> Any:
+    """What conf/<group>/<name>.yaml says. Raises PlanError that names all there are, or what is wrong in the file."""
+    if name not in names(group):
+        raise PlanError(f"{group}={name}: allowed are {', '.join(names(group))}")
+    file = f"conf/{group}/{name}.yaml"
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(SECTIONS[group]), OmegaConf.load(CONF / group / f"{name}.yaml"))
+        found: Any = OmegaConf.to_object(merged)
+    except yaml.YAMLError as error:
+        raise PlanError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    except OmegaConfBaseException as error:
+        known = error.object_type if is_dataclass(error.object_type) else SECTIONS[group]
+        keys = ", ".join(key.name for key in fields(known))
+        raise PlanError(f"{file}: {str(error).splitlines()[0]}; its keys are {keys}") from None
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{file}: {' '.join(str(error).split())}") from None
+    own = SHARED.get(name, name)
+    if group != "timing" and found.name != own:
+        raise PlanError(f"{file}: name={found.name}: must be {own}, so that no rows carry another one's name")
+    return found
 
 
 def load_model(name: str) -> ModelConfig:
     """The shape of conf/model/<name>.yaml. Raises PlanError that names all there are."""
-    if name not in model_names():
-        raise PlanError(f"model={name}: allowed are {', '.join(model_names())}")
-    merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(CONF / "model" / f"{name}.yaml"))
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    return load("model", name)
 
 
 def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan:
     """The plan of a configuration. Raises PlanError for anything that cannot be run, before anything is."""
     study = config.study
+    _check_settings(config)
+    _check_plain("study.name", study.name)
     if study.kind not in MODES:
         raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(MODES)}")
     usual = study.implementations or [name for name in known_implementations if not name.startswith(VARIANT)]
@@ -194,6 +242,8 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
     dtypes = _values("dtype", config.dtype, grid.dtype, str)
     ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
     cases = []
+    for model in models:
+        _check_plain("model.name", model.name)
     for model, (tp, ep), dtype in itertools.product(models, ways, dtypes):
         shapes = itertools.product(
             grid.num_experts or [model.num_experts], grid.top_k or [model.top_k], grid.ffn_dim or [model.ffn_dim]
@@ -221,6 +271,21 @@ def shard(model: str, experts: int, top_k: int, ffn: int, tp: int, ep: int) -> t
     return label, experts // ep, ffn // tp
 
 
+def _check_settings(config: SweepConfig) -> None:
+    timing = {f"timing.{name}": value for name, value in asdict(config.timing).items()}
+    for name, value in {"timeout_s": config.timeout_s, **timing}.items():
+        if not 0 < value < math.inf:
+            raise PlanError(f"{name}={value}: a number above 0 is needed")
+    if not config.results.strip():
+        raise PlanError("results=: the folder is needed that rows go to, such as results=results")
+
+
+def _check_plain(key: str, name: str) -> None:
+    """Rows and files carry the name."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise PlanError(f"{key}={name}: allowed are letters, digits, _, - and .")
+
+
 def _values(name: str, given: Any, default: Sequence, kind: type) -> list:
     """The values of one axis: those given, one or a list, else the study's."""
     values = list(default) if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
@@ -230,8 +295,7 @@ def _values(name: str, given: Any, default: Sequence, kind: type) -> list:
         whole = isinstance(value, int) and not isinstance(value, bool)
         number = whole or (isinstance(value, float) and kind is float)
         if not (isinstance(value, str) if kind is str else number):
-            wanted = {int: "a whole number", float: "a number", str: "a word"}[kind]
-            raise PlanError(f"{name}={value}: {wanted} is needed, or a list such as {name}=[..,..]")
+            raise PlanError(f"{name}={value}: {WANTED[kind]} is needed, or a list such as {name}=[..,..]")
     return [kind(value) for value in values]
 
 
@@ -239,5 +303,7 @@ def _names(name: str, given: Any, default: Sequence[str], known: Sequence[str]) 
     chosen = _values(name, given, default or known, str)
     for value in chosen:
         if value not in known:
-            raise PlanError(f"{name}={value}: allowed are {', '.join(known)}")
+            from .registry import broken  # asked only here: it imports every adapter
+
+            raise PlanError(f"{name}={value}: {dict(broken()).get(value) or 'allowed are ' + ', '.join(known)}")
     return list(dict.fromkeys(chosen))

@@ -13,7 +13,6 @@ import argparse
 import base64
 import contextlib
 import io
-import json
 import os
 import re
 import runpy
@@ -29,10 +28,17 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from tritonmoe_bench.experiments import agreement, report_headline, report_portability, report_ranking, report_tables
+from tritonmoe_bench.experiments import (
+    agreement,
+    report_headline,
+    report_portability,
+    report_ranking,
+    report_tables,
+    schema,
+)
 from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Finding, Verdict, decide, rules_text
 from tritonmoe_bench.plots import registry
-from tritonmoe_bench.plots.data import NOT_DEVICES, MissingStudy, Results, Study, newest_device
+from tritonmoe_bench.plots.data import MissingStudy, Results, Study, devices, find_device
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = CLAIMS.parent
@@ -60,12 +66,17 @@ def write_report(results: Path, figures: Path, device: str, readme: Path) -> lis
     """Writes the report into `results` and the block into `readme`; returns what was written."""
     context = make_context(results, figures, device)
     markdown, html = results / "REPORT.md", results / "report.html"
-    markdown.write_text(render("report.md.j2", context | {"base": results}))
-    html.write_text(render("report.html.j2", context))
+    _write(markdown, render("report.md.j2", context | {"base": results}))
+    _write(html, render("report.html.j2", context))
     written = [markdown, html]
     if readme.exists() and replace_block(readme, render("readme.md.j2", context | {"base": readme.parent})):
         written.append(readme)
     return written
+
+
+def _write(path: Path, text: str) -> None:
+    with schema.writing(path):
+        path.write_text(text)
 
 
 def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "missing": report_tables.missing_table(frames),
         "method": list(METHOD),
         "timing_facts": report_tables.timing_facts(frames, {name: study.record for name, study in studies.items()}),
-        "disagreements": report_tables.disagreements(pd.read_csv(PAPER / "a100_latency.csv")),
+        "disagreements": report_tables.disagreements(schema.read_table(PAPER / "a100_latency.csv")),
         "hazards": hazards((PAPER / "README.md").read_text()),
         "mark": report_tables.NOISE_MARK,
     }
@@ -115,9 +126,11 @@ def load_studies(results: Path, device: str) -> dict[str, Study]:
 
 def load_outcomes(results: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Outcomes of the tests by where they ran, and results/portability.csv; each empty if there is none."""
-    tests = {path.stem.removeprefix("tests-"): json.loads(path.read_text()) for path in results.glob("tests-*.json")}
+    tests = {path.stem.removeprefix("tests-"): schema.read_json(path) for path in results.glob("tests-*.json")}
     portability = results / "portability.csv"
-    return tests, pd.read_csv(portability) if portability.exists() else pd.DataFrame()
+    if not portability.exists():
+        return tests, pd.DataFrame()
+    return tests, schema.read_table(portability, schema.PORTABILITY_COLUMNS)
 
 
 def summary(device: str, findings: list[Finding], throughput: pd.DataFrame) -> list[str]:
@@ -182,7 +195,7 @@ def replace_block(readme: Path, block: str) -> bool:
     begin, end = text.find(BEGIN), text.find(END)
     if begin < 0 or end < begin:
         return False
-    readme.write_text(text[: begin + len(BEGIN)] + "\n" + block.strip() + "\n" + text[end:])
+    _write(readme, text[: begin + len(BEGIN)] + "\n" + block.strip() + "\n" + text[end:])
     return True
 
 
@@ -193,10 +206,8 @@ def main() -> None:
     parser.add_argument("--device", default=None, help="folder name of the GPU; default: the one with the newest rows")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the claims markers")
     arguments = parser.parse_args()
-    known = sorted(path.name for path in arguments.results.iterdir() if path.is_dir() and path.name not in NOT_DEVICES)
-    if arguments.device is not None and arguments.device not in known:
-        raise SystemExit(f"error: no results of device {arguments.device}; there are: {', '.join(known) or 'none'}")
-    device = arguments.device or (newest_device(arguments.results) if known else "no device")
+    some = arguments.device is not None or devices(arguments.results)
+    device = find_device(arguments.results, arguments.device) if some else "no device"
     for path in write_report(arguments.results, arguments.figures, device, arguments.readme):
         print(f"wrote {path}")
 

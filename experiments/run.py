@@ -6,7 +6,6 @@ lock (experiments/locks.py) in results/<device>/.locks.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import secrets
@@ -51,7 +50,8 @@ class Run:
         """Goes on with the study's current run if it is of the same GPU and software, else archives it.
 
         command: names the command line that this process is a job of; its jobs share one run, `new` or not. Raises
-        PlanError where that cannot be: jobs of one command on different software, or a run that others still write to.
+        PlanError where that cannot be: jobs of one command on different software, or a run that others still write to;
+        schema.Damaged for files that are none of a run.
         """
         path = results / environment["device"] / f"{study}.csv"
         with locked(_lock(path, "rows")):
@@ -59,9 +59,9 @@ class Run:
             joins = record is not None and bool(command) and record.get("command") == command
             if not path.exists() and not joins and not _written_to(path):
                 record = None  # its rows have been taken away
-            unlike = [name for name in SAME_RUN if record is not None and record[name] != environment[name]]
+            unlike = [name for name in SAME_RUN if record is not None and record.get(name) != environment[name]]
             if joins and record is not None and unlike:
-                listed = ", ".join(f"{name} {record[name]} and {environment[name]}" for name in unlike)
+                listed = ", ".join(f"{name} {record.get(name)} and {environment[name]}" for name in unlike)
                 raise PlanError(f"the jobs of this sweep differ in {listed}: a run has one of each")
             if record is None or unlike or (new and not joins):
                 _archive(path, record)
@@ -70,6 +70,7 @@ class Run:
                     "run_id": f"{stamp.replace('-', '').replace(':', '')}-{secrets.token_hex(2)}", "study": study,
                     **environment, "started_utc": stamp, "finished_utc": "", "matrix_tflops": {}, "processes": [],
                 }  # fmt: skip
+            schema.header(path)  # a file to which no row can be added is told before anything is measured
             run = cls(path, study, kind, environment, record | {"command": command})
             run._held.append(take(_lock(path, "writers"), shared=True))
             run._write_record()
@@ -122,7 +123,7 @@ class Run:
                 if self._held_forwards is None:
                     self._held_forwards = _forwards(self.path, self.record["run_id"], mode)
                 if new & self._held_forwards:
-                    _discard(self.path, self.record["run_id"], mode, new)
+                    _discard(self.path, self.record["run_id"], mode, new, schema.COLUMNS[self.kind])
                 self._held_forwards |= new
         for row in rows:
             self.append(case, row)
@@ -158,12 +159,13 @@ class Run:
 
     def _current_record(self) -> dict[str, Any]:
         record = _read_record(self.path)
-        return record if record is not None and record["run_id"] == self.record["run_id"] else self.record
+        return record if record is not None and record.get("run_id") == self.record["run_id"] else self.record
 
     def _write_record(self) -> None:
         notes = self.path.with_suffix(".json")
         partial = notes.with_suffix(".json.partial")
-        partial.write_text(json.dumps(self.record, indent=1) + "\n")
+        with schema.writing(partial):
+            partial.write_text(json.dumps(self.record, indent=1) + "\n")
         partial.replace(notes)
 
     def _limits(self, case: Case) -> dict[str, float]:
@@ -189,7 +191,7 @@ def _lock(path: Path, name: str) -> Path:
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     notes = path.with_suffix(".json")
-    return json.loads(notes.read_text()) if notes.exists() else None
+    return schema.read_json(notes) if notes.exists() else None
 
 
 def _written_to(path: Path) -> bool:
@@ -219,24 +221,13 @@ def _forward(row: dict[str, Any], mode: str) -> Forward:
 
 def _forwards(path: Path, run_id: str, mode: str) -> set[Forward]:
     """(case_hash, implementation, mode) of every row of a run."""
-    if not path.exists():
-        return set()
-    with open(path, newline="") as handle:
-        return {_forward(row, mode) for row in csv.DictReader(handle) if row["run_id"] == run_id}
+    return {_forward(row, mode) for row in schema.rows(path) if row["run_id"] == run_id}
 
 
-def _discard(path: Path, run_id: str, mode: str, forwards: set[Forward]) -> None:
+def _discard(path: Path, run_id: str, mode: str, forwards: set[Forward], columns: tuple[str, ...]) -> None:
     """Rewrites a CSV without the rows of these forwards of a run."""
-    with open(path, newline="") as handle:
-        reader = csv.DictReader(handle)
-        columns = tuple(reader.fieldnames or ())
-        kept = [row for row in reader if row["run_id"] != run_id or _forward(row, mode) not in forwards]
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-    partial.replace(path)
+    kept = [row for row in schema.rows(path) if row["run_id"] != run_id or _forward(row, mode) not in forwards]
+    schema.rewrite(path, kept, columns)
 
 
 def _united(old: Any, new: Any) -> Any:

@@ -5,10 +5,15 @@ A row that is not `ok` carries no timing, and a timed row carries a finite posit
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
+import io
+import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +100,28 @@ COLUMNS = {
     "layer": ROW_COLUMNS, "stages": STAGE_COLUMNS, "traffic": TRAFFIC_COLUMNS, "tune": TUNE_COLUMNS,
     "energy": ENERGY_COLUMNS,
 }  # fmt: skip
+KNOWN = {name for columns in COLUMNS.values() for name in columns}
+NEEDED = ("run_id", "case_hash", "implementation", "status", "timestamp_utc")
+"""Columns that a CSV of any kind and age has."""
+WORDS = {
+    *TEXT_COLUMNS, "study", "model", "dtype", "gating", "implementation", "stage", "tensor", "method", "launch",
+    "timing_method", "status", "device", "device_uuid", "git_dirty", "timestamp_utc",
+}  # fmt: skip
+WHOLE_NUMBERS = {"num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "seed"}
+"""What is in neither is a number of any kind."""
 KEYS = {"layer": ROW_KEY, "stages": STAGE_KEY, "traffic": TRAFFIC_KEY, "tune": TUNE_KEY, "energy": ROW_KEY}
 MODE_COLUMN = {"layer": "launch", "stages": "launch", "traffic": "method", "energy": "launch"}
 """By kind of study: its columns, its key, and the column that holds the mode of measuring."""
+
+
+class Damaged(Exception):
+    """A file of results that cannot be read at all; the message names it and says what to do."""
+
+    one_line = True
+
+
+def damaged(path: Path, fault: str) -> Damaged:
+    return Damaged(f"{path}: {fault}: restore it from git, or move it away and make it anew")
 
 
 def failed(kind: str, mode: str, status: str, reason: str) -> dict[str, Any]:
@@ -130,22 +154,20 @@ def validate(row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> 
 
 
 def append(path: Path, row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> None:
-    """Appends one validated row and has it on disk before it returns, so that a kill loses nothing finished.
+    """Appends one validated row, as one line, and has it on disk before it returns, so that a kill loses nothing
+    finished.
 
-    A file of an older schema first gets the columns that it lacks.
+    A file of an older schema first gets the columns that it lacks, and one that a kill has torn loses the torn line.
     """
     validate(row, columns)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        _bring_up_to_date(path, columns)
-    with open(path, "a+", newline="") as handle:
+    if path.exists() and _to_mend(path, columns):
+        rewrite(path, rows(path), columns)
+    with writing(path), open(path, "a", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        handle.seek(0, os.SEEK_END)
         if handle.tell() == 0:
             writer.writerow(columns)
-        elif _ends_torn(path):
-            handle.write("\n")
-        writer.writerow(["" if row.get(c) is None else row[c] for c in columns])
+        writer.writerow(["" if row.get(c) is None else " ".join(str(row[c]).splitlines()) for c in columns])
         handle.flush()
         os.fsync(handle.fileno())
 
@@ -153,47 +175,148 @@ def append(path: Path, row: Mapping[str, Any], columns: tuple[str, ...] = ROW_CO
 def read(path: Path, key: tuple[str, ...] = ROW_KEY) -> pd.DataFrame:
     """The rows of one CSV, one a key: of rows with the same run and key the last one stands.
 
-    A last line torn by a kill is left out. Empty frame with no columns if there is no file.
+    What cannot be read is left out, as `lines` says. Empty frame with no columns if there is no file.
     """
-    if not path.exists():
+    text = io.StringIO("\n".join(lines(path, key)))
+    if not text.getvalue():
         return pd.DataFrame()
-    frame = pd.read_csv(path, on_bad_lines="skip", low_memory=False, dtype=dict.fromkeys(TEXT_COLUMNS, "string"))
-    if frame.empty:
-        return frame
-    frame = frame[frame["status"].isin(STATUSES) & frame["timestamp_utc"].notna()]
+    frame = pd.read_csv(text, low_memory=False, dtype=dict.fromkeys(TEXT_COLUMNS, "string"))
     return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True)
 
 
+def rows(path: Path) -> list[dict[str, str]]:
+    """Every row of one CSV that can be read, as it is written."""
+    return list(csv.DictReader(lines(path)))
+
+
+def lines(path: Path, key: Iterable[str] = ()) -> list[str]:
+    """The lines of one CSV that can be read, a row each, behind the header; none if the file is not there or empty.
+
+    A last line torn by a kill is left out without a word, every other that cannot be read with a warning: a sweep runs
+    its point again. Raises Damaged if the header is none, or lacks a column of the key.
+    """
+    if not path.exists():
+        return []
+    first, *others = path.read_bytes().split(b"\n")
+    if not first and not others:
+        _warn(f"{path} is empty: restore it from git, or measure again")
+        return []
+    columns = _columns(path, first, key)
+    kept = [first]
+    for number, line in enumerate(others, 2):
+        fault = _fault(columns, line) if line.strip() else None
+        if fault is None:
+            kept.append(line)
+        elif number <= len(others):  # the last one has no end: it is torn
+            _warn(f"{path} line {number}: {fault}: this row is left out")
+    return [line.decode("utf-8-sig").rstrip("\r") for line in kept]
+
+
+def header(path: Path) -> list[str]:
+    """The columns of one CSV; none if the file is not there or empty. Raises Damaged if the first line has others."""
+    if not path.exists() or not path.stat().st_size:
+        return []
+    with open(path, "rb") as handle:
+        return _columns(path, handle.readline())
+
+
 def compact(path: Path, key: tuple[str, ...]) -> None:
-    """Drops the rows that a later one of the same run and key has replaced, and lines torn by a kill."""
-    with open(path, newline="") as handle:
-        reader = csv.DictReader(handle)
-        columns = tuple(reader.fieldnames or ())
-        rows = [row for row in reader if row["status"] in STATUSES and row["timestamp_utc"]]
-    kept = {tuple(row[name] for name in ("run_id", *key)): row for row in rows}
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept.values())
-    partial.replace(path)
+    """Drops the rows that a later one of the same run and key has replaced, and lines that cannot be read."""
+    kept = {tuple(row[name] for name in ("run_id", *key)): row for row in rows(path)}
+    rewrite(path, kept.values(), header(path))
 
 
-def _bring_up_to_date(path: Path, columns: tuple[str, ...]) -> None:
-    with open(path, newline="") as handle:
-        reader = csv.DictReader(handle)
-        if tuple(reader.fieldnames or columns) == columns:
-            return
-        rows = list(reader)
+def rewrite(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Puts these rows in the place of a CSV, which a kill leaves as it was or as it is to be."""
     partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="") as handle:
+    with writing(partial), open(partial, "w", newline="") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     partial.replace(path)
 
 
-def _ends_torn(path: Path) -> bool:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON of results holds. Raises Damaged."""
+    try:
+        held = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise damaged(path, f"no JSON ({error})") from None
+    if not isinstance(held, dict):
+        raise damaged(path, "no JSON object")
+    return held
+
+
+def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """A CSV that is not of a sweep, and has these columns. Raises Damaged."""
+    try:
+        frame = pd.read_csv(path)
+    except ValueError as error:
+        raise damaged(path, f"no CSV ({' '.join(str(error).split())})") from None
+    lacking = [name for name in columns if name not in frame]
+    if lacking:
+        raise damaged(path, f"its header lacks {', '.join(lacking)}")
+    return frame
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file in an OSError that does not, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _columns(path: Path, first: bytes, key: Iterable[str] = ()) -> list[str]:
+    columns = _cells(first) or []
+    lacking = [name for name in dict.fromkeys([*NEEDED, *key]) if name not in columns]
+    unknown = [name for name in columns if name not in KNOWN]
+    if lacking:
+        raise damaged(path, f"line 1 is not the header of a study: it lacks {', '.join(lacking)}")
+    if unknown:
+        raise damaged(path, f"line 1, the header, has columns that no study has: {', '.join(unknown)}")
+    return columns
+
+
+def _cells(line: bytes) -> list[str] | None:
+    try:
+        return next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], strict=True), [])
+    except (csv.Error, UnicodeDecodeError):
+        return None
+
+
+def _fault(columns: list[str], line: bytes) -> str | None:
+    """Why a line holds no row."""
+    cells = _cells(line)
+    if cells is None:
+        return "it is not CSV in UTF-8"
+    if len(cells) != len(columns):
+        return f"it has {len(cells)} of {len(columns)} fields"
+    for name, cell in zip(columns, cells):
+        if cell and name not in WORDS:
+            try:
+                (int if name in WHOLE_NUMBERS else float)(cell)
+            except ValueError:
+                return f"{name}={cell} is no {'whole ' * (name in WHOLE_NUMBERS)}number"
+    row = dict(zip(columns, cells))
+    if row["status"] not in STATUSES:
+        return f"status={row['status']}: allowed are {', '.join(STATUSES)}"
+    return None if row["timestamp_utc"] else "it has no timestamp_utc"
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Says it once, however often the file is read."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def _to_mend(path: Path, columns: tuple[str, ...]) -> bool:
+    """Whether a CSV that is not empty has another header, or a last line without its end."""
     with open(path, "rb") as handle:
+        first = handle.readline()
+        if not first:
+            return False
         handle.seek(-1, os.SEEK_END)
-        return handle.read(1) != b"\n"
+        return _cells(first) != list(columns) or handle.read(1) != b"\n"

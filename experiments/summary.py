@@ -26,12 +26,17 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def closing_table(path: Path, plan: Plan) -> str:
-    """For each point: latency of each system at its best, its share of the measured limit, its ratio to Megablocks."""
+def sweep_rows(path: Path, plan: Plan) -> pd.DataFrame:
+    """What the current run holds of a plan's points."""
     frame = schema.read(path, schema.KEYS[plan.kind])
     frame = frame[frame["run_id"] == frame["run_id"].iloc[-1]]
     frame = frame[frame["case_hash"].isin({case.case_hash for case in plan.cases})]
-    frame = frame[frame["implementation"].isin(plan.implementations)]
+    return frame[frame["implementation"].isin(plan.implementations)]
+
+
+def closing_table(path: Path, plan: Plan) -> str:
+    """For each point: latency of each system at its best, its share of the measured limit, its ratio to Megablocks."""
+    frame = sweep_rows(path, plan)
     counts = frame.groupby("status").size()
     statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
     text = ""
@@ -53,36 +58,47 @@ def closing_table(path: Path, plan: Plan) -> str:
     elif len(ok):
         text = _layer_table(ok) + "\n"
     problems = frame[~frame["status"].isin(["ok"])].groupby(["implementation", "status", "reason"], dropna=False).size()
-    notes = [f"  {name}: {count} x {status}: {reason}" for (name, status, reason), count in problems.items()]
+    notes = [
+        f"  {name}: {count} x {status}: {reason}" for name, status, reason, count in problems.reset_index().to_numpy()
+    ]
+    if frame["status"].isin(["error", "timeout"]).any():
+        notes.append("rows of error and timeout stay as they are: force=true runs them again, with all others")
     return "\n".join([f"{text}{len(frame)} rows in {path}: {statuses}", *notes])
 
 
 def implementations_text() -> str:
-    """Every implementation, its version, and whether it can run here, with the reason if not."""
+    """Every implementation, its version, and whether it can run here, with the reason if not; then what is broken."""
+    import inspect
     import sys
 
     import torch
 
-    from ..baselines.contract import unavailable
+    from ..baselines.contract import Check, unavailable
     from .case import Case
-    from .registry import implementations
+    from .registry import broken, described, implementations, short
 
     case = Case("tiny", 8, 2, 128, 256, 1)
     has_gpu = torch.cuda.is_available()
-    lines = []
+    lines, faults = [], list(dict.fromkeys(fault for _, fault in broken()))
     for name, implementation in implementations().items():
-        folders = [str(folder) for folder in implementation.search_path()]
-        sys.path[:0] = folders
-        check = implementation.check(case)
-        if check.status.value == "ok" and implementation.needs_gpu and not has_gpu:
-            check = unavailable("needs an NVIDIA GPU")
-        state = "can run here" if check.status.value == "ok" else f"{check.status.value}: {check.reason}"
-        lines.append(f"{name:28} {implementation.version() or '-':10} {implementation.family:12} {state}")
+        folders: list[str] = []
+        try:
+            folders = [str(folder) for folder in implementation.search_path()]
+            sys.path[:0] = folders
+            check = implementation.check(case)
+            if not isinstance(check, Check):
+                raise TypeError(f"check() returned {check!r}: allowed are OK, unavailable(...) and unsupported(...)")
+            if check.status.value == "ok" and implementation.needs_gpu and not has_gpu:
+                check = unavailable("needs an NVIDIA GPU")
+            state = "can run here" if check.status.value == "ok" else f"{check.status.value}: {check.reason}"
+            lines.append(f"{name:28} {implementation.version() or '-':10} {implementation.family:12} {state}")
+        except Exception as error:
+            faults.append(f"{short(Path(inspect.getfile(type(implementation))))}: {name}: {described(error)}")
         del sys.path[: len(folders)]
         # Two systems may call their packages the same; in a sweep each has a process of its own.
         for module in [module for module, loaded in sys.modules.items() if _lies_in(loaded, folders)]:
             del sys.modules[module]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"broken: {fault}" for fault in faults)])
 
 
 def _lies_in(module: object, folders: list[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ NOT_DEVICES = ("paper", "reference")
 
 class MissingStudy(Exception):
     """There is no CSV of a study; the message says what makes it."""
+
+    one_line = True
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,23 @@ class Results:
         if rows.empty:
             raise MissingStudy(f"{path} is missing or empty: python experiments/sweep.py study={name} makes it")
         notes = path.with_suffix(".json")
-        record = json.loads(notes.read_text()) if notes.exists() else {}
+        record = schema.read_json(notes) if notes.exists() else {}
         style.learn(record.get("families", {}))
         return Study(name, path, rows, record if record.get("run_id") == rows["run_id"].iloc[0] else {})
+
+
+def devices(root: Path) -> list[str]:
+    """The folders of devices. Raises MissingStudy if there is not even a folder of results."""
+    if not root.is_dir():
+        raise MissingStudy(f"{root} is no folder of results")
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name not in NOT_DEVICES)
+
+
+def find_device(root: Path, asked: str | None) -> str:
+    """The device asked for, or the newest. Raises MissingStudy that names those there are."""
+    if asked is not None and asked not in devices(root):
+        raise MissingStudy(f"no results of device {asked}; there are: {', '.join(devices(root)) or 'none'}")
+    return asked or newest_device(root)
 
 
 def newest_device(root: Path) -> str:

@@ -2,7 +2,8 @@
 
     python plots/draw.py [--results results] [--out plots/figures] [--device nvidia-h200] [--only throughput ...]
 
-Writes <out>/<device>/<figure>.png and .pdf. A figure whose CSV is not there is skipped, with the study that makes it.
+Writes <out>/<device>/<figure>.png and .pdf. A figure whose CSV is not there is skipped, with the study that makes it;
+one that is faulty is told, the others are drawn, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -19,52 +20,64 @@ if not __package__:
 
 import matplotlib  # noqa: E402
 
+from tritonmoe_bench.experiments import schema  # noqa: E402
+from tritonmoe_bench.experiments.checkout import one_line  # noqa: E402
 from tritonmoe_bench.plots import data, layout, registry  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 if nothing could be drawn."""
+    """Returns the exit status: 1 if nothing could be drawn, or a figure is faulty."""
     parser = argparse.ArgumentParser(description="Draws the figures from the CSVs.")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--out", type=Path, default=ROOT / "plots" / "figures")
     parser.add_argument("--device", help="a folder of results; by default the one with the newest rows")
     parser.add_argument("--only", nargs="+", choices=sorted(registry.figures()), metavar="FIGURE", help="%(choices)s")
     parser.add_argument("--dpi", type=int, default=layout.DPI)
+    for fault in registry.broken():
+        print(f"error: {fault}", file=sys.stderr)
     chosen = parser.parse_args(arguments)
     matplotlib.use("Agg")
     try:
-        device = chosen.device or data.newest_device(chosen.results)
+        device = data.find_device(chosen.results, chosen.device)
     except data.MissingStudy as lack:
-        print(f"nothing to draw: {lack}", file=sys.stderr)
+        print(f"error: {lack}", file=sys.stderr)
         return 1
-    written = draw_all(data.Results(chosen.results, device), chosen.out / device, chosen.only, chosen.dpi)
+    written, faulty = draw_all(data.Results(chosen.results, device), chosen.out / device, chosen.only, chosen.dpi)
     if not written:
-        print(f"nothing could be drawn from {chosen.results / device}", file=sys.stderr)
-    return 0 if written else 1
+        print(f"error: nothing could be drawn from {chosen.results / device}", file=sys.stderr)
+    return 0 if written and not faulty and not registry.broken() else 1
 
 
-def draw_all(results: data.Results, out: Path, only: Sequence[str] | None = None, dpi: int = layout.DPI) -> list[Path]:
-    """Draws into `out` the figures that have their CSVs; returns the files, and prints them as they are written."""
+def draw_all(
+    results: data.Results, out: Path, only: Sequence[str] | None = None, dpi: int = layout.DPI
+) -> tuple[list[Path], list[str]]:
+    """Draws into `out` the figures that have their CSVs; returns the files, which it prints as they are written, and
+    the names of the figures that are faulty."""
     from matplotlib import pyplot
 
-    written = []
+    written, faulty = [], []
     for name, picture in registry.figures().items():
         if only and name not in only:
             continue
         try:
             figure = picture.draw(results)
+            out.mkdir(parents=True, exist_ok=True)
+            # Without dates in the files, the same CSVs give the same files.
+            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+                path = out / f"{name}.{ending}"
+                with schema.writing(path):
+                    figure.savefig(path, dpi=dpi, metadata=metadata)
+                written.append(path)
+                print(path)
         except data.MissingStudy as lack:
             print(f"{name}: skipped, {lack}")
-            continue
-        out.mkdir(parents=True, exist_ok=True)
-        # Without dates in the files, the same CSVs give the same files.
-        for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            path = out / f"{name}.{ending}"
-            figure.savefig(path, dpi=dpi, metadata=metadata)
-            written.append(path)
-            print(path)
-        pyplot.close(figure)
-    return written
+        except Exception as error:
+            if isinstance(error, OSError) and one_line(error):
+                raise  # no figure can be written
+            print(f"error: {picture.file}: not drawn: {registry.described(error)}", file=sys.stderr)
+            faulty.append(name)
+        pyplot.close("all")
+    return written, faulty
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,11 @@ def test_the_nearest_measured_batch_size_is_taken_and_said(results, asked, taken
     text = ask(results, "model=mixtral", f"tokens={asked}")
     assert f", {taken} tokens, skew 0" in text.splitlines()[0]
     assert text.splitlines()[1].startswith(f"{asked} tokens were not measured: this is the nearest, a factor of ")
+    assert text.splitlines()[1].endswith(" away; measured are 1, 2, 4, 8, 16, 32, 64, 128, 256, 512")
+
+
+def test_a_batch_size_far_from_all_is_told_in_plain_numbers(results):
+    assert " a factor of 195 away;" in ask(results, "model=mixtral", "tokens=100000")
 
 
 def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
@@ -127,13 +133,23 @@ def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
     ("arguments", "named"),
     [
         (["model=kimi_k2", "tokens=1"], "measured are mixtral (8 experts, top-2, 4096 x 14336), qwen2_paper"),
-        (["model=mixtral", "tp=8", "tokens=1"], "mixtral tp8 (8 experts, top-2, 4096 x 1792) was not measured"),
+        (["model=kimi_k2", "tokens=1"], "`python experiments/sweep.py model=kimi_k2 tokens=1` measures it"),
+        (
+            ["model=mixtral", "tp=8", "tokens=1"],
+            f"no shard of the shape mixtral tp8 (8 experts, top-2, 4096 x 1792) was measured on {DEVICE}; on that GPU "
+            "`python experiments/sweep.py model=mixtral tp=8 tokens=1` measures it",
+        ),
+        (
+            ["model=mixtral", "ffn_dim=7168", "ep=2", "tokens=1", "skew=1.2", "dtype=fp16"],
+            "sweep.py model=mixtral model.ffn_dim=7168 ep=2 tokens=1 skew=1.2 dtype=fp16`",
+        ),
         (["model=mixtral", "ep=8", "tokens=1"], "leaves 1 of 8 experts"),
         (["model=mixtrl", "tokens=1"], "did you mean mixtral?"),
         (["model=mixtral", "tokens=1", "skew=0.3"], "measured: 0, 1.2"),
         (["model=mixtral", "tokens=1", "dtype=fp32"], "measured: bf16, fp16"),
         (["model=mixtral", "tokens=1", "gating=sigmoid"], "measured: softmax"),
-        (["model=mixtral", "tokens=1", "device=a100"], f"folders for: {DEVICE}"),
+        (["model=mixtral", "tokens=1", "device=a100"], f"folders with some for: {DEVICE}"),
+        (["model=mixtral", "tokens=1", "TP=1", "tp=8"], "tp=8: tp=... is given twice"),
         (["model=mixtral"], "tokens=... is needed"),
         (["tokens=1"], "model=... is needed"),
         (["model=mixtral", "tokens=few"], "a whole number"),
@@ -145,6 +161,67 @@ def test_what_cannot_be_answered_is_one_clear_error(results, arguments, named):
         ask(results, *arguments)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_folders_without_latencies_are_not_offered(results, tmp_path):
+    shutil.copytree(results / DEVICE, tmp_path / DEVICE)
+    (tmp_path / "interpreter").mkdir()
+    shutil.copy(results / DEVICE / "traffic.csv", tmp_path / "interpreter")
+    with pytest.raises(PlanError, match=f"device=interpreter: .* for: {DEVICE}$"):
+        ask(tmp_path, "model=mixtral", "tokens=32", "device=interpreter")
+
+
+def test_sizes_are_whole_whatever_the_csv(results, tmp_path):
+    rows = pd.read_csv(results / DEVICE / "headline.csv", dtype="string")
+    rows.loc[len(rows) - 1, ["num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens"]] = pd.NA
+    (tmp_path / DEVICE).mkdir()
+    rows.to_csv(tmp_path / DEVICE / "headline.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=33")
+    assert text.startswith("mixtral (8 experts, top-2, 4096 x 14336), 32 tokens, skew 0")
+    assert re.search(r"measured are [\d, ]+$", text.splitlines()[1])
+    with pytest.raises(PlanError) as error:
+        ask(tmp_path, "model=kimi_k2", "tokens=1")
+    assert ".0" not in str(error.value)
+
+
+@pytest.mark.parametrize(("p80", "told"), [(1.21, True), (1.02, False)])
+def test_a_share_above_the_limit_is_explained_where_the_limit_varied(results, tmp_path, p80, told):
+    rows = pd.read_csv(results / DEVICE / "headline.csv")
+    best = point(results, "headline", model="mixtral", tokens=32, skew=0.0, status="ok").sort_values("p50_us")
+    best = best[best["implementation"] != "stream"].iloc[0]
+    here = rows["case_hash"] == best["case_hash"]
+    rows.loc[here, ["limit_us", "stream_us"]] = 1.02 * best["p50_us"]
+    graph = here & rows["implementation"].eq("stream") & rows["launch"].eq("graph")
+    rows.loc[graph, ["p50_us", "p20_us", "p80_us"]] = [[scale * best["p50_us"] for scale in (1.02, 1, p80)]]
+    (tmp_path / DEVICE).mkdir()
+    rows.to_csv(tmp_path / DEVICE / "headline.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=32")
+    assert "102 %" in table(text)[best["implementation"]]
+    assert ("varied by 21 % while it was timed" in text) == told
+
+
+def test_help_tells_how_to_ask(capsys):
+    assert choose.main(["--help"]) == 0
+    assert "choose.py model=mixtral tokens=32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            ["MODEL=mixtral", "TOKENS=32", "SKEW=1.2", "DTYPE=bf16"],
+            "mixtral (8 experts, top-2, 4096 x 14336), 32 tokens",
+        ),
+        (["model=mixtral", "tokens=32"], "mixtral (8 experts, top-2, 4096 x 14336), 32 tokens"),
+        (["MODEL=mixtral", "TOKENS=32", "TP=8"], "error: no shard of the shape mixtral tp8"),
+        (["MODEL=mixtral", "TOKENS=32", "ep=2"], "error: no shard of the shape mixtral ep2"),
+        (["MODEL=mixtral", "TOKENS=32", "TPS=8"], "error: TPS=8: did you mean tp=...?"),
+    ],
+)
+def test_make_hands_on_all_that_it_is_told(results, variables, said):
+    own = ["VENV=0", f"PY={sys.executable}", f"ARGS=results={results}"]
+    done = subprocess.run(["make", "choose", *own, *variables], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout + done.stderr).startswith(said)
 
 
 def test_it_runs_with_neither_torch_nor_triton(results, tmp_path):

@@ -1,5 +1,6 @@
 """`kernels` is also somebody else's package: ours and a foreign one import side by side, installed or not."""
 
+import errno
 import os
 import runpy
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tritonmoe_bench.experiments import checkout
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("kernels", "baselines", "experiments", "plots", "conf")
@@ -70,6 +73,28 @@ def test_a_python_too_old_is_one_line(monkeypatch):
     with pytest.raises(SystemExit, match=r"allowed are 3\.10 and up"):
         runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
     assert 'requires-python = ">=3.10"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/x/a.csv"), "cannot write /x/a.csv: Permission denied"),
+        (FileExistsError(errno.EEXIST, "File exists", "/x"), "cannot write /x: File exists"),
+        (OSError(errno.EROFS, "Read-only file system", "/x"), "cannot write /x: Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left"), "cannot write what was to be written: No space left"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), None),  # of no file: that of os.kill
+        (FileNotFoundError(errno.ENOENT, "No such file", "/x"), None),
+        (KeyError("p50_us"), None),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line(error, text):
+    assert checkout.one_line(error) == text
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+    assert checkout.one_line(error) == f"cannot read {tmp_path}: Permission denied"
 
 
 def test_other_errors_keep_their_traceback(tmp_path):

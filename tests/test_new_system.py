@@ -48,6 +48,21 @@ class Lightning(Implementation):
 
         return lambda x: moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, None, x.dtype)
 '''
+FAULTS = {
+    # file: (what stands instead of what in the adapter, the name, the reason)
+    "no_method": ("    def check(self", "    def checks(self", "no_method", "Lightning lacks check()"),
+    "no_family": ("    family", "    kin", "no_family", "Lightning lacks family"),
+    "no_name": ("    name", "    title", "no_name", "Lightning lacks a name of its own"),
+    "no_package": ("\nfrom", "\nimport made_up_package\nfrom", "no_package",
+                   "ModuleNotFoundError: No module named 'made_up_package'; import the system inside check"),
+    "syntax": ("family = ", "family : = ", "syntax", "SyntaxError: invalid syntax"),
+    "init": ("    needs_gpu", "    __init__ = lambda self: [][0]\n    needs_gpu", "init", "IndexError: list index"),
+    "twin_of_ours": (NAME, "vllm", "vllm", "Vllm has the name vllm, and so has Lightning in"),
+}  # fmt: skip
+RAISING = {
+    "raises": ('return "9.8.7"', "raise OSError('gone')", "OSError: gone"),
+    "true": ("return OK", "return True", "TypeError: check() returned True: allowed are OK"),
+}
 DRAWN = ("throughput", "limit_share", "latency_vs_skew", "latency_vs_experts", "headline")
 
 
@@ -78,13 +93,13 @@ def results(tmp_path_factory) -> Results:
 
 def test_it_is_listed_planned_and_run_and_its_family_recorded(adapters, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITONMOE_ADAPTERS", str(adapters))
-    registry.implementations.cache_clear()
+    registry.adapters.cache_clear()
     try:
         assert re.search(rf"^{NAME} +9\.8\.7 +serving +can run here$", summary.implementations_text(), re.MULTILINE)
         study = StudyConfig(name="adhoc", grids=[GridConfig(models=["tiny"], tokens=[1])])
         assert NAME in make_plan(SweepConfig(study=study), list(registry.implementations())).implementations
     finally:
-        registry.implementations.cache_clear()
+        registry.adapters.cache_clear()
     command = [
         sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "modes=[eager]",
         f"implementations=[{NAME}]", f"results={tmp_path}",
@@ -96,6 +111,58 @@ def test_it_is_listed_planned_and_run_and_its_family_recorded(adapters, monkeypa
     assert rows.loc[NAME, "status"] == "ok"
     assert rows.loc[NAME, "implementation_version"] == "9.8.7"
     assert json.loads(path.with_suffix(".json").read_text())["families"] == {"stream": "limit", NAME: "serving"}
+
+
+@pytest.fixture
+def faulty(tmp_path, monkeypatch) -> Path:
+    """A folder with a sound adapter and one of each fault."""
+    (tmp_path / "lightning.py").write_text(ADAPTER)
+    for file, (old, new, *_) in (FAULTS | RAISING).items():
+        (tmp_path / f"{file}.py").write_text(ADAPTER.replace(old, new).replace(NAME, file))
+    monkeypatch.setenv("TRITONMOE_ADAPTERS", str(tmp_path))
+    registry.adapters.cache_clear()
+    yield tmp_path
+    registry.adapters.cache_clear()
+
+
+def test_a_faulty_file_costs_its_own_adapter_alone_and_is_listed_with_the_reason(faulty):
+    lines = summary.implementations_text().splitlines()
+    listed = {line.split()[0] for line in lines if not line.startswith("broken: ")}
+    told = [line for line in lines if line.startswith("broken: ")]
+    assert {NAME, "stream", "fast", "vllm_tuned"} <= listed
+    assert not listed & {"vllm", *FAULTS, *RAISING}
+    assert len(told) == len(FAULTS) + len(RAISING)
+    for file, (*_, reason) in (FAULTS | RAISING).items():
+        [line] = [line for line in told if f"/{file}.py" in line]
+        assert reason in line
+    assert NAME in registry.implementations()
+
+
+def test_a_broken_adapter_asked_for_by_name_is_one_line_with_file_and_reason(faulty):
+    for file, (_, _, name, reason) in FAULTS.items():
+        with pytest.raises(ValueError, match=re.escape(reason)) as error:
+            registry.get(name)
+        assert f"{faulty / file}.py" in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"implementation 'nowhere': allowed are .*{NAME}"):
+        registry.get("nowhere")
+
+
+def test_two_files_with_one_name_are_both_named(faulty):
+    with pytest.raises(ValueError, match=r"baselines/vllm\.py: Vllm has the name vllm, .* in .*twin_of_ours\.py"):
+        registry.get("vllm")
+
+
+def test_other_commands_run_with_the_good_ones(faulty):
+    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "dry_run=true"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("  implementations: ")]
+    assert {NAME, "stream", "fast"} <= set(line.removeprefix("  implementations: ").split(", "))
+    assert not set(line.split(", ")) & set(FAULTS)
+    done = subprocess.run([*command, "implementations=[no_method]"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: implementations=no_method: [^\n]+\n", done.stderr)
 
 
 def test_it_stands_in_the_tables_of_the_report_and_in_the_answer_of_choose(results, tmp_path):

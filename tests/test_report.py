@@ -19,7 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tritonmoe_bench.experiments import report, report_headline, report_ranking, report_tables
+from tritonmoe_bench.experiments import report, report_headline, report_ranking, report_tables, schema
 from tritonmoe_bench.experiments.claims import CLAIMS, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -224,6 +224,23 @@ def test_command_line(written, tmp_path):
     done = subprocess.run([*command, "--device", "nvidia-h2000"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == f"error: no results of device nvidia-h2000; there are: {DEVICE}"
+    (results / "REPORT.md").unlink()
+    (results / "REPORT.md").mkdir()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"error: cannot write {results / 'REPORT.md'}: Is a directory"
+    (results / DEVICE / "skew.json").write_text("{")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: {results / DEVICE / 'skew.json'}: no JSON")
+
+
+@pytest.mark.parametrize("name", ["tests-here.json", "portability.csv"])
+def test_a_damaged_file_beside_the_devices_is_named(name, tmp_path):
+    (tmp_path / name).write_text("")
+    with pytest.raises(schema.Damaged, match=name):
+        report.load_outcomes(tmp_path)
 
 
 def test_hazards_are_those_of_the_papers_readme_and_tables(written):

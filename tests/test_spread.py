@@ -82,6 +82,51 @@ def test_jobs_that_die_are_completed_and_no_row_is_lost_or_doubled(tmp_path):
     assert sorted(starts) == [1, 1, 1, 2]
 
 
+SPREAD = ("-m", "hydra/launcher=submitit_local", "model=tiny", "implementations=[made_up_sound]", "modes=[eager]")
+
+
+def spread(folder, *arguments):
+    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), *SPREAD, f"results={folder}", *arguments]
+    settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS), "TMPDIR": str(folder)}
+    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without a GPU does")
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["tokens=1,600"], "tiny at tokens=600"), (["study=throughput", "tokens=1,0"], "1 to 8192")],
+)
+def test_what_no_job_could_run_is_one_line_before_any_is_started(arguments, named, tmp_path):
+    pytest.importorskip("submitit")
+    done = spread(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert named in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without a GPU does")
+def test_the_parent_of_jobs_says_what_they_do_and_how_they_ended(tmp_path):
+    pytest.importorskip("submitit")
+    done = spread(tmp_path, "tokens=1,2", "dry_run=true")
+    assert done.stdout.count("study adhoc: 1 points") == 2, done.stderr
+    assert not list(tmp_path.iterdir())
+
+    done = spread(tmp_path, "tokens=1,2")
+    path = tmp_path / "interpreter" / "adhoc.csv"
+    logs = tmp_path / "tritonmoe-bench-multirun" / ".submitit"
+    assert done.returncode == 0, done.stderr
+    assert f"2 jobs: rows go to {path}; what the jobs print to {logs}/<job>/" in done.stdout
+    assert done.stdout.count(f"2 rows in {path}: 1 ok, 1 unavailable") == 2
+    assert done.stdout.splitlines()[-1] == f"2 jobs have ended, none has failed: rows are in {path}"
+    assert logs.is_dir()
+
+    done = spread(tmp_path, "tokens=1,2", "strict=true", "implementations=[made_up_raise]")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: a job has failed: strict=true: 1 of 2 rows")
+
+
 def wait_for(condition, log, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():

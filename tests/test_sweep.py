@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tritonmoe_bench.experiments import schema
+from tritonmoe_bench.experiments import plan, schema, summary
+from tritonmoe_bench.experiments import sweep as sweep_module
+from tritonmoe_bench.experiments.plan import PlanError
 from tritonmoe_bench.experiments.sweep import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,16 +47,43 @@ def rows(folder, study="adhoc"):
         (["tokens=[]"], "at least one value"),
         (["model=mixtral", "model.top_k=9"], "1 to num_experts=8"),
         (["model=mixtral", "model.num_experts=5000"], "at most hidden_dim=4096"),
-        (["model=mixtral", "model.num_expert=5"], "model.num_expert"),
+        (["model=mixtral", "model.num_expert=5"], "did you mean model.num_experts?"),
+        (["model=mixtral", "+model.num_expert=5"], "did you mean model.num_experts?"),
+        (["+timing.foo=9"], "timing.samples, timing.min_samples"),
+        (["+timing.samples=9"], "write timing.samples=..."),
+        (["~tokens"], "write tokens=..."),
+        (["tokens.foo=3"], "tokens has no keys"),
+        (["model.num_experts=64"], "give model=... too"),
+        (["study=throughput", "model.top_k=4"], "give model=... too"),
+        (["study=null"], "throughput"),
+        (["study.name=../x"], "letters, digits"),
+        (["model=tiny", "model.name=a/b"], "letters, digits"),
+        (["study.name=smoke"], "no file of conf/study/ has"),
+        (["study.grids=[{foo:3}]"], "implementations"),
         (["skew=-1"], "0 (uniform) to 8"),
         (["-m", "skew=0,-1"], "0 (uniform) to 8"),
         (["-m", "model=tiny,mixtrl"], "mixtral_8x22b"),
         (["dtype=fp7"], "bf16, fp16"),
         (["gating=hard"], "softmax_renorm"),
         (["tokns=3"], "did you mean tokens?"),
+        (["modle=tiny"], "did you mean model?"),
+        (["tokens=1,32"], "tokens=[1,32], or one after another by -m tokens=1,32"),
+        (["model=tiny,mixtral"], "one after another by -m model=tiny,mixtral"),
         (["implementations=[paper_fuse]"], "paper_fused"),
         (["modes=[grph]"], "graph, eager"),
-        (["timing.samples=few"], "few"),
+        (["timing.samples=few"], "timing.samples=few: a whole number is needed"),
+        (["timing.samples=-3"], "timing.samples=-3: a number above 0 is needed"),
+        (["timing.budget_ms=nan"], "timing.budget_ms=nan: a number above 0 is needed"),
+        (["timeout_s=-5"], "timeout_s=-5: a number above 0 is needed"),
+        (["timeout_s=abc"], "timeout_s=abc: a whole number is needed"),
+        (["seed=abc"], "seed=abc: a whole number is needed"),
+        (["force=maybe"], "force=maybe: true or false is needed"),
+        (["results="], "the folder is needed"),
+        (["hydra/launcher=foo", "-m"], "submitit_local"),
+        (["study=counters", "dry_run=false"], "no NVIDIA GPU here, which modes=counters needs"),
+        (["model=tiny"], "takes tiny up to tokens=505, not tiny at tokens=512"),
+        (["model=tiny", "tokens=4", "results=/proc/x"], "results=/proc/x: cannot use /proc/x"),
+        (["model=tiny", "tokens=4", f"results={ROOT / 'Makefile'}"], "Not a directory"),
         (["model"], "key=value"),
     ],
 )
@@ -64,6 +93,60 @@ def test_a_typo_or_an_impossible_value_ends_at_once_with_one_line(arguments, nam
         main()
     assert named in end.value.code
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "named"),
+    [
+        ("model/mine", "name: tiny\nnum_experts: 8\ntop_k: 2\nhidden_dim: 128\nffn_dim: 256", "must be mine"),
+        ("model/mine", "name: mine\nnum_experts: 8", "missing mandatory value: top_k; its keys are name, num_experts"),
+        ("model/mine", "name: mine\nhidden: 8", "Key 'hidden' not in 'ModelConfig'; its keys are name, num_experts"),
+        ("model/mine", "name: mine\nnum_experts: 8\ntop_k: 2\nhidden_dim: 128\nffn_dim: 256\nnative_gating: hard",
+         "native_gating=hard: allowed are softmax"),
+        ("model/mine", "name: [", "not YAML"),
+        ("model/mine", "- 3", "conf/model/mine.yaml"),
+        ("study/mine", "name: smoke", "must be mine"),
+        ("study/mine", "name: ../../esc", "must be mine"),
+        ("study/mine", "kind: layer", "missing mandatory value: name; its keys are name, kind"),
+        ("study/mine", "name: mine\ngrids: [{token: [1]}]", "its keys are models, tokens"),
+        ("timing/mine", "sample: 3", "its keys are samples"),
+    ],
+)  # fmt: skip
+def test_a_file_of_conf_that_cannot_be_is_one_line_that_names_it(file, text, named, tmp_path, monkeypatch):
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / f"{file}.yaml").write_text(text)
+    monkeypatch.setattr(plan, "CONF", tmp_path)
+    with pytest.raises(PlanError, match=rf"\Aconf/{file}\.yaml: .+\Z") as error:
+        plan.load(*file.split("/"))
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("group", plan.SECTIONS)
+def test_every_file_of_conf_loads_by_its_name(group):
+    assert all(plan.load(group, name) for name in plan.names(group))
+
+
+@pytest.mark.parametrize("arguments", [["list=true"], ["model=tiny", "tokens=4"]])
+def test_a_package_that_is_missed_within_hydra_is_one_line(arguments, monkeypatch, capsys):
+    def missing(*_):
+        raise ModuleNotFoundError("No module named 'tritn'", name="tritn")
+
+    monkeypatch.setattr(summary, "implementations_text", missing)
+    monkeypatch.setattr(sweep_module, "_environment", missing)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
+    with pytest.raises(SystemExit, match=r"\Aerror: .+ has no package tritn, .+\Z"):
+        main()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_strict_ends_with_1_for_a_row_that_is_wrong(tmp_path):
+    arguments = ["model=tiny", "tokens=1", "modes=[eager]", "implementations=[made_up_raise,made_up_missing]"]
+    done = sweep(*arguments, folder=tmp_path)
+    assert "force=true runs them again" in done.stdout
+    done = sweep(*arguments, "strict=true", folder=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "error: strict=true: 1 of 3 rows" in done.stderr.splitlines()[-1]
+    sweep(*arguments[:-1], "implementations=[made_up_sound,made_up_missing]", "strict=true", folder=tmp_path)
 
 
 def test_the_line_is_all_that_a_user_sees():

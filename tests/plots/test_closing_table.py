@@ -29,3 +29,4 @@ def test_every_kind_of_study_has_a_closing_table(study, fixture_results):
     assert f"{len(rows)} rows in {path}" in table
     for model in rows["model"].unique():
         assert model in table
+    assert ("force=true runs them again" in table) == rows["status"].isin(["error", "timeout"]).any()

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tritonmoe_bench.plots import draw, registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,9 +54,14 @@ def test_what_cannot_be_drawn_is_skipped_in_one_line(fixture_results, tmp_path, 
 
 def test_nothing_to_draw_is_an_error(tmp_path, capsys):
     assert draw.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert "nothing to draw" in capsys.readouterr().err
-    assert draw.main(["--results", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "none"]) == 1
-    assert "nothing could be drawn" in capsys.readouterr().err
+    assert "study=... makes one" in capsys.readouterr().err
+    (tmp_path / "some-gpu").mkdir()
+    for device, told in (("none", "no results of device none; there are: some-gpu"), ("some-gpu", "nothing could be")):
+        assert draw.main(["--results", str(tmp_path), "--out", str(tmp_path / "out"), "--device", device]) == 1
+        assert f"error: {told}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert draw.main(["--results", str(tmp_path / "typo"), "--device", "some-gpu"]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'typo'} is no folder of results\n"
 
 
 def test_the_same_csvs_give_the_same_files(fixture_results, tmp_path):
@@ -66,3 +73,92 @@ def test_the_same_csvs_give_the_same_files(fixture_results, tmp_path):
             tmp_path / folder / "fixture-gpu" / f"latency_vs_experts.{ending}" for folder in ("first", "second")
         )
         assert first.read_bytes() == second.read_bytes()
+
+
+GOOD = "latency_vs_experts"
+WHOLE = {"NAME": "'mine'", "TITLE": "''", "STUDIES": "('experts',)", "draw": "lambda results: results.no_such_thing"}
+
+
+@pytest.fixture
+def add_figure(tmp_path, monkeypatch):
+    """Adds a module to the figures, with these in place of parts of WHOLE; none of a value None."""
+
+    def add(module, **changes):
+        folder = tmp_path / "figures"
+        folder.mkdir(exist_ok=True)
+        parts = {name: value for name, value in (WHOLE | changes).items() if value is not None}
+        (folder / f"{module}.py").write_text("".join(f"{name} = {value}\n" for name, value in parts.items()))
+        package = sys.modules["tritonmoe_bench.plots"]
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        monkeypatch.setattr(registry, "folders", package.__path__)
+        registry.scan.cache_clear()
+
+    yield add
+    monkeypatch.undo()
+    registry.scan.cache_clear()
+
+
+def drawn(results, out, *names):
+    return draw.main(["--results", str(results), "--out", str(out), "--dpi", "50", "--only", GOOD, *names])
+
+
+def test_no_figure_is_broken():
+    assert registry.broken() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "fault"),
+    [
+        ("nameless", {"NAME": None}, "a figure lacks NAME"),
+        ("bare", {"TITLE": None, "draw": None}, "a figure lacks TITLE, draw"),
+        ("twin", {"NAME": f"'{GOOD}'"}, f"plots/{GOOD}.py is called {GOOD} too: rename one of them"),
+        ("typo", {"STUDIES": "('expert',)"}, "STUDIES has expert: allowed are adhoc, "),
+        ("raising", {"NAME": "1 / 0"}, "ZeroDivisionError: division by zero"),
+        ("lacking", {"NAME": "__import__('no_such_package')"}, "has no package no_such_package, which "),
+    ],
+)
+def test_a_faulty_figure_is_named_and_the_others_are_drawn(
+    module, changes, fault, add_figure, fixture_results, tmp_path, capsys
+):
+    add_figure(module, **changes)
+    assert drawn(fixture_results, tmp_path / "out") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"error: plots/{module}.py: ")
+    assert fault in lines[-1]
+    assert (len(lines) > 1) == (module == "raising")  # the traceback, where it helps
+    assert (tmp_path / "out" / "fixture-gpu" / f"{GOOD}.png").exists()
+
+
+def test_a_draw_that_raises_shows_its_traceback_and_the_others_are_drawn(add_figure, fixture_results, tmp_path, capsys):
+    add_figure("breaks")
+    assert drawn(fixture_results, tmp_path / "out", "mine") == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert str(tmp_path / "figures" / "breaks.py") in error
+    assert error.splitlines()[-1].startswith("error: plots/breaks.py: not drawn: AttributeError: ")
+    assert (tmp_path / "out" / "fixture-gpu" / f"{GOOD}.png").exists()
+
+
+def test_a_damaged_csv_costs_its_own_figures_and_is_named_in_one_line(fixture_results, tmp_path, capsys):
+    shutil.copytree(fixture_results, tmp_path / "results")
+    path = tmp_path / "results" / "fixture-gpu" / "skew.json"
+    path.write_text("{")
+    assert drawn(tmp_path / "results", tmp_path / "out", "skew_map") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: plots/skew_map.py: not drawn: {path}: no JSON")
+    assert (tmp_path / "out" / "fixture-gpu" / f"{GOOD}.png").exists()
+
+
+def test_a_figure_that_cannot_be_written_is_one_line(fixture_results, tmp_path):
+    command = [sys.executable, str(ROOT / "plots" / "draw.py"), "--results", str(fixture_results), "--only", GOOD]
+    (tmp_path / "file").write_text("")
+    picture = tmp_path / "full" / "fixture-gpu" / f"{GOOD}.png"
+    picture.parent.mkdir(parents=True)
+    picture.symlink_to("/dev/full")
+    for out, path, why in (
+        (tmp_path / "file", tmp_path / "file" / "fixture-gpu", "Not a directory"),
+        (tmp_path / "full", picture, "No space left on device"),
+    ):
+        done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr == f"error: cannot write {path}: {why}\n"
