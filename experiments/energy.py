@@ -27,6 +27,7 @@ TRIES = 3
 """How often a measurement is repeated with more samples where forwards turn out faster than they were estimated."""
 POLL_S = 0.002
 MIN_STEPS = 5
+"""Fewer give no slope worth the name."""
 FLUSHED = "the weights of a forward fit into the L2, and what empties it in between would be measured along"
 
 

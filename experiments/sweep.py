@@ -44,6 +44,10 @@ def run_sweep(config: SweepConfig) -> None:
 
     known = registry.implementations()
     plan = make_plan(config, list(known))
+    for _, fault in registry.broken():
+        if config.strict:
+            raise PlanError(f"strict=true: {fault}")
+        print(f"note: left out, as it is broken: {fault}")
     if config.dry_run:
         print(summary.plan_text(plan))
         return

@@ -181,8 +181,8 @@ def _drift(job: dict) -> dict[str, float]:
 def _rest(job: dict, full: float) -> float:
     """Waits, `REST_S` at most, until the SM clock is back at `full` MHz. Returns the clock.
 
-    A case at the power limit lowers it, and for a tenth of a second and more the next one would be timed with what is
-    left. A clock below half of `full` is that of an idle GPU, and rises with the load.
+    A case at the power limit lowers it, and the next one would begin with what is left. A clock below half of `full` is
+    that of an idle GPU, and rises with the load.
     """
     deadline = time.monotonic() + REST_S
     while full / 2 < (clock := _clock(job)) < 0.98 * full and time.monotonic() < deadline:

@@ -64,17 +64,8 @@ def fast_moe(
     return forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
 
 
-def forward(
-    x: torch.Tensor,
-    router_weight: torch.Tensor,
-    gate_up: torch.Tensor,
-    down: torch.Tensor,
-    top_k: int,
-    gating: Gating | None,
-    correction_bias: torch.Tensor | None,
-    tiles: FastTiles | FewTiles | None,
-) -> torch.Tensor:
-    """What `fast_moe` does where no graph is being traced."""
+def forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles) -> torch.Tensor:
+    """What `fast_moe` does, with its arguments, where no graph is being traced."""
     gating = Gating() if gating is None else gating
     _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
     tokens, hidden = x.shape

@@ -75,6 +75,14 @@ def test_power_is_taken_between_steps_of_the_counter():
     assert meter.clock_mhz() == 1400
 
 
+def test_one_late_look_at_the_counter_hardly_moves_the_power():
+    steps = [(0.1 * number, round(WATTS * 100 * number)) for number in range(10)]
+    late = [*steps[:-1], (steps[-1][0] + 0.09, steps[-1][1])]
+    from_ends = (late[-1][1] - late[0][1]) / (late[-1][0] - late[0][0]) / 1e3
+    power = Meter(None, FakeNvml(), steps=late).power_w()
+    assert abs(power - WATTS) < abs(from_ends - WATTS) * 0.8
+
+
 def test_a_counter_that_hardly_moves_is_no_measurement():
     meter = Meter(None, FakeNvml(), steps=[(0.0, 0)])
     with pytest.raises(ValueError, match="moved 1 times"):

@@ -162,7 +162,20 @@ def test_other_commands_run_with_the_good_ones(faulty):
     assert not set(line.split(", ")) & set(FAULTS)
     done = subprocess.run([*command, "implementations=[no_method]"], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: implementations=no_method: [^\n]+\n", done.stderr)
+    assert re.fullmatch(r"error: implementations=no_method: [^\n]+no_method\.py: [^\n]+\n", done.stderr)
+
+
+def test_what_is_broken_is_told_by_a_sweep_and_ends_a_strict_one(faulty):
+    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "dry_run=true"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.stdout.count("note: left out, as it is broken: ") == len(FAULTS)
+    done = subprocess.run([*command, "strict=true"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: strict=true: [^\n]+\n", done.stderr)
+
+
+def test_no_adapter_of_the_project_is_broken():
+    assert registry.broken() == []
 
 
 def test_it_stands_in_the_tables_of_the_report_and_in_the_answer_of_choose(results, tmp_path):

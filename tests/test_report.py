@@ -130,6 +130,18 @@ def test_ratio_table_is_that_of_the_rows_beside_the_published_one(written):
     assert line["paper_fused_graph / sparse, best"].lstrip("≈") == f"{eager['megablocks_sparse'] / best:.2f}"
 
 
+def test_a_share_of_a_limit_that_varied_while_it_was_timed_is_marked(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+
+    def shares(frame):
+        return [line[3] for table in report_headline.field_tables(frame) for line in table.rows]
+
+    assert not any("≈" in share for share in shares(rows))
+    of_limit = (rows["implementation"] == "stream") & (rows["model"] == "mixtral") & (rows["tokens"] == 32)
+    varied = rows.assign(p80_us=rows["p80_us"].where(~of_limit, 1.2 * rows["p50_us"]))
+    assert sum("≈" in share for share in shares(varied)) == rows.loc[of_limit, "case_hash"].nunique()
+
+
 def test_field_table_and_its_means_are_those_of_the_rows(written):
     rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
     best = rows[rows["p50_us"].notna()].groupby(["case_hash", "implementation"])["p50_us"].min().unstack()

@@ -61,7 +61,7 @@ def dynamic_assignment(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
     )
     verdict = Verdict.of(faster.all() and ahead.all() and to_repair, faster.any() and ahead.any())
     rows = f"{rows_text(heights, rows_of(inside))}; {rows_text(skew, rows_of(against))}"
-    return Finding(verdict, measured, sentence, rows, (int(faster.sum()) * to_repair, len(inside)))
+    return Finding(verdict, measured, sentence, rows, (int(faster.sum()) if to_repair else 0, len(inside)))
 
 
 def _in_regime(pairs: pd.DataFrame, figures: Mapping[str, Any]) -> pd.DataFrame:
