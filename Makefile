@@ -45,8 +45,7 @@ test: $(READY)  ## every test; with no GPU in Triton's interpreter
 lint: $(READY)  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	@mkdir -p build/types && ln -sfn ../.. build/types/tritonmoe_bench  # the name that mypy is to find the folders under
-	MYPYPATH=build/types $(RUN) -m mypy $(foreach part,kernels baselines experiments plots,-p tritonmoe_bench.$(part))
+	$(RUN) -m mypy -p tritonmoe_bench
 
 smoke: $(READY)  ## the tiny shape on this machine: correctness and counted bytes, no timings
 	$(RUN) experiments/sweep.py study=smoke force=true $(STRICT)
@@ -93,15 +92,15 @@ endif
 	@echo "Read results/REPORT.md, or open results/report.html."
 
 peers: $(READY)  ## cut vLLM, SGLang and DeepSpeed down to their MoE layers, into .peers
-	$(RUN) baselines/peers_build/prune_vllm.py
-	$(RUN) baselines/peers_build/prune_sglang.py
-	$(RUN) baselines/peers_build/prune_deepspeed.py
+	$(RUN) baselines/builds/offline/prune_vllm.py
+	$(RUN) baselines/builds/offline/prune_sglang.py
+	$(RUN) baselines/builds/offline/prune_deepspeed.py
 
 cutlass: $(READY)  ## compile CUTLASS's grouped GEMM for Hopper, into .peers/cutlass (needs nvcc)
-	$(RUN) baselines/cutlass_build/build.py $(ARGS)
+	$(RUN) baselines/builds/cutlass/build.py $(ARGS)
 
 megablocks: $(READY)  ## build Megablocks, stanford-stk and grouped_gemm from their sources, into .megablocks
-	$(RUN) baselines/megablocks_build/build.py $(ARGS)
+	$(RUN) baselines/builds/megablocks/build.py $(ARGS)
 
 clean:  ## remove what make made here, results and figures excepted
 	rm -rf .venv .megablocks build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

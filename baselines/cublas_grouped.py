@@ -7,16 +7,22 @@ permute and combine are PyTorch's operators, SiLU x up is one small kernel; the 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 ALIGNMENT = 8
 """Elements: with rows of whole 16 bytes every expert's first row is aligned as cuBLAS asks."""
@@ -47,13 +53,8 @@ class CublasGrouped(Implementation):
     def config(self, case: Case) -> str:
         return "one group an active expert, COMPUTE_32F"
 
-    def code(self) -> list[Path]:
-        folder = Path(__file__).parent
-        names = ("by_expert.py", "host_ends.py", "library.py", "problems.py", "silu_gate.py")
-        return [folder / "reference.py", *(folder / "cublas" / name for name in names)]
-
     def build(self, case: Case, weights: Weights) -> Forward:
-        from .cublas import library
+        from .parts.cublas import library
 
         return grouped_forward(case, weights, library.load())
 
@@ -62,11 +63,11 @@ def grouped_forward(case: Case, weights: Weights, cublas: Any) -> Forward:
     """The forward over the cuBLAS that is given, with its functions declared as by `cublas.library.declared`."""
     import torch
 
-    from .cublas.by_expert import ByExpert
-    from .cublas.host_ends import HostEnds
-    from .cublas.library import Handle
-    from .cublas.problems import MATRICES, ExpertGemm, Groups
-    from .cublas.silu_gate import silu_gate
+    from .parts.cublas.by_expert import ByExpert
+    from .parts.cublas.host_ends import HostEnds
+    from .parts.cublas.library import Handle
+    from .parts.cublas.problems import MATRICES, ExpertGemm, Groups
+    from .parts.cublas.silu_gate import silu_gate
 
     device, num_experts, ffn_dim = weights.device, case.num_experts, case.ffn_dim
     layer, host_ends, handle = ByExpert(case, weights), HostEnds(num_experts, device), Handle(cublas, device)
@@ -98,7 +99,7 @@ def grouped_forward(case: Case, weights: Weights, cublas: Any) -> Forward:
 
 @functools.cache
 def _version() -> str:
-    from .cublas import library
+    from .parts.cublas import library
 
     return library.version(library.load())
 
@@ -106,7 +107,7 @@ def _version() -> str:
 @functools.cache
 def _problem() -> str:
     """Why there is no grouped GEMM here, with the command that would bring it; empty if there is one."""
-    from .cublas import library
+    from .parts.cublas import library
 
     try:
         library.load()

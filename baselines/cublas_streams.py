@@ -7,16 +7,15 @@ This is what FastMoE and FasterMoE do on one GPU (arXiv 2103.13262), in PyTorch:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .contract import OK, Check, Forward, Implementation, unavailable
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, Implementation, unavailable
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 STREAMS = 16
 """As FastMoE has them."""
@@ -42,11 +41,6 @@ class CublasStreams(Implementation):
 
     def config(self, case: Case) -> str:
         return f"streams={min(STREAMS, case.num_experts)}"
-
-    def code(self) -> list[Path]:
-        folder = Path(__file__).parent
-        names = ("by_expert.py", "host_ends.py", "silu_gate.py")
-        return [folder / "reference.py", *(folder / "cublas" / name for name in names)]
 
     def build(self, case: Case, weights: Weights) -> Forward:
         return streams_forward(case, weights, Lanes(STREAMS, weights.device))
@@ -89,9 +83,9 @@ class Lanes:
 def streams_forward(case: Case, weights: Weights, lanes: Lanes) -> Forward:
     import torch
 
-    from .cublas.by_expert import ByExpert
-    from .cublas.host_ends import HostEnds
-    from .cublas.silu_gate import silu_gate
+    from .parts.cublas.by_expert import ByExpert
+    from .parts.cublas.host_ends import HostEnds
+    from .parts.cublas.silu_gate import silu_gate
 
     layer, host_ends, ffn_dim = ByExpert(case, weights), HostEnds(case.num_experts, weights.device), case.ffn_dim
     gate_up = weights.gate_up("nk").transpose(1, 2).unbind()

@@ -15,17 +15,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from tritonmoe_bench import ROOT
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".peers" / "cutlass"
-MAKE = "python baselines/cutlass_build/build.py"
+MAKE = "python baselines/builds/cutlass/build.py"
 CAPABILITY = (9, 0)
 ALIGNMENT = 8
 """Elements: TMA wants rows of whole 16 bytes."""
@@ -62,14 +69,6 @@ class CutlassGrouped(Implementation):
 
     def config(self, case: Case) -> str:
         return self._config.get(_key(case), "")
-
-    def code(self) -> list[Path]:
-        folder = Path(__file__).parent
-        return [
-            folder / "reference.py",
-            *(folder / "cublas" / name for name in ("by_expert.py", "silu_gate.py")),
-            folder / "cutlass_build" / "grouped_gemm.cu",
-        ]
 
     def build(self, case: Case, weights: Weights) -> Forward:
         gate_up, down = (
@@ -132,8 +131,8 @@ class GroupedGemm:
 def grouped_forward(case: Case, weights: Weights, gate_up: GroupedGemm, down: GroupedGemm) -> Forward:
     import torch
 
-    from .cublas.by_expert import ByExpert
-    from .cublas.silu_gate import silu_gate
+    from .parts.cublas.by_expert import ByExpert
+    from .parts.cublas.silu_gate import silu_gate
 
     layer, ffn_dim = ByExpert(case, weights), case.ffn_dim
 

@@ -5,7 +5,7 @@ expert, three grouped GEMMs of PyTorch's, Triton kernels for the permutation, Si
 expert-parallel size of 1 it exchanges nothing and needs no process group. DeepSpeed's other layers are not measured:
 `deepspeed.moe.layer.MoE` pads every expert to one capacity and runs them one by one, and the inference engine's
 `MoEGEMM` is an extension that links a binary of the package deepspeed-kernels, last released in 2023. A pruned tree in
-.peers/deepspeed is used if there is one (baselines/peers_build), else an installed deepspeed.
+.peers/deepspeed is used if there is one (baselines/builds/offline), else an installed deepspeed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
-from .peers import pruned, tree
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
+
+from .install import pruned, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 VERSION = "0.19.8"
 INSTALL = f"pip install deepspeed=={VERSION}"
@@ -39,10 +47,6 @@ class DeepspeedMoe(Implementation):
 
     def search_path(self) -> list[Path]:
         return pruned.search_path("deepspeed")
-
-    def code(self) -> list[Path]:
-        build = tree.ROOT / "baselines" / "peers_build"
-        return [Path(pruned.__file__), build / "prune_deepspeed.py", build / "absent.py"]
 
     def config(self, case: Case) -> str:
         return "ep_size=1 use_grouped_mm=true gate_up_impl=separate combine_impl=fused_weighted_sum"

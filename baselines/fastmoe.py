@@ -8,17 +8,17 @@ are compiled when it is installed: TRITONMOE_FASTMOE_PATH names a checkout that 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .contract import OK, Check, Forward, unavailable, unsupported
-from .peers import checkouts, tree
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable, unsupported
+
+from .install import checkouts, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "fastmoe", "fmoe", "laekov/fastmoe"
 BUILD = " && (cd fastmoe && pip install dm-tree && USE_NCCL=0 python setup.py build_ext --inplace)"
@@ -30,10 +30,6 @@ class FastMoe(checkouts.CheckoutSystem):
     family = "training"
     source = f"github.com/{REPOSITORY}: fmoe.layers.FMoE, fmoe.linear.MOELinear"
     host_sync = "prepare_forward: lec_cum[-1].item() and .cpu() of the counts, with which cuBLAS is called in a loop"
-
-    def code(self) -> list[Path]:
-        here = Path(__file__).parent
-        return [*super().code(), here / "reference.py", here / "cublas" / "silu_gate.py"]
 
     def config(self, case: Case) -> str:
         return "fused experts (MOELinear), routing by PyTorch: its own gates have softmax after top-k only"
@@ -64,8 +60,9 @@ def _layer(case: Case, weights: Weights) -> torch.nn.Module:
     from fmoe.layers import FMoE
     from fmoe.linear import MOELinear
 
-    from .cublas.silu_gate import silu_gate
-    from .reference import route
+    from tritonmoe_bench.experiments.workload.reference import route
+
+    from .parts.cublas.silu_gate import silu_gate
 
     router, bias = weights.router(), weights.correction_bias()
     gate_up, down = weights.gate_up("nk"), weights.down("nk")
@@ -113,7 +110,7 @@ def _refusal(dtype: str) -> str:
     import torch
     from fmoe.linear import MOELinear
 
-    from ..experiments.workload import TORCH_DTYPE
+    from tritonmoe_bench.experiments.workload.routing import TORCH_DTYPE
 
     if not torch.cuda.is_available():
         return ""

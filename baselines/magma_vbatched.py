@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .contract import Check, Forward, Implementation, unsupported
+from tritonmoe_bench.experiments.implementation.contract import Check, Forward, Implementation, unsupported
 
 if TYPE_CHECKING:
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 
 class MagmaVbatched(Implementation):

@@ -15,18 +15,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from tritonmoe_bench import ROOT
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
+from tritonmoe_bench.kernels.gating import Gating
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".megablocks"
-PATCHES = ROOT / "baselines" / "megablocks_build" / "patches"
+PATCHES = ROOT / "baselines" / "builds" / "megablocks" / "patches"
 MAKE = "make megablocks"
 BLOCK = 128
 """Side of a block of stanford-stk's sparse matrices: hidden_dim and ffn_dim must be whole blocks."""
@@ -64,9 +71,6 @@ class _Megablocks(Implementation):
     def search_path(self) -> list[Path]:
         built = [FOLDER / name for name in self.folders]
         return built if _record() and all(folder.is_dir() for folder in built) else []
-
-    def code(self) -> list[Path]:
-        return sorted(PATCHES.glob("*.patch"))
 
     def config(self, case: Case) -> str:
         return f"mlp_impl={self.mlp_impl}" + (f" grouped_gemm={self.backend}" if self.backend else f" block={BLOCK}")

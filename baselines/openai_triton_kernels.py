@@ -1,7 +1,7 @@
 """OpenAI's triton_kernels: routing, then `matmul_ogs` twice, with gather, scatter and the activation inside the GEMMs.
 
 vLLM's wheel ships it. Its own SwiGLU is the clamped one of gpt-oss, so SiLU x up is given to it as a fused activation
-(baselines/peers/silu_mul.py), which wants the gate and up columns interleaved. Its default tile choice, weights and
+(baselines/parts/silu_mul.py), which wants the gate and up columns interleaved. Its default tile choice, weights and
 activations in 16 bits. Weights lie with the reduced dimension last, as its own benchmark lays them in bf16.
 """
 
@@ -14,15 +14,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
-from .peers import tree
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
+from tritonmoe_bench.kernels.gating import Gating
+
+from .install import tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 TILE = ("block_m", "block_n", "block_k", "num_warps", "num_stages", "split_k", "is_persistent")
 """What of triton_kernels' OptFlags stands in a row."""
@@ -45,10 +53,6 @@ class OpenaiTritonKernels(Implementation):
     def search_path(self) -> list[Path]:
         return tree.folders("triton_kernels") or _inside_vllm()
 
-    def code(self) -> list[Path]:
-        here = Path(tree.__file__).parent
-        return [here / "tree.py", here / "silu_mul.py"]
-
     def check(self, case: Case) -> Check:
         problem = _problem()
         if problem:
@@ -69,7 +73,7 @@ class OpenaiTritonKernels(Implementation):
         from triton_kernels.matmul_ogs import FnSpecs, FusedActivation, PrecisionConfig, matmul_ogs
         from triton_kernels.routing import routing
 
-        from .peers.silu_mul import silu_mul
+        from .parts.silu_mul import silu_mul
 
         router = weights.router()
         gate_up = self._interleaved(case, weights).transpose(1, 2)  # [E, hidden, 2 * ffn]

@@ -12,14 +12,15 @@ import functools
 import inspect
 from typing import TYPE_CHECKING
 
-from .contract import OK, Check, Forward, unavailable
-from .peers import checkouts, tree
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable
+
+from .install import checkouts, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "scattermoe", "scattermoe", "shawntan/scattermoe"
 PARAMETERS = ("inputs", "expert_weights", "k", "sorted_expert_idxs", "sorted_scattered_idxs", "expert_offsets",
@@ -45,7 +46,7 @@ class Scattermoe(checkouts.CheckoutSystem):
         from scattermoe.parallel_experts import parallel_linear
         from torch.nn.functional import linear, silu
 
-        from .reference import route
+        from tritonmoe_bench.experiments.workload.reference import route
 
         router, bias = weights.router(), weights.correction_bias()
         gate_up = weights.gate_up("nk").transpose(1, 2)  # [E, hidden, 2 * ffn], the reduced dimension contiguous

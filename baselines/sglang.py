@@ -1,8 +1,8 @@
 """SGLang's fused MoE: its Triton kernel `fused_moe_kernel`, its Triton router, alignment op and activation.
 
 The tile is SGLang's own choice: the table that it ships for the GPU and shape, newest Triton first, at the nearest
-batch size, else its default heuristic. A pruned tree in .peers/sglang is used if there is one (baselines/peers_build),
-else an installed sglang. The router GEMM of DeepSeek's gate and the activation are CUDA sources that SGLang compiles
+batch size, else its default heuristic. A pruned tree in .peers/sglang (baselines/builds/offline) is used if it is
+there, else an installed sglang. The router GEMM of DeepSeek's gate and the activation are CUDA sources that SGLang compiles
 when they are first used, in `build`; where nvcc, ninja or apache-tvm-ffi are missing, PyTorch's GEMM and the compiled
 `silu_and_mul` of sglang-kernel serve, and the row's config says so.
 """
@@ -15,15 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
-from .peers import sglang_tree, tree
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
+from tritonmoe_bench.kernels.gating import Gating
+
+from .install import sglang_tree, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
 
@@ -47,11 +55,6 @@ class Sglang(Implementation):
 
     def search_path(self) -> list[Path]:
         return sglang_tree.search_path()
-
-    def code(self) -> list[Path]:
-        build = tree.ROOT / "baselines" / "peers_build"
-        peers = Path(sglang_tree.__file__).parent
-        return [peers / "sglang_tree.py", peers / "pruned.py", build / "prune_sglang.py", build / "absent.py"]
 
     def check(self, case: Case) -> Check:
         problem = _problem()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .contract import OK, Check, Forward, Implementation
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, Implementation
 
 if TYPE_CHECKING:
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
-
-KERNEL = Path(__file__).resolve().parents[1] / "kernels" / "stream.py"
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 
 class Stream(Implementation):
@@ -34,9 +31,9 @@ class Stream(Implementation):
     def build(self, case: Case, weights: Weights) -> Forward:
         import torch
 
-        from ..experiments.timing import quick_us
-        from ..experiments.workload import draw_routing
-        from ..kernels.stream import STREAM_TILES, stream
+        from tritonmoe_bench.experiments.measure.timing import quick_us
+        from tritonmoe_bench.experiments.workload.routing import draw_routing
+        from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
 
         counts = torch.from_numpy(draw_routing(case).counts)
         active = counts.nonzero().flatten().to(torch.int32).to(weights.device)
@@ -47,6 +44,3 @@ class Stream(Implementation):
 
     def config(self, case: Case) -> str:
         return self._chosen.get(case.case_hash, "")
-
-    def code(self) -> list[Path]:
-        return [KERNEL]

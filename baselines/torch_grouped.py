@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
 
 if TYPE_CHECKING:
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 ALIGNMENT = 8
 """Elements: the kernel's operands must have rows of whole 16 bytes."""
@@ -44,7 +51,7 @@ class TorchGroupedMm(Implementation):
         import torch
         from torch.nn.functional import grouped_mm, silu
 
-        from .reference import route
+        from tritonmoe_bench.experiments.workload.reference import route
 
         router, bias = weights.router(), weights.correction_bias()
         gate_up, down = weights.gate_up().transpose(1, 2), weights.down().transpose(1, 2)

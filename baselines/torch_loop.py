@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .contract import OK, Check, Forward, Implementation
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, Implementation
 
 if TYPE_CHECKING:
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 
 class TorchLoop(Implementation):
@@ -28,7 +27,7 @@ class TorchLoop(Implementation):
         return OK
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        from .reference import moe_forward
+        from tritonmoe_bench.experiments.workload.reference import moe_forward
 
         router, gate_up, down = weights.router(), weights.gate_up(), weights.down()
         gate, up = gate_up[:, : case.ffn_dim], gate_up[:, case.ffn_dim :]
@@ -38,6 +37,3 @@ class TorchLoop(Implementation):
             return gate[index], up[index], down[index]
 
         return lambda x: moe_forward(x, router, expert, case.top_k, case.gate, bias, dtype=x.dtype)
-
-    def code(self) -> list[Path]:
-        return [Path(__file__).with_name("reference.py")]

@@ -10,15 +10,16 @@ import functools
 import inspect
 from typing import TYPE_CHECKING
 
-from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, unavailable, unsupported
-from .peers import checkouts, tree
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable, unsupported
+from tritonmoe_bench.kernels.gating import Gating
+
+from .install import checkouts, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "tritonmoe", "triton_kernels/moe", "bassrehab/triton-kernels"
 PARAMETERS = ("hidden_states", "router_weight", "w_gate", "w_up", "w_down", "num_experts", "top_k", "gating")

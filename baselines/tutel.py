@@ -11,15 +11,16 @@ import functools
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, unavailable, unsupported
-from .peers import checkouts, tree
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable, unsupported
+from tritonmoe_bench.kernels.gating import Gating
+
+from .install import checkouts, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "tutel", "tutel", "microsoft/tutel"
 BUILD = " && (cd tutel && python setup.py build_ext --inplace)"

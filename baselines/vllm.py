@@ -2,7 +2,7 @@
 
 `vllm` takes the tile as vLLM itself does: from the table it ships for this GPU and shape, at the nearest batch size,
 else from its default heuristic. `vllm_tuned` serves the shapes without a table: it tunes over vLLM's own search space
-(baselines/peers/vllm_tuning.py). A pruned tree in .peers is used if there is one (baselines/peers_build), else an
+(baselines/parts/vllm_tuning.py). A pruned tree in .peers is used if there is one (baselines/builds/offline), else an
 installed vllm. x is never written in place, and the routing weights are applied in the down GEMM.
 """
 
@@ -14,15 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..kernels.gating import Gating
-from .contract import OK, Check, Forward, Implementation, unavailable, unsupported
-from .peers import tree
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Check,
+    Forward,
+    Implementation,
+    unavailable,
+    unsupported,
+)
+from tritonmoe_bench.kernels.gating import Gating
+
+from .install import tree
 
 if TYPE_CHECKING:
     import torch
 
-    from ..experiments.case import Case
-    from ..experiments.workload import Weights
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
 
 Tile = dict[str, int]
 Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
@@ -45,9 +53,6 @@ class Vllm(Implementation):
 
     def search_path(self) -> list[Path]:
         return tree.folders("vllm")
-
-    def code(self) -> list[Path]:
-        return [Path(tree.__file__), tree.ROOT / "baselines" / "peers_build" / "prune_vllm.py"]
 
     def check(self, case: Case) -> Check:
         problem = _problem()
@@ -86,13 +91,8 @@ class VllmTuned(Vllm):
     name = "vllm_tuned"
     source = f"PyPI vllm {tree.VLLM_VERSION}: fused_experts, fused_topk, tile tuned over its own search space"
 
-    def code(self) -> list[Path]:
-        from .peers import vllm_tuning
-
-        return [*super().code(), Path(vllm_tuning.__file__)]
-
     def check_shape(self, case: Case) -> Check:
-        from .peers import vllm_tuning
+        from .parts import vllm_tuning
 
         table = _table(case)
         if table and vllm_tuning.known(case) is None:
@@ -102,7 +102,7 @@ class VllmTuned(Vllm):
     def build(self, case: Case, weights: Weights) -> Forward:
         import torch
 
-        from .peers import vllm_tuning
+        from .parts import vllm_tuning
 
         tile, origin = vllm_tuning.known(case), "tuned before"
         if tile is None:

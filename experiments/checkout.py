@@ -1,16 +1,14 @@
 """Makes this checkout importable as `tritonmoe_bench`, for scripts that are run as files.
 
-`python experiments/sweep.py` puts `experiments/` first on sys.path, where its module names would shadow others. This
-takes every folder of the checkout off sys.path and binds the one name instead, installed or not, so that a script
-always runs the code it lies beside. Entry scripts call it by path (`runpy.run_path`) before any other import of ours.
-A package that is not there, a Python too old, a damaged file of results, or a file that cannot be written then ends a
-script with one line, and not with a traceback.
+`python experiments/sweep.py` puts `experiments/` first on sys.path, where its module names shadow others. A script
+begins with `import checkout`, which replaces that entry with `.src`, the folder that holds the one name, so that a
+script always runs the code it lies beside. From then on an error that the user can mend (a missing package, a Python
+too old, a damaged file of results, a file that cannot be written) ends the script with one line instead of a traceback.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -19,6 +17,8 @@ import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / ".src"
+"""The folder that holds the package in a checkout; an installed copy has none."""
 PACKAGE = "tritonmoe_bench"
 FOLDERS = ("kernels", "baselines", "experiments", "plots")
 OLDEST = (3, 10)
@@ -28,20 +28,26 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 def bind() -> None:
-    """Binds `tritonmoe_bench` to this checkout, once."""
+    """Puts the package of this checkout first on sys.path, and takes the checkout's own folders off it."""
     sys.path[:] = [entry for entry in sys.path if not _inside(entry)]
-    bound = sys.modules.get(PACKAGE)
-    if bound is None or list(getattr(bound, "__path__", [])) != [str(ROOT)]:
-        package = types.ModuleType(PACKAGE)
-        package.__path__ = [str(ROOT)]
-        package.__spec__ = importlib.machinery.ModuleSpec(PACKAGE, None, is_package=True)
-        package.__spec__.submodule_search_locations = [str(ROOT)]
-        sys.modules[PACKAGE] = package
+    if SOURCE.is_dir():
+        sys.path.insert(0, str(SOURCE))
+
+
+def program(module: str) -> list[str]:
+    """The command that runs a module of ours, such as "experiments.sweeping.worker", in a process of its own."""
+    return [sys.executable, "-m", f"{PACKAGE}.{module}"]
+
+
+def program_environment(**changes: str) -> dict[str, str]:
+    """The environment in which `program` finds this checkout, with these variables changed."""
+    paths = [str(SOURCE)] * SOURCE.is_dir() + [os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | changes
 
 
 def _inside(entry: str) -> bool:
     folder = Path(entry or ".").resolve()
-    return folder == ROOT or (folder.parent == ROOT and folder.name in FOLDERS)
+    return folder in (ROOT, SOURCE) or (folder.parent == ROOT and folder.name in FOLDERS)
 
 
 def one_line(error: BaseException) -> str | None:
@@ -66,8 +72,9 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     if not name or name == PACKAGE or name in FOLDERS or importlib.util.find_spec(name):
         return None
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    place = f"{Path(frames[-1].filename).resolve()}:{frames[-1].lineno}"
     return (
-        f"{sys.executable} has no package {name}, which {frames[-1].filename}:{frames[-1].lineno} imports: "
+        f"{sys.executable} has no package {name}, which {place} imports: "
         "`make setup` installs what is needed into .venv, whose .venv/bin/python then runs this"
     )
 

@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING, Any
 from .gating import GATINGS, Gating
 
 if TYPE_CHECKING:
-    from .fast import fast_moe
-    from .moe import paper_moe, paper_stages
-    from .tiles import GemmTile, Tiles, default_tiles
+    from .fast.layer import fast_moe
+    from .paper.pipeline import paper_moe, paper_stages
+    from .paper.tiles import GemmTile, Tiles, default_tiles
 
 __all__ = ["GATINGS", "Gating", "GemmTile", "Tiles", "default_tiles", "fast_moe", "paper_moe", "paper_stages"]
 
-__version__ = "0.1.0"
-
 _MODULE_OF = {
-    "GemmTile": "tiles",
-    "Tiles": "tiles",
-    "default_tiles": "tiles",
-    "fast_moe": "fast",
-    "paper_moe": "moe",
-    "paper_stages": "moe",
+    "GemmTile": "paper.tiles",
+    "Tiles": "paper.tiles",
+    "default_tiles": "paper.tiles",
+    "fast_moe": "fast.layer",
+    "paper_moe": "paper.pipeline",
+    "paper_stages": "paper.pipeline",
 }
 
 

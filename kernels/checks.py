@@ -113,12 +113,12 @@ def _check_device(name: str, tensor: torch.Tensor) -> None:
     elif tensor.dtype == torch.bfloat16 and not _interprets_bfloat16():
         raise TypeError(
             f"{name} is bfloat16 on the CPU, on whose bits Triton's interpreter computes as they are: take float16, or "
-            "call tritonmoe_bench.experiments.interpreter.install() first"
+            "call tritonmoe_bench.experiments.interpreter.repair.install() first"
         )
 
 
 def _interprets_bfloat16() -> bool:
-    """Whether the interpreter of this process has been repaired, as experiments/interpreter.py does."""
+    """Whether the interpreter of this process has been repaired, as experiments/interpreter/repair.py does."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     return hasattr(InterpreterBuilder, "computes_bf16")

@@ -14,7 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from . import caption, data, layout, style
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+
+from .parts import caption, layout, style
 
 NAME = "accuracy"
 TITLE = "Error of every system against float32"
@@ -27,7 +30,7 @@ def draw(results: data.Results) -> Figure:
     rows = pd.concat([study.rows for study in studies], ignore_index=True)
     asked = rows[rows["implementation"] != data.LIMIT]
     known = errors(asked)
-    names, dtypes = data.systems(asked), sorted(asked["dtype"].unique())
+    names, dtypes = compare.systems(asked), sorted(asked["dtype"].unique())
     figure, axes = layout.sheet(1, len(dtypes), 0.55 + 0.16 * len(names), TITLE, sharey=True)
     for panel, dtype in zip(axes, dtypes):
         _panel(panel, known[known["dtype"] == dtype], names)
@@ -42,7 +45,7 @@ def draw(results: data.Results) -> Figure:
         "Line: least to most; marker: median; number: median of the error over PyTorch's own at the same points; "
         "no point: nothing of the system passed or ran in this dtype."
     )
-    missing = pd.concat([data.missing(study.rows[study.rows["implementation"] != data.LIMIT]) for study in studies])
+    missing = pd.concat([compare.missing(study.rows[study.rows["implementation"] != data.LIMIT]) for study in studies])
     text = "\n".join([caption.text(studies[0], notes, missing), *(caption.provenance(study) for study in studies[1:])])
     return layout.finish(figure, _handles(), text)
 

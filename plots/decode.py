@@ -10,8 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import caption, data, layout, style
-from .decode_data import EXPERT, OUTPUT, crossing, errors
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT, crossing, errors
+
+from .parts import caption, layout, style
 
 NAME = "decode"
 TITLE = "Decode organised by outputs against by experts"
@@ -36,17 +39,17 @@ ERRORS = {
 
 def draw(results: data.Results) -> Figure:
     study = results.study("decode")
-    rows = data.plain(study.rows)
-    models = style.models_in_order(rows["model"])
-    pairs, found = data.ratios(rows, OUTPUT, [EXPERT], "best"), errors(rows)
+    rows = compare.plain(study.rows)
+    models = names.models_in_order(rows["model"])
+    pairs, found = compare.ratios(rows, OUTPUT, [EXPERT], "best"), errors(rows)
     compared = rows[rows["implementation"].isin([OUTPUT, EXPERT])]
-    missing = data.missing(compared)
+    missing = compare.missing(compared)
     figure, grid = layout.sheet(2, len(models), 1.7, TITLE, sharex=True, sharey="row")
     above, below = grid[: len(models)], grid[len(models) :]
     lowest, highest = min([0.8, *pairs["low"]]), max([1.25, *pairs["high"]])
     for panel, model in zip(above, models):
         _speed(panel, pairs[pairs["model"] == model], lowest, highest)
-        panel.set_title(style.model_label(model))
+        panel.set_title(names.model_label(model))
     for panel, model in zip(below, models):
         _error(panel, found[found["model"] == model])
         layout.power_axis(panel.xaxis, rows["tokens"])

@@ -9,20 +9,21 @@ one that is faulty is told, the others are drawn, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if not __package__:
-    runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "experiments")
+    import checkout  # noqa: F401  (the package of this checkout, onto the import path)
 
-import matplotlib  # noqa: E402
+import matplotlib
 
-from tritonmoe_bench.experiments import schema  # noqa: E402
-from tritonmoe_bench.experiments.checkout import one_line  # noqa: E402
-from tritonmoe_bench.plots import data, layout, registry  # noqa: E402
+from tritonmoe_bench import ROOT
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.checkout import one_line
+from tritonmoe_bench.experiments.table import store
+from tritonmoe_bench.plots.parts import layout, registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,9 +64,10 @@ def draw_all(
             figure = picture.draw(results)
             out.mkdir(parents=True, exist_ok=True)
             # Without dates in the files, the same CSVs give the same files.
-            for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            caption = {"Title": picture.title, "Source": ", ".join(picture.studies)}  # the report reads it
+            for ending, metadata in (("png", {"Software": None, **caption}), ("pdf", {"CreationDate": None})):
                 path = out / f"{name}.{ending}"
-                with schema.writing(path):
+                with store.writing(path):
                     figure.savefig(path, dpi=dpi, metadata=metadata)
                 written.append(path)
                 print(path)

@@ -8,8 +8,12 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..experiments.claims.assignment import DYNAMIC, FIXED
-from . import caption, data, layout, maps, style
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import model_label
+from tritonmoe_bench.experiments.claims.assignment import DYNAMIC, FIXED
+
+from .parts import caption, layout, maps
 
 NAME = "dynamic_heights"
 TITLE = "Tile heights chosen on the GPU over one height for all"
@@ -18,7 +22,7 @@ STUDIES = ("heights",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("heights")
-    rows = data.plain(study.rows)
+    rows = compare.plain(study.rows)
     names = [name for name in rows["implementation"].unique() if name.startswith(FIXED)]
     if DYNAMIC not in set(rows["implementation"]) or not names:
         raise data.MissingStudy(
@@ -43,7 +47,7 @@ def draw(results: data.Results) -> Figure:
             panel.set_xlabel("Zipf exponent")
         if column == 0:
             panel.set_ylabel(words)
-    missing = data.missing(rows[rows["implementation"].isin([DYNAMIC, *heights])])
+    missing = compare.missing(rows[rows["implementation"].isin([DYNAMIC, *heights])])
     notes = (
         f"{rows['dtype'].iloc[0]}, CUDA graph, the same kernels and tile widths. In each cell: latency with the fixed "
         "height / latency with the heights chosen on the GPU from each block's rows. Line: where the ratio crosses 1. "
@@ -55,13 +59,13 @@ def draw(results: data.Results) -> Figure:
 
 
 def _ratios(rows: pd.DataFrame, fixed: list[str]) -> pd.DataFrame:
-    return data.to_best(data.ratios(rows, DYNAMIC, fixed, "best"))
+    return compare.to_best(compare.ratios(rows, DYNAMIC, fixed, "best"))
 
 
 def _by_experts(rows: pd.DataFrame) -> dict[str, str]:
     """Label by model, the fewest experts first."""
     known = rows.drop_duplicates("model").sort_values("num_experts", kind="stable")
     return {
-        str(model): f"{style.model_label(str(model))}\n{experts} experts"
+        str(model): f"{model_label(str(model))}\n{experts} experts"
         for model, experts in zip(known["model"], known["num_experts"])
     }

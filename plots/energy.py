@@ -6,7 +6,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import caption, data, layout, style
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+
+from .parts import caption, layout, style
 
 NAME = "energy"
 TITLE = "Energy, power and clock of forwards back to back"
@@ -15,16 +19,16 @@ STUDIES = ("energy",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("energy")
-    rows = data.plain(study.rows)
+    rows = compare.plain(study.rows)
     even = rows[rows["skew"] == 0]
-    models, names = style.models_in_order(even["model"]), data.systems(rows)
-    best, missing = data.timed(even, "best"), data.missing(even)
+    models, names = models_in_order(even["model"]), compare.systems(rows)
+    best, missing = compare.timed(even, "best"), compare.missing(even)
     best = over_stream(best)
     figure, grid = layout.sheet(3, len(models), 1.45, TITLE, sharex=True, sharey="row")
     energy, power, clock = (grid[row * len(models) : (row + 1) * len(models)] for row in range(3))
     for index, model in enumerate(models):
         here = best[best["model"] == model]
-        energy[index].set_title(style.model_label(model))
+        energy[index].set_title(model_label(model))
         for column, panel in (("over_stream", energy[index]), ("power_w", power[index]),
                               ("settled_clock_mhz", clock[index])):  # fmt: skip
             _lines(panel, here, names, column)

@@ -6,7 +6,11 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import caption, data, layout, published, style
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.published import ratios
+
+from .parts import caption, layout, paper_points, style
 
 NAME = "fused_vs_unfused"
 TITLE = "Fused against unfused (above 1: fused is faster)"
@@ -19,22 +23,22 @@ DTYPES: dict[str, tuple[str, str, style.Line]] = {"bf16": ("#8f2d00", "o", "-"),
 def draw(results: data.Results) -> Figure:
     study = results.study("throughput")
     rows = study.rows[study.rows["implementation"].isin([FUSED, UNFUSED])]
-    models = list(dict.fromkeys((model, gating) for model, _, gating in data.panels(rows)))
+    models = list(dict.fromkeys((model, gating) for model, _, gating in compare.panels(rows)))
     columns = min(3, len(models))
     figure, axes = layout.sheet(-(-len(models) // columns), columns, 1.6, TITLE, used=len(models), sharey=True)
-    lacking = data.missing(rows, "eager")
-    points = published.ratios("pipeline", "triton_unfused", "triton_fused")
+    lacking = compare.missing(rows, "eager")
+    points = ratios("pipeline", "triton_unfused", "triton_fused")
     panels = []
     for panel, (model, gating) in zip(axes, models):
-        published.draw_band(panel, CLAIM)
+        paper_points.draw_band(panel, CLAIM)
         for dtype, (color, marker, line) in DTYPES.items():
-            pairs = data.ratios(data.panel_rows(rows, (model, dtype, gating)), FUSED, [UNFUSED], "eager")
+            pairs = compare.ratios(compare.panel_rows(rows, (model, dtype, gating)), FUSED, [UNFUSED], "eager")
             panel.fill_between(pairs["tokens"], pairs["low"], pairs["high"], color=color, alpha=0.25, lw=0)
             panel.plot(pairs["tokens"], pairs["ratio"], color=color, marker=marker, ls=line)
         mine = points[(points["model"] == model) & (points["tokens"] <= rows["tokens"].max())]
-        panel.plot(mine["tokens"], mine["ratio"], **published.STAR)
+        panel.plot(mine["tokens"], mine["ratio"], **paper_points.STAR)
         layout.power_axis(panel.xaxis, rows["tokens"])
-        panel.set_title(style.model_label(model) + ("" if gating == "softmax" else f", {gating}"))
+        panel.set_title(names.model_label(model) + ("" if gating == "softmax" else f", {gating}"))
         panel.set_xlabel("tokens")
         panel.set_ylabel("unfused / fused (ratio)")
         panel.yaxis.set_major_formatter("{x:.1f}")
@@ -44,12 +48,12 @@ def draw(results: data.Results) -> Figure:
     layout.mark_missing(panels, "tokens")
     notes = (
         "Latency of the unfused pipeline / latency of the fused one, both eager, schedule built on the host; shaded: "
-        f"what the 20th to 80th percentiles of both leave open. {published.band_text(CLAIM)}"
+        f"what the 20th to 80th percentiles of both leave open. {paper_points.band_text(CLAIM)}"
     )
     handles: list[Artist] = [
         Line2D([], [], color=color, marker=marker, ls=line, label=f"measured here, {dtype}")
         for dtype, (color, marker, line) in DTYPES.items()
         if dtype in set(rows["dtype"])
     ]
-    handles += [*published.handles(), *layout.missing_entry(lacking)]
+    handles += [*paper_points.handles(), *layout.missing_entry(lacking)]
     return layout.finish(figure, handles, caption.text(study, notes, lacking))

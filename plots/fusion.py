@@ -8,8 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..experiments.claims.fusion import FUSED, PERMUTED, process_noise
-from . import caption, data, layout, style
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.claims.fusion import FUSED, PERMUTED, process_noise
+
+from .parts import caption, layout, style
 
 NAME = "fusion"
 TITLE = "Routing fused into the GEMMs against a permute pass"
@@ -19,11 +22,11 @@ COLOR = style.look("fast").color
 
 def draw(results: data.Results) -> Figure:
     study = results.study("fusion")
-    rows = data.plain(study.rows)
-    models = style.models_in_order(rows["model"])
-    pairs = data.ratios(rows, FUSED, [PERMUTED], "best")
+    rows = compare.plain(study.rows)
+    models = names.models_in_order(rows["model"])
+    pairs = compare.ratios(rows, FUSED, [PERMUTED], "best")
     noise, repeats = process_noise(rows)
-    missing = data.missing(rows[rows["implementation"].isin([FUSED, PERMUTED])])
+    missing = compare.missing(rows[rows["implementation"].isin([FUSED, PERMUTED])])
     figure, axes = layout.sheet(1, len(models), 1.9, TITLE, sharex=True, sharey=True)
     lowest, highest = min([0.95, 1 / noise, *pairs["low"]]), max([1.05, noise, *pairs["high"]])
     for panel, model in zip(axes, models):
@@ -33,7 +36,7 @@ def draw(results: data.Results) -> Figure:
         panel.set_ylim(lowest - 0.3 * (highest - lowest), highest + 0.2 * (highest - lowest))
         layout.power_axis(panel.xaxis, rows["tokens"])
         panel.set_xlim(rows["tokens"].min() / 2, rows["tokens"].max() * 2)
-        panel.set_title(style.model_label(model))
+        panel.set_title(names.model_label(model))
         panel.set_xlabel("tokens")
     axes[0].set_ylabel("permuted / fused latency (ratio)")
     layout.mark_missing(layout.by_model(axes, models, rows, missing), "tokens")

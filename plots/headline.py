@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
-from . import caption, data, layout, style
-from .headline_data import FAST, against_best, counted, peers
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.headline import FAST, against_best, counted, peers
+
+from .parts import caption, layout, style
 
 NAME = "headline"
 TITLE = "Speed of fast relative to every other system (above 1: fast is faster)"
@@ -25,12 +28,12 @@ TICKS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 40, 100)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("headline")
-    rows = data.plain(study.rows)
-    models, skews = style.models_in_order(rows["model"]), sorted(rows["skew"].unique())
-    others = [name for name in data.systems(rows) if name not in (FAST, data.LIMIT)]
+    rows = compare.plain(study.rows)
+    models, skews = names.models_in_order(rows["model"]), sorted(rows["skew"].unique())
+    others = [name for name in compare.systems(rows) if name not in (FAST, data.LIMIT)]
     field = peers(rows)
-    pairs, best = data.ratios(rows, FAST, others, "best"), against_best(rows, field)
-    missing = data.missing(rows)
+    pairs, best = compare.ratios(rows, FAST, others, "best"), against_best(rows, field)
+    missing = compare.missing(rows)
     lowest, highest = min([1.0, *pairs["ratio"]]), max([2.0, *pairs["ratio"]])
     figure, grid = layout.sheet(len(skews), len(models), 1.95, TITLE, sharex=True, sharey=True)
     panels = []
@@ -48,7 +51,7 @@ def draw(results: data.Results) -> Figure:
         for tokens, ratio in zip(here(best)["tokens"], here(best)["ratio"]):
             panel.text(tokens, BELOW * lowest, f"{ratio:.2f}", ha="center", va="top", zorder=6)
         _axes(panel, rows["tokens"], lowest, highest)
-        panel.set_title(f"{style.model_label(model)}\n{_routing(skew)}")
+        panel.set_title(f"{names.model_label(model)}\n{_routing(skew)}")
         if index // len(models) == len(skews) - 1:
             panel.set_xlabel("tokens")
         if index % len(models) == 0:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import caption, data, layout
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+
+from .parts import caption, layout
 
 NAME = "latency_vs_experts"
 TITLE = "Latency against expert count"
@@ -14,14 +17,14 @@ STUDIES = ("experts",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("experts")
-    every = data.plain(study.rows)
+    every = compare.plain(study.rows)
     tokens = sorted(every["tokens"].unique())
     figure, axes = layout.sheet(1, len(tokens), 2.2, TITLE, sharey=True)
-    best, missing = data.timed(every, "best"), data.missing(every)
+    best, missing = compare.timed(every, "best"), compare.missing(every)
     shapes = every[["num_experts", "top_k"]].drop_duplicates("num_experts").sort_values("num_experts")
     panels = []
     for panel, batch in zip(axes, tokens):
-        for name in data.systems(best):
+        for name in compare.systems(best):
             rows = best[(best["tokens"] == batch) & (best["implementation"] == name)].sort_values("num_experts")
             layout.plot_system(panel, name, rows["num_experts"], rows["p50_us"], rows["launch"] == "eager")
         layout.power_axis(panel.xaxis, shapes["num_experts"])

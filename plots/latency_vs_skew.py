@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import caption, data, layout
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+
+from .parts import caption, layout
 
 NAME = "latency_vs_skew"
 TITLE = "Latency against routing skew"
@@ -15,11 +18,11 @@ MAX_COLUMNS, MAX_ROWS = 4, 3
 
 def draw(results: data.Results) -> Figure:
     study = results.study("skew")
-    every = data.plain(study.rows)
+    every = compare.plain(study.rows)
     experts, tokens = spread(every["num_experts"], MAX_COLUMNS), spread(every["tokens"], MAX_ROWS)
     figure, axes = layout.sheet(len(tokens), len(experts), 1.55, TITLE, sharex=True, sharey="row")
     shown = every[every["num_experts"].isin(experts) & every["tokens"].isin(tokens)]
-    best, missing = data.timed(shown, "best"), data.missing(shown)
+    best, missing = compare.timed(shown, "best"), compare.missing(shown)
     panels = []
     for index, panel in enumerate(axes):
         row, column = divmod(index, len(experts))
@@ -28,7 +31,7 @@ def draw(results: data.Results) -> Figure:
         def here(rows, count=count, batch=batch):
             return rows[(rows["num_experts"] == count) & (rows["tokens"] == batch)]
 
-        for name in data.systems(best):
+        for name in compare.systems(best):
             rows = here(best)
             rows = rows[rows["implementation"] == name].sort_values("skew")
             layout.plot_system(panel, name, rows["skew"], rows["p50_us"], rows["launch"] == "eager")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from . import caption, data, layout, style
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+
+from .parts import caption, layout, style
 
 NAME = "limit_share"
 TITLE = "Share of the measured limit"
@@ -14,15 +17,15 @@ STUDIES = ("throughput",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("throughput")
-    keys = data.panels(study.rows)
+    keys = compare.panels(study.rows)
     columns = min(3, len(keys))
     figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
-    best = data.timed(study.rows, "best")
+    best = compare.timed(study.rows, "best")
     best = best[best["limit_us"].notna()]
-    missing = data.missing(study.rows)
+    missing = compare.missing(study.rows)
     for panel, key in zip(axes, keys):
-        for name in data.systems(best):
-            rows = data.panel_rows(best, key, name).sort_values("tokens")
+        for name in compare.systems(best):
+            rows = compare.panel_rows(best, key, name).sort_values("tokens")
             if name != data.LIMIT:
                 share = rows["limit_us"] / rows["p50_us"]
                 layout.plot_system(panel, name, rows["tokens"], share, rows["launch"] == "eager")
@@ -37,7 +40,7 @@ def draw(results: data.Results) -> Figure:
         panel.set_ylabel("limit / latency (%)")
     layout.mark_missing(
         [
-            (panel, data.panel_rows(missing, key), data.panel_rows(study.rows, key)["case_hash"].nunique())
+            (panel, compare.panel_rows(missing, key), compare.panel_rows(study.rows, key)["case_hash"].nunique())
             for panel, key in zip(axes, keys)
         ],
         "tokens",

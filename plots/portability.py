@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from . import data, layout, style
+from tritonmoe_bench.experiments.analysis import results as data
+
+from .parts import layout, style
 
 NAME = "portability"
 TITLE = "Every kernel compiled for every target, with no GPU"

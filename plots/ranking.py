@@ -15,7 +15,11 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from . import caption, data, layout, style
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+
+from .parts import caption, layout, style
 
 NAME = "ranking"
 TITLE = "All systems, latency relative to the fastest at each point"
@@ -30,7 +34,7 @@ NORM = Normalize(0, np.log2(FULL_COLOR))
 
 def draw(results: data.Results) -> Figure:
     study = results.study("headline")
-    rows = data.plain(study.rows)
+    rows = compare.plain(study.rows)
     best = relative(rows)
     names, skews = ranked(rows, best), sorted(rows["skew"].unique())
     height = HEAD_IN + ROW_IN * max(len(names), 1)
@@ -38,7 +42,7 @@ def draw(results: data.Results) -> Figure:
     for panel, skew in zip(axes, skews):
         _panel(panel, rows[rows["skew"] == skew], best[best["skew"] == skew], names)
         _beside(panel, f"Zipf {skew:g}" if skew else "uniform routing", 11, fontweight="bold")
-    missing = data.missing(rows[rows["implementation"] != data.LIMIT])
+    missing = compare.missing(rows[rows["implementation"] != data.LIMIT])
     notes = (
         f"{rows['dtype'].iloc[0]}, each system in its faster launch mode. In each cell: latency of the system / of the "
         "fastest there; bold: the fastest, or the same within the noise. Systems stand in the order of their geometric "
@@ -52,7 +56,7 @@ def draw(results: data.Results) -> Figure:
 def relative(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, and `same`: no slower
     than it beyond the noise. The limit has a ratio too, below 1, and is not ranked."""
-    best = data.timed(rows, "best")
+    best = compare.timed(rows, "best")
     fastest = best[best["implementation"] != data.LIMIT].sort_values("p50_us").drop_duplicates("case_hash")
     fastest = fastest[["case_hash", "p50_us", "p80_us"]]
     best = best.merge(fastest, on="case_hash", suffixes=("", "_fastest"))
@@ -65,13 +69,13 @@ def ranked(rows: pd.DataFrame, best: pd.DataFrame) -> list[str]:
     """Every system of the rows, the limit first, then those with the most points, among them by geometric mean."""
     means = np.exp(np.log(best["ratio"]).groupby(best["implementation"]).mean())
     points = best.groupby("implementation").size()
-    names = [name for name in data.systems(rows) if name != data.LIMIT]
+    names = [name for name in compare.systems(rows) if name != data.LIMIT]
     names.sort(key=lambda name: (-points.get(name, 0), means.get(name, np.inf)))
     return [name for name in (data.LIMIT,) if name in set(rows["implementation"])] + names
 
 
 def _panel(panel: Axes, rows: pd.DataFrame, best: pd.DataFrame, names: list[str]) -> None:
-    models = style.models_in_order(rows["model"])
+    models = models_in_order(rows["model"])
     columns = [
         (model, count) for model in models for count in sorted(rows.loc[rows["model"] == model, "tokens"].unique())
     ]
@@ -94,7 +98,7 @@ def _panel(panel: Axes, rows: pd.DataFrame, best: pd.DataFrame, names: list[str]
     for model in models:
         places = [x for x, column in enumerate(columns) if column[0] == model]
         panel.annotate(
-            style.model_label(model), (np.mean(places), 1), (0, 11), xycoords=("data", "axes fraction"),
+            model_label(model), (np.mean(places), 1), (0, 11), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="center", va="bottom",
         )  # fmt: skip
     panel.set_xticks(range(len(columns)), [str(tokens) for _, tokens in columns])

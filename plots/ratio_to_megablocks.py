@@ -13,7 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import caption, data, layout, published, style
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.published import ratios
+
+from .parts import caption, layout, paper_points, style
 
 NAME = "ratio_to_megablocks"
 TITLE = "Throughput relative to Megablocks (above 1: the paper's pipeline is faster)"
@@ -30,13 +34,13 @@ LINES: dict[str, tuple[style.Line, FillStyle]] = {
 
 def draw(results: data.Results) -> Figure:
     study = results.study("throughput")
-    keys = data.panels(study.rows)
+    keys = compare.panels(study.rows)
     models = list(dict.fromkeys((model, gating) for model, _, gating in keys))
     kinds = [(dtype, launch) for dtype in dict.fromkeys(key[1] for key in keys) for launch in LAUNCHES]
     figure, grid = layout.sheet(len(kinds), len(models), 1.35, TITLE, sharex=True, sharey="row")
-    paths = data.family(study.rows, "megablocks")
+    paths = compare.family(study.rows, "megablocks")
     ours = [name for name in LINES if name in set(study.rows["implementation"])]
-    lacking = data.missing(study.rows)
+    lacking = compare.missing(study.rows)
     lacking = lacking[lacking["implementation"].isin([*paths, *ours])]
     panels = []
     for index, panel in enumerate(grid):
@@ -45,9 +49,9 @@ def draw(results: data.Results) -> Figure:
         if key not in keys:
             panel.set_visible(False)
             continue
-        rows = data.panel_rows(study.rows, key)
+        rows = compare.panel_rows(study.rows, key)
         for name in ours:
-            _lines(panel, data.ratios(rows, name, paths, launch), name)
+            _lines(panel, compare.ratios(rows, name, paths, launch), name)
         _published(panel, model, rows["tokens"].max())
         layout.power_axis(panel.xaxis, study.rows["tokens"])
         panel.set_yscale("log")
@@ -57,14 +61,14 @@ def draw(results: data.Results) -> Figure:
             panel.set_ylabel(f"ratio, {LAUNCHES[launch]}")
             panel.yaxis.set_tick_params(labelleft=True)
         panel.set_xlabel("tokens")
-        panels.append((panel, data.panel_rows(lacking, key), rows["case_hash"].nunique()))
+        panels.append((panel, compare.panel_rows(lacking, key), rows["case_hash"].nunique()))
     for panel, _, _ in panels:
         low, high = panel.get_ylim()
         layout.log_labels(panel.yaxis, subs=(1, 1.5, 2, 3, 5) if high < 8 * low else (1, 2, 5))
     layout.mark_missing(panels, "tokens")
     notes = (
         "Latency of Megablocks / latency of the pipeline. Eager / eager: both launched from the host; best / best: "
-        f"each side in its faster launch mode. {published.band_text(CLAIM)}"
+        f"each side in its faster launch mode. {paper_points.band_text(CLAIM)}"
     )
     handles = [*_handles(ours, paths), *layout.missing_entry(lacking)]
     return layout.finish(figure, handles, caption.text(study, notes, lacking))
@@ -78,10 +82,10 @@ def _lines(panel: Axes, pairs: pd.DataFrame, name: str) -> None:
 
 
 def _published(panel: Axes, model: str, most: int) -> None:
-    published.draw_band(panel, CLAIM)
-    points = published.ratios("vs_megablocks", "megablocks", "triton_fused")
+    paper_points.draw_band(panel, CLAIM)
+    points = ratios("vs_megablocks", "megablocks", "triton_fused")
     points = points[(points["model"] == model) & (points["tokens"] <= most)]
-    panel.plot(points["tokens"], points["ratio"], **published.STAR)
+    panel.plot(points["tokens"], points["ratio"], **paper_points.STAR)
 
 
 def _handles(ours: list[str], paths: list[str]) -> list[Artist]:
@@ -93,4 +97,4 @@ def _handles(ours: list[str], paths: list[str]) -> list[Artist]:
         line, filling = LINES[name]
         label = style.look(name).label
         handles.append(Line2D([], [], color=style.GREY, ls=line, marker="o", fillstyle=filling, label=label))
-    return [*handles, *published.handles()]
+    return [*handles, *paper_points.handles()]

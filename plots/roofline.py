@@ -12,9 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from . import data, layout, style
-from .traffic_data import COUNTERS, totals, uncounted
-from .traffic_load import load
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.traffic import COUNTERS, totals, uncounted
+from tritonmoe_bench.experiments.analysis.traffic_load import load
+
+from .parts import caption, layout, style
 
 NAME = "roofline"
 TITLE = "Roofline: measured rates, measured bytes, measured roofs"
@@ -33,7 +37,7 @@ def draw(results: data.Results) -> Figure:
     matrix = headline.record.get("matrix_tflops", {}).get(dtype)
     if bandwidth is None or not matrix:
         raise data.MissingStudy(f"{headline.path} has no measured roofs: python experiments/sweep.py study=headline")
-    models = style.models_in_order(points["model"])
+    models = models_in_order(points["model"])
     columns = min(3, len(models))
     figure, axes = layout.sheet(
         -(-len(models) // columns), columns, 2.7, TITLE, used=len(models), sharex=True, sharey=True
@@ -42,7 +46,7 @@ def draw(results: data.Results) -> Figure:
     for panel, model in zip(axes, models):
         panel.plot(reach, np.minimum(reach * bandwidth, matrix), color=style.INK, lw=1.2, zorder=1.5)
         here = points[points["model"] == model]
-        for name in data.systems(here):
+        for name in compare.systems(here):
             rows = here[here["implementation"] == name].sort_values("tokens")
             layout.plot_system(panel, name, rows["intensity"], rows["tflops"], rows["launch"] == "eager")
         named = next((name for name in LABELLED if (here["implementation"] == name).any()), None)
@@ -51,7 +55,7 @@ def draw(results: data.Results) -> Figure:
         panel.set(xscale="log", yscale="log")
         layout.log_labels(panel.xaxis, (1,))
         layout.log_labels(panel.yaxis, (1,))
-        panel.set_title(style.model_label(model))
+        panel.set_title(model_label(model))
         panel.set_xlabel("operations / DRAM byte (FLOP/B)")
     axes[0].set_ylabel("rate of operations (TFLOP/s)")
     notes = (
@@ -61,7 +65,7 @@ def draw(results: data.Results) -> Figure:
     )
     missing = unplaced(headline.rows, traffic.rows, points)
     handles = layout.legend_of(points["implementation"], points.head(0))
-    return layout.finish(figure, handles, traffic.caption(notes, missing, headline))
+    return layout.finish(figure, handles, caption.of_traffic(traffic, notes, missing, headline))
 
 
 def _labels(rows: pd.DataFrame) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -75,7 +79,7 @@ def _labels(rows: pd.DataFrame) -> Iterator[tuple[str, tuple[float, float]]]:
 
 def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
     """One row a case and system that was both timed and counted, with `intensity` (FLOP a byte) and `tflops`."""
-    times = data.timed(headline, "best")
+    times = compare.timed(headline, "best")
     times = times[times["implementation"] != data.LIMIT]
     points = times.merge(counted[["case_hash", "implementation", "bytes"]], on=["case_hash", "implementation"])
     return points.assign(intensity=points["flops"] / points["bytes"], tflops=points["flops"] / points["p50_us"] / 1e6)
@@ -90,7 +94,7 @@ def unplaced(headline: pd.DataFrame, counted: pd.DataFrame, points: pd.DataFrame
     )
     key = ["case_hash", "implementation"]
     pairs = pairs[~pairs[key].apply(tuple, axis=1).isin(set(points[key].apply(tuple, axis=1)))]
-    why = [uncounted(counted), data.missing(headline)]
+    why = [uncounted(counted), compare.missing(headline)]
     reasons = pd.concat(why)[[*key, "status", "reason"]].drop_duplicates(key)
     found = pairs.merge(reasons, on=key, how="left")
     known = found["implementation"].isin(counted["implementation"])
@@ -100,7 +104,7 @@ def unplaced(headline: pd.DataFrame, counted: pd.DataFrame, points: pd.DataFrame
 
 def stream_rate(headline: pd.DataFrame) -> float | None:
     """The largest rate at which `stream` read the active experts' weights, in TB/s."""
-    rows = data.timed(headline, "best")
+    rows = compare.timed(headline, "best")
     rows = rows[rows["implementation"] == data.LIMIT]
     sizes = rows["active_experts"] * 6 * rows["hidden_dim"] * rows["ffn_dim"]
     return float((sizes / rows["p50_us"]).max() / 1e6) if len(rows) else None

@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from . import caption, data, layout, maps, style
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+
+from .parts import caption, layout, maps, style
 
 NAME = "skew_map"
 TITLE = "Throughput relative to Megablocks, by experts and skew"
@@ -33,7 +36,7 @@ COMPARISONS = (
 
 def draw(results: data.Results) -> Figure:
     study = results.study("skew")
-    every = data.plain(study.rows)
+    every = compare.plain(study.rows)
     names = set(every["implementation"])
     comparisons = [c for c in COMPARISONS if c.system in names and (not c.peer or c.peer in names)]
     if not comparisons:
@@ -42,8 +45,10 @@ def draw(results: data.Results) -> Figure:
         )
     tokens = sorted(every["tokens"].unique())
     figure, axes = layout.sheet(len(comparisons), len(tokens), 1.95, TITLE)
-    paths = data.family(every, "megablocks")
-    tables = [data.to_best(data.ratios(every, c.system, [c.peer] if c.peer else paths, c.launch)) for c in comparisons]
+    paths = compare.family(every, "megablocks")
+    tables = [
+        compare.to_best(compare.ratios(every, c.system, [c.peer] if c.peer else paths, c.launch)) for c in comparisons
+    ]
     for index, panel in enumerate(axes):
         row, column = divmod(index, len(tokens))
         maps.draw_ratios(panel, every[every["tokens"] == tokens[column]], tables[row], "num_experts", "skew")
@@ -52,7 +57,7 @@ def draw(results: data.Results) -> Figure:
         if column == 0:
             panel.set_ylabel(_label(comparisons[row]) + "\nexperts")
     compared = [name for name in names if name in paths or name in {c.system for c in comparisons}]
-    missing = data.missing(every[every["implementation"].isin(compared)])
+    missing = compare.missing(every[every["implementation"].isin(compared)])
     layer = every.iloc[0]
     notes = (
         f"{layer['dtype']}, hidden {layer['hidden_dim']}, ffn {layer['ffn_dim']}, top-{layer['top_k']}. In each cell: "

@@ -8,7 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from . import caption, data, layout, published, style
+from tritonmoe_bench.experiments.analysis import compare, published
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+
+from .parts import caption, layout, style
 
 NAME = "stage_breakdown"
 TITLE = "Where the time goes, stage by stage"
@@ -30,7 +34,7 @@ Bars = list[tuple[str, dict[str, float]]]
 def draw(results: data.Results) -> Figure:
     study = results.study("stages")
     rows = study.rows
-    models = style.models_in_order(rows["model"])
+    models = models_in_order(rows["model"])
     bars = {model: [*_published(model), *_measured(rows[rows["model"] == model])] for model in models}
     looks = _looks([stage for group in bars.values() for _, stages in group for stage in stages])
     sizes = [len(bars[model]) for model in models]
@@ -42,8 +46,8 @@ def draw(results: data.Results) -> Figure:
         _draw(shares, latencies, bars[model], looks)
         tokens = ", ".join(str(count) for count in sorted(rows.loc[rows["model"] == model, "tokens"].unique()))
         for panel in (shares, latencies):
-            panel.set_title(f"{style.model_label(model)}, {tokens} tokens")
-    missing = data.missing(rows)
+            panel.set_title(f"{model_label(model)}, {tokens} tokens")
+    missing = compare.missing(rows)
     notes = (
         "Left: share of the sum of the stages, from left to right in the order of the legend; right: latency of each. "
         "Stages measured here are timed one by one, in the launch mode named; A100: the paper's own table (fp16), "
@@ -84,7 +88,7 @@ BOX = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none",
 def _measured(rows: pd.DataFrame) -> Bars:
     """One bar a pipeline and dtype, in the launch mode with the smaller sum of those that have all stages."""
     bars: Bars = []
-    names = [*PIPELINES, *(name for name in data.systems(rows) if name not in PIPELINES)]
+    names = [*PIPELINES, *(name for name in compare.systems(rows) if name not in PIPELINES)]
     for name in names:
         for dtype, group in sorted(rows[rows["implementation"] == name].groupby("dtype"), reverse=True):
             timed = group[(group["status"] == "ok") & group["p50_us"].notna()]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from . import caption, data, layout
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import results as data
+
+from .parts import caption, layout
 
 NAME = "throughput"
 TITLE = "Throughput against batch size"
@@ -13,14 +16,14 @@ STUDIES = ("throughput",)
 
 def draw(results: data.Results) -> Figure:
     study = results.study("throughput")
-    keys = data.panels(study.rows)
+    keys = compare.panels(study.rows)
     columns = min(3, len(keys))
     figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
-    best = data.timed(study.rows, "best")
-    missing = data.missing(study.rows)
+    best = compare.timed(study.rows, "best")
+    missing = compare.missing(study.rows)
     for panel, key in zip(axes, keys):
-        for name in data.systems(best):
-            rows = data.panel_rows(best, key, name).sort_values("tokens")
+        for name in compare.systems(best):
+            rows = compare.panel_rows(best, key, name).sort_values("tokens")
             layout.plot_system(panel, name, rows["tokens"], rows["tokens_per_s"], rows["launch"] == "eager")
         panel.set_yscale("log")
         layout.power_axis(panel.xaxis, study.rows["tokens"])
@@ -30,7 +33,7 @@ def draw(results: data.Results) -> Figure:
         panel.set_ylabel("throughput (tokens/s)")
     layout.mark_missing(
         [
-            (panel, data.panel_rows(missing, key), data.panel_rows(study.rows, key)["case_hash"].nunique())
+            (panel, compare.panel_rows(missing, key), compare.panel_rows(study.rows, key)["case_hash"].nunique())
             for panel, key in zip(axes, keys)
         ],
         "tokens",

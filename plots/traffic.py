@@ -13,9 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from . import data, layout, published, style
-from .traffic_data import ACCOUNTINGS, COUNTERS, FAST, FUSED, TENSORS, UNFUSED, grouped, saving
-from .traffic_load import load
+from tritonmoe_bench.experiments.analysis import names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.published import claim
+from tritonmoe_bench.experiments.analysis.traffic import (
+    ACCOUNTINGS,
+    COUNTERS,
+    FAST,
+    FUSED,
+    TENSORS,
+    UNFUSED,
+    grouped,
+    saving,
+)
+from tritonmoe_bench.experiments.analysis.traffic_load import load
+
+from .parts import caption, layout
 
 NAME = "traffic"
 TITLE = "Memory traffic of one forward, by tensor"
@@ -42,10 +55,10 @@ def draw(results: data.Results) -> Figure:
         if row == 0:
             first = shown[column].iloc[0]
             batch = f"{first['tokens']} tokens, {first['dtype']}"
-            panel.set_title("\n".join([style.model_label(first["model"]), batch, _methods(shown[column])]))
+            panel.set_title("\n".join([names.model_label(first["model"]), batch, _methods(shown[column])]))
         if column == 0:
             panel.set_ylabel(f"{textwrap.fill(ACCOUNTINGS[accounting], 14)}\n{panel.get_ylabel()}")
-    claimed = published.claim("memory-traffic")["saving"]
+    claimed = claim("memory-traffic")["saving"]
     notes = (
         "Bytes read and written, summed over the stages, of the paper's pipelines and of fast; above the bars, the "
         f"change from unfused in % (the paper claims {change(claimed)} for fused). Model: closed form from shape, "
@@ -59,7 +72,7 @@ def draw(results: data.Results) -> Figure:
     ]
     here = rows["case_hash"].isin([column["case_hash"].iloc[0] for column in shown]) & (rows["method"] == COUNTERS)
     lacking = rows[here & (rows["status"] != "ok") & (rows["stage"] == "total")]
-    return layout.finish(figure, handles, traffic.caption(notes, lacking))
+    return layout.finish(figure, handles, caption.of_traffic(traffic, notes, lacking))
 
 
 def _columns(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -68,7 +81,7 @@ def _columns(rows: pd.DataFrame) -> list[pd.DataFrame]:
     The counters, which tell another accounting than the others, stand in the column of their case.
     """
     columns = []
-    for model in style.models_in_order(rows["model"]):
+    for model in names.models_in_order(rows["model"]):
         of_model = rows[(rows["model"] == model) & (rows["tokens"] <= MOST_TOKENS)]
         counters = of_model[of_model["method"] == COUNTERS]
         others = [name for name in dict.fromkeys(of_model["method"]) if name != COUNTERS]

@@ -7,9 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from . import data, layout, style
-from .traffic_data import COUNTERS, FAST, LEFT_OUT, totals, uncounted
-from .traffic_load import load
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.traffic import COUNTERS, FAST, LEFT_OUT, totals, uncounted
+from tritonmoe_bench.experiments.analysis.traffic_load import load
+
+from .parts import caption, layout, style
 
 NAME = "traffic_over_compulsory"
 TITLE = "Memory traffic over the compulsory bytes"
@@ -29,18 +32,18 @@ def draw(results: data.Results) -> Figure:
         raise traffic.lacks("forward by hardware counters")
     missing = uncounted(traffic.rows)
     points = traffic.rows.groupby("model")["case_hash"].nunique()
-    models = style.models_in_order(counted["model"])
+    models = names.models_in_order(counted["model"])
     columns = min(3, len(models))
     figure, axes = layout.sheet(-(-len(models) // columns), columns, 2.6, TITLE, used=len(models), sharey=True)
     for panel, model in zip(axes, models):
         here = counted[counted["model"] == model]
-        for name in data.systems(here):
+        for name in compare.systems(here):
             rows = here[here["implementation"] == name].sort_values("tokens")
             layout.plot_system(panel, name, rows["tokens"], rows["over"])
         panel.axhline(1, color=style.INK, lw=0.7, zorder=1)
         panel.axhline(GOAL, color="#d0003c", lw=1.0, ls=style.DASH, zorder=1)
         layout.power_axis(panel.xaxis, here["tokens"])
-        panel.set_title(style.model_label(model), pad=14 if (counted["over"] > TOP).any() else None)
+        panel.set_title(names.model_label(model), pad=14 if (counted["over"] > TOP).any() else None)
         panel.set_xlabel("tokens")
     least, most = counted["over"].min(), counted["over"].max()
     axes[0].set_yscale("log")
@@ -67,7 +70,7 @@ def draw(results: data.Results) -> Figure:
         f"{_reached(counted)}." + (f" Arrows: points above {top:g}." if most > top else "")
     )
     handles = layout.legend_of([*counted["implementation"], *missing["implementation"]], failed)
-    return layout.finish(figure, handles, traffic.caption(notes, missing))
+    return layout.finish(figure, handles, caption.of_traffic(traffic, notes, missing))
 
 
 def _write_above(panel: Axes, points: pd.DataFrame, top: float) -> None:

@@ -8,9 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from . import data, layout, published, style
-from .traffic_data import ACCOUNTINGS, FUSED, MODEL_LOOKS, UNFUSED, savings, uncounted
-from .traffic_load import load
+from tritonmoe_bench.experiments.analysis import names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.published import claim
+from tritonmoe_bench.experiments.analysis.traffic import ACCOUNTINGS, FUSED, UNFUSED, savings, uncounted
+from tritonmoe_bench.experiments.analysis.traffic_load import load
+
+from .parts import caption, layout, style
+from .parts.style import MODEL_LOOKS
 
 NAME = "traffic_saving"
 TITLE = "Memory traffic saved by fusing, against batch size"
@@ -26,7 +31,7 @@ def draw(results: data.Results) -> Figure:
     rows = rows[rows["dtype"] == min(rows["dtype"], default="")]
     saved = savings(rows)
     batches = saved.groupby("model")["tokens"].nunique()
-    models = style.models_in_order(batches[batches > 1].index)
+    models = names.models_in_order(batches[batches > 1].index)
     if not models:
         raise traffic.lacks("model at two batch sizes")
     saved = saved[saved["model"].isin(models)]
@@ -35,7 +40,7 @@ def draw(results: data.Results) -> Figure:
     figure, axes = layout.sheet(
         -(-len(accountings) // columns), columns, 1.9, TITLE, used=len(accountings), sharey=True
     )
-    claimed = published.claim("memory-traffic")["saving"]
+    claimed = claim("memory-traffic")["saving"]
     for index, (panel, accounting) in enumerate(zip(axes, accountings)):
         for model, (color, marker, line) in zip(models, MODEL_LOOKS):
             here = saved[(saved["model"] == model) & (saved["accounting"] == accounting)].sort_values("tokens")
@@ -54,8 +59,8 @@ def draw(results: data.Results) -> Figure:
         f"The paper claims {claimed:.0%}."
     )
     handles = [
-        Line2D([], [], color=color, marker=marker, ls=line, label=style.model_label(model))
+        Line2D([], [], color=color, marker=marker, ls=line, label=names.model_label(model))
         for model, (color, marker, line) in zip(models, MODEL_LOOKS)
     ]
     handles.append(Line2D([], [], color=CLAIM, lw=1.2, ls=style.DASH, label="the paper's claim"))
-    return layout.finish(figure, handles, traffic.caption(notes, uncounted(rows)))
+    return layout.finish(figure, handles, caption.of_traffic(traffic, notes, uncounted(rows)))

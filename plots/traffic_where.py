@@ -11,9 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from . import data, layout, published, style
-from .traffic_data import FUSED, MODEL_LOOKS
-from .traffic_load import load
+from tritonmoe_bench.experiments.analysis import names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.published import claim
+from tritonmoe_bench.experiments.analysis.traffic import FUSED
+from tritonmoe_bench.experiments.analysis.traffic_load import load
+
+from .parts import caption, layout, style
+from .parts.style import MODEL_LOOKS
 
 NAME = "traffic_where"
 TITLE = "Where fusing gate and up can save memory traffic"
@@ -43,11 +48,11 @@ def draw(results: data.Results) -> Figure:
     rows = traffic.rows
     rows = rows[(rows["method"] == "model") & (rows["status"] == "ok") & (rows["implementation"] == FUSED)]
     shapes = rows.drop_duplicates("case_hash")
-    models = [name for name in style.models_in_order(shapes["model"]) if (shapes["model"] == name).any()]
+    models = [name for name in names.models_in_order(shapes["model"]) if (shapes["model"] == name).any()]
     models = [name for name in models if shapes.loc[shapes["model"] == name, "hidden_dim"].iloc[0] >= 1024]
     if not models:
         raise traffic.lacks("model of the paper's pipelines at a shape of a real layer")
-    claimed = published.claim("memory-traffic")["saving"]
+    claimed = claim("memory-traffic")["saving"]
     figure, (plane, curves) = layout.sheet(1, 2, 2.7, TITLE)
 
     across, up = np.logspace(-4, 2, 200), np.logspace(-1, 1, 160)
@@ -86,7 +91,7 @@ def draw(results: data.Results) -> Figure:
         saved = possible_saving(1, ratio, first["top_k"], weights=False)
         curves.plot([ratio], [saved], color=color, marker=marker, ls="none")
         handles.append(
-            Line2D([], [], color=color, marker=marker, label=f"{style.model_label(name)}, top-{first['top_k']}")
+            Line2D([], [], color=color, marker=marker, label=f"{names.model_label(name)}, top-{first['top_k']}")
         )
     handles += [
         Line2D([], [], color="#888888", ls=line, lw=1, label=f"top-{top_k}")
@@ -101,7 +106,7 @@ def draw(results: data.Results) -> Figure:
         + "; ".join(_reached(shapes[shapes["model"] == name].iloc[0], claimed) for name in models)
         + "."
     )
-    return layout.finish(figure, handles, traffic.caption(notes))
+    return layout.finish(figure, handles, caption.of_traffic(traffic, notes))
 
 
 def tokens_needed(saving: float, shape: pd.Series) -> float:
@@ -115,4 +120,4 @@ def tokens_needed(saving: float, shape: pd.Series) -> float:
 def _reached(shape: pd.Series, saving: float) -> str:
     tokens = tokens_needed(saving, shape)
     when = f"from {tokens:,.0f} tokens on" if np.isfinite(tokens) else "at no batch size"
-    return f"{style.model_label(shape['model'])} {when}"
+    return f"{names.model_label(shape['model'])} {when}"

@@ -1,11 +1,10 @@
-"""Binds this checkout as `tritonmoe_bench` for the tests, installed or not."""
+"""What all tests share: the interpreter where there is no GPU, and the record of outcomes."""
 
 import os
-import runpy
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
+from tritonmoe_bench.experiments import checkout
+
+checkout.bind()  # `python -m pytest` puts the checkout itself on the import path, where `kernels` would be ours
 
 # The cores belong to pytest-xdist's workers: more threads than cores spend most of their time spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +16,9 @@ if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 
 import pytest  # noqa: E402
+
+pytest.register_assert_rewrite("moe_cases", "tiny_layer")
+
 from outcomes import (  # noqa: E402, F401
     pytest_runtest_logreport,
     pytest_sessionfinish,
@@ -24,9 +26,9 @@ from outcomes import (  # noqa: E402, F401
 )
 
 if not HAS_GPU:
-    from tritonmoe_bench.experiments import counting, interpreter
+    from tritonmoe_bench.experiments.interpreter import counting, repair
 
-    interpreter.install()
+    repair.install()
 
 with torch.device("meta"):  # PyTorch notes now what makes tensors, and not while a test has replaced torch.empty
     torch.empty(0)

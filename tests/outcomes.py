@@ -48,14 +48,14 @@ def where() -> str:
     """`interpreter`, or the GPU's name as results folders are called."""
     import torch
 
-    from tritonmoe_bench.experiments.provenance import INTERPRETER, slug
+    from tritonmoe_bench.experiments.table.provenance import INTERPRETER, slug
 
     return slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else INTERPRETER
 
 
 def stamp() -> dict[str, str]:
     """Of which commit the outcomes are, and when they were."""
-    from tritonmoe_bench.experiments.provenance import commit, now_utc
+    from tritonmoe_bench.experiments.table.provenance import commit, now_utc
 
     return {"commit": commit()[0], "when_utc": now_utc()}
 

@@ -8,9 +8,10 @@ from types import ModuleType
 
 import torch
 
-from tritonmoe_bench.baselines.reference import moe_forward, relative_error
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
+from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.reference import moe_forward, relative_error
+from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
+from tritonmoe_bench.experiments.workload.weights import Weights
 
 TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from .evidence import Evidence, NoEvidence, compare, rows_of, rows_text, span
+from ..analysis.compare import NoEvidence, compare, rows_text, span
+from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 from .skew import EXTREME
 from .speed import MEGABLOCKS

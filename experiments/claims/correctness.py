@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..portability_targets import TARGETS
-from .evidence import Evidence, NoEvidence
+from ..analysis.compare import NoEvidence
+from ..targets.gpus import TARGETS
+from .evidence import Evidence
 from .finding import Finding, Verdict, rule
 
 HARDWARE = ("A100", "MI300X")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from ...plots.decode_data import EXPERT, OUTPUT, crossing, errors
-from .evidence import Evidence, compare, no_pairs, rows_of, rows_text, span
+from ..analysis.compare import compare, no_pairs, rows_text, span
+from ..analysis.decode import EXPERT, OUTPUT, crossing, errors
+from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 
 LIMIT = "stream"

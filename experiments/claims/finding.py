@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .evidence import Evidence, NoEvidence
+from tritonmoe_bench import ROOT
 
-CLAIMS = Path(__file__).resolve().parents[2] / "results" / "paper" / "claims.yaml"
+from ..analysis.compare import NoEvidence
+from .evidence import Evidence
+
+CLAIMS = ROOT / "results" / "paper" / "claims.yaml"
 RULE_MODULES = ("speed", "skew", "assignment", "resources", "correctness", "decode", "fusion")
 
 

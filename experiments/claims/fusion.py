@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .evidence import Evidence, NoEvidence, compare, rows_of, rows_text, span, timed
+from ..analysis.compare import NoEvidence, compare, rows_text, span, timed
+from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 
 FUSED, PERMUTED, AGAIN = "fastvariant_gather", "fastvariant_permute", "fast"

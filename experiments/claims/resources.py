@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from ...plots.traffic_data import ACCOUNTINGS, savings
-from .evidence import Evidence, no_pairs, rows_text, span
+from ..analysis.compare import no_pairs, rows_text, span
+from ..analysis.names import PAPER_MODELS
+from ..analysis.traffic import ACCOUNTINGS, savings
+from .evidence import Evidence
 from .finding import Finding, Verdict, rule
-from .speed import MEGABLOCKS, PAPER, PAPER_MODELS, UNFUSED
+from .speed import MEGABLOCKS, PAPER, UNFUSED
 
 LOOP = "torch_loop"
 MEASURED = "dram"

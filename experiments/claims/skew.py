@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from .evidence import Evidence, NoEvidence, compare, rows_of, rows_text, span, timed
+from ..analysis.compare import NoEvidence, compare, rows_text, span, timed
+from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 from .speed import MEGABLOCKS, PAPER
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from .evidence import Evidence, NoEvidence, compare, rows_of, rows_text, span
+from ..analysis.compare import NoEvidence, compare, rows_text, span
+from ..analysis.names import PAPER_MODELS
+from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 
 PAPER = "paper_fused"
@@ -15,7 +17,6 @@ GRAPH = "paper_fused_graph"
 """The same tiles with the schedule built on the GPU, so that a CUDA graph can hold it."""
 UNFUSED = "paper_unfused"
 MEGABLOCKS = ("megablocks_sparse", "megablocks_grouped_cublas", "megablocks_grouped_cutlass")
-PAPER_MODELS = ("mixtral", "deepseek_v3", "qwen2_paper")
 MAX_TOKENS = 512
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.register_assert_rewrite("moe_cases", "paper_grid.routing", "paper_grid.permuting", "paper_grid.experts")
+pytest.register_assert_rewrite("paper_grid.routing", "paper_grid.permuting", "paper_grid.experts")
 
 
 @pytest.fixture(autouse=True)

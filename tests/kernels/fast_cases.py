@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from tritonmoe_bench.kernels.fast_schedule import Blocks
-from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
-from tritonmoe_bench.kernels.schedule import max_blocks
-from tritonmoe_bench.kernels.tiles import GROUP_M
+from tritonmoe_bench.kernels.fast.blocks import Blocks
+from tritonmoe_bench.kernels.fast.choose import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.paper.schedule import max_blocks
+from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 
 SMALL_FEW = FewTiles(FewTile(8, 64, 4), FewTile(16, 32, 4))
 """Output-centric, with so few columns and steps that small layers have several of both."""

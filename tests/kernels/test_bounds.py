@@ -9,10 +9,10 @@ import triton.language as tl
 from fast_cases import SMALL_FEW, make_tiles
 from moe_cases import random
 
-from tritonmoe_bench.experiments import accesses
-from tritonmoe_bench.experiments.accesses import Launch, OutOfBoundsError
-from tritonmoe_bench.experiments.counting import count_bytes
-from tritonmoe_bench.experiments.traffic_launches import LAUNCHES
+from tritonmoe_bench.experiments.interpreter import accesses
+from tritonmoe_bench.experiments.interpreter.accesses import Launch, OutOfBoundsError
+from tritonmoe_bench.experiments.interpreter.counting import count_bytes
+from tritonmoe_bench.experiments.traffic.launches import LAUNCHES
 from tritonmoe_bench.kernels import Gating, fast_moe, paper_moe
 
 pytestmark = pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="accesses are checked in the interpreter")

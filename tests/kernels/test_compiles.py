@@ -2,8 +2,8 @@
 
 import pytest
 
-from tritonmoe_bench.experiments import portability
-from tritonmoe_bench.experiments.portability_targets import TARGETS
+from tritonmoe_bench.experiments.targets import matrix
+from tritonmoe_bench.experiments.targets.gpus import TARGETS
 
 MATRIX_INSTRUCTION = {
     "sm_80": "mma.sync",
@@ -20,8 +20,8 @@ GEMMS = {"gate_up", "down", "fused_gate_up", "grouped_gemm"}
 def test_every_default_runs_on_every_target(target, tmp_path, monkeypatch):
     # What an earlier run compiled would hide that the compiler fails now.
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    rows = portability.matrix([target], brief=True, jobs=1)
-    assert all(row["status"] == "ok" for row in rows), portability.summary(rows)
+    rows = matrix.matrix([target], brief=True, jobs=1)
+    assert all(row["status"] == "ok" for row in rows), matrix.summary(rows)
 
     used = {part for row in rows for part in row["matrix_instruction"].split("+")} - {""}
     # Tiles of 16 rows are too low for the larger instructions of NVIDIA's.

@@ -3,20 +3,20 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import triton
 
+from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.kernels import Gating, GemmTile, Tiles, default_tiles, paper_moe
 from tritonmoe_bench.kernels.checks import check_expert_size
-from tritonmoe_bench.kernels.fused_gate_up import fused_gate_up
-from tritonmoe_bench.kernels.grouped_gemm import grouped_gemm
-from tritonmoe_bench.kernels.permute import permute, unpermute_combine
-from tritonmoe_bench.kernels.router import router, score_topk
-from tritonmoe_bench.kernels.schedule import schedule_on_gpu, schedule_on_host
-from tritonmoe_bench.kernels.silu_mul import silu_mul
+from tritonmoe_bench.kernels.paper.fused_gate_up import fused_gate_up
+from tritonmoe_bench.kernels.paper.grouped_gemm import grouped_gemm
+from tritonmoe_bench.kernels.paper.permute import permute, unpermute_combine
+from tritonmoe_bench.kernels.paper.router import router, score_topk
+from tritonmoe_bench.kernels.paper.schedule import schedule_on_gpu, schedule_on_host
+from tritonmoe_bench.kernels.paper.silu_mul import silu_mul
 
 TOKENS, EXPERTS, TOP_K, HIDDEN, FFN = 4, 6, 2, 32, 16
 SLOTS = TOKENS * TOP_K
@@ -30,7 +30,7 @@ def no_launch(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a kernel was launched")
 
-    kernel_type = type(sys.modules["tritonmoe_bench.kernels.permute"]._permute_kernel)
+    kernel_type = type(sys.modules["tritonmoe_bench.kernels.paper.permute"]._permute_kernel)
     monkeypatch.setattr(kernel_type, "__getitem__", lambda self, grid: refuse)
 
 
@@ -245,9 +245,8 @@ def test_cpu_tensors_without_the_interpreter(monkeypatch):
 
 
 def test_the_kernels_import_with_no_gpu_and_load_torch_only_when_asked():
-    checkout = Path(__file__).resolve().parents[2] / "experiments" / "checkout.py"
     code = (
-        "import runpy, sys; runpy.run_path(sys.argv[1])\n"
+        "import sys\n"
         "import tritonmoe_bench.kernels as kernels\n"
         "assert kernels.Gating().scoring == 'softmax'\n"
         "assert not {'torch', 'triton'} & set(sys.modules), 'loaded too early'\n"
@@ -256,4 +255,4 @@ def test_the_kernels_import_with_no_gpu_and_load_torch_only_when_asked():
         "except AttributeError as error: assert 'paper_mo' in str(error)\n"
         "else: raise AssertionError('no error for a name that is not there')\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(checkout)], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env=checkout.program_environment())

@@ -5,11 +5,11 @@ import pytest
 import torch
 from moe_cases import assert_accurate, random
 
-from tritonmoe_bench.kernels.fused_gate_up import fused_gate_up
-from tritonmoe_bench.kernels.grouped_gemm import grouped_gemm
-from tritonmoe_bench.kernels.schedule import schedule_on_gpu, schedule_on_host
-from tritonmoe_bench.kernels.silu_mul import silu_mul
-from tritonmoe_bench.kernels.tiles import GemmTile
+from tritonmoe_bench.kernels.paper.fused_gate_up import fused_gate_up
+from tritonmoe_bench.kernels.paper.grouped_gemm import grouped_gemm
+from tritonmoe_bench.kernels.paper.schedule import schedule_on_gpu, schedule_on_host
+from tritonmoe_bench.kernels.paper.silu_mul import silu_mul
+from tritonmoe_bench.kernels.paper.tiles import GemmTile
 
 ROUTINGS = {
     "one_row": [1],

@@ -7,9 +7,11 @@ import torch
 from fast_cases import Spy, logits_that_choose, make_tiles, one_expert_each
 from moe_cases import assert_accurate, make_layer
 
-from tritonmoe_bench.kernels import fast, fast_gemm, fast_logits, fast_schedule
-from tritonmoe_bench.kernels.fast import fast_moe
-from tritonmoe_bench.kernels.fast_logits import FEW_TOKENS, SPLIT_TOKENS
+from tritonmoe_bench.kernels.fast import gemm, routing
+from tritonmoe_bench.kernels.fast import layer as fast
+from tritonmoe_bench.kernels.fast import logits as fast_logits
+from tritonmoe_bench.kernels.fast.layer import fast_moe
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 
 SHAPES = {
@@ -41,7 +43,7 @@ def test_shapes(shape, dtype, device):
 def test_both_sides_of_every_choice_by_tokens(tokens, dtype, device, monkeypatch):
     """Logits by one of two kernels or by PyTorch; then always the same five launches."""
     names = []
-    for module in (fast_logits, fast_schedule, fast_gemm, fast):
+    for module in (fast_logits, routing, gemm, fast):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Spy(getattr(module, name), names))
     make_layer(device, **GRID, tokens=tokens, dtype=dtype).assert_fast_right(tiles=LEFT)

@@ -6,9 +6,9 @@ from fast_cases import make_tiles
 from moe_cases import make_layer
 
 from tritonmoe_bench.kernels import GATINGS, Gating
-from tritonmoe_bench.kernels.fast import fast_moe
-from tritonmoe_bench.kernels.fast_op import fast_moe_op
-from tritonmoe_bench.kernels.fast_tiles import choose_tiles
+from tritonmoe_bench.kernels.fast.choose import choose_tiles
+from tritonmoe_bench.kernels.fast.layer import fast_moe
+from tritonmoe_bench.kernels.fast.operator import fast_moe_op
 
 SHAPE = {"experts": 16, "top_k": 2, "hidden": 32, "ffn": 16}
 OP = torch.ops.tritonmoe.fast_moe.default

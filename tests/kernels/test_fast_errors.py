@@ -9,8 +9,8 @@ import triton
 from fast_cases import SMALL_FEW
 
 from tritonmoe_bench.kernels import checks
-from tritonmoe_bench.kernels.fast import fast_moe
-from tritonmoe_bench.kernels.fast_tiles import FastTile, FastTiles
+from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles
+from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.gating import Gating
 
 TOKENS, EXPERTS, TOP_K, HIDDEN, FFN = 4, 8, 2, 32, 16
@@ -26,7 +26,7 @@ def no_launch(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a kernel was launched")
 
-    kernel_type = type(sys.modules["tritonmoe_bench.kernels.fast"]._combine_kernel)
+    kernel_type = type(sys.modules["tritonmoe_bench.kernels.fast.layer"]._combine_kernel)
     monkeypatch.setattr(kernel_type, "__getitem__", lambda self, grid: refuse)
 
 

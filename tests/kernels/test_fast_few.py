@@ -7,9 +7,11 @@ import torch
 from fast_cases import SMALL_FEW, Spy, make_tiles
 from moe_cases import assert_accurate, make_layer, random
 
-from tritonmoe_bench.kernels import fast, fast_few, fast_logits, fast_schedule, fast_tiles
-from tritonmoe_bench.kernels.fast_few import launch_few_down, launch_few_gate_up
-from tritonmoe_bench.kernels.fast_tiles import FewTiles, choose_tiles, few_tiles
+from tritonmoe_bench.kernels.fast import choose, logits, routing
+from tritonmoe_bench.kernels.fast import few as fast_few
+from tritonmoe_bench.kernels.fast import layer as fast
+from tritonmoe_bench.kernels.fast.choose import FewTiles, choose_tiles, few_tiles
+from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.target import Target
 
@@ -46,8 +48,8 @@ def test_the_tiles_that_shapes_get(hidden, ffn, device):
 
 def choose_untuned(monkeypatch, major: int) -> None:
     """From here on `choose_tiles` chooses for a GPU of that compute capability, of which no table is known."""
-    monkeypatch.setattr(fast_tiles, "target_of", lambda device: Target(227 * 1024, major))
-    monkeypatch.setattr(fast_tiles, "tuned_tiles", lambda *_: None)
+    monkeypatch.setattr(choose, "target_of", lambda device: Target(227 * 1024, major))
+    monkeypatch.setattr(choose, "tuned_tiles", lambda *_: None)
 
 
 def test_choice_takes_it_for_a_token_or_two(monkeypatch):
@@ -98,7 +100,7 @@ def test_agrees_with_the_path_of_tiles(device):
 
 def test_launches_four_kernels(device, monkeypatch):
     names = []
-    for module in (fast_logits, fast_schedule, fast_few, fast):
+    for module in (logits, routing, fast_few, fast):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Spy(getattr(module, name), names))
     make_layer(device, tokens=2, experts=4, top_k=2, hidden=40, ffn=24).fast(tiles=SMALL_FEW)

@@ -7,7 +7,7 @@ from fast_cases import SMALL_FEW, make_tiles
 from moe_cases import assert_accurate, make_layer, rounded_logits
 
 from tritonmoe_bench.kernels import pdl
-from tritonmoe_bench.kernels.fast_logits import FEW_TOKENS, SPLIT_TOKENS
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS
 from tritonmoe_bench.kernels.target import INTERPRETER
 
 pytestmark = [

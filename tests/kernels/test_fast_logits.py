@@ -6,8 +6,8 @@ import triton
 from fast_cases import Spy
 from moe_cases import random
 
-from tritonmoe_bench.kernels import fast_logits
-from tritonmoe_bench.kernels.fast_logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS, launch_logits
+from tritonmoe_bench.kernels.fast import logits as fast_logits
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS, launch_logits
 
 SHAPES = [
     (1, 5, 77),

@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moe_cases import rounded_logits
 
-from tritonmoe_bench.baselines.reference import route
-from tritonmoe_bench.kernels.fast_schedule import MAX_RANKED as RANKED
-from tritonmoe_bench.kernels.fast_schedule import launch_routing, launch_top_k
-from tritonmoe_bench.kernels.fast_tiles import HEIGHTS
+from tritonmoe_bench.experiments.workload.reference import route
+from tritonmoe_bench.kernels.fast.blocks import launch_routing
+from tritonmoe_bench.kernels.fast.choose import HEIGHTS
+from tritonmoe_bench.kernels.fast.routing import MAX_RANKED as RANKED
+from tritonmoe_bench.kernels.fast.routing import launch_top_k
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
-from tritonmoe_bench.kernels.schedule import max_blocks
-from tritonmoe_bench.kernels.tiles import GROUP_M
+from tritonmoe_bench.kernels.paper.schedule import max_blocks
+from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 
 GATINGS_TO_TEST = GATINGS | {
     "groups_by_bias": Gating("sigmoid", groups=4, top_groups=1, correction_bias=True),

@@ -8,11 +8,12 @@ import torch
 from fast_cases import boundary_loads, list_blocks, make_tiles, needs_bulk_engine, served_by, shuffled_experts
 from moe_cases import assert_accurate, make_layer, random
 
-from tritonmoe_bench.kernels import fast_gemm, fast_moe, fast_tiles
-from tritonmoe_bench.kernels.fast_gemm import launch_down, launch_gate_up
-from tritonmoe_bench.kernels.fast_tiles import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles, tiled
+from tritonmoe_bench.kernels import fast_moe
+from tritonmoe_bench.kernels.fast import choose, gemm
+from tritonmoe_bench.kernels.fast.choose import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles, tiled
+from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
+from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 from tritonmoe_bench.kernels.target import Target
-from tritonmoe_bench.kernels.tiles import GROUP_M
 
 EVEN = {"hidden": 128, "ffn": 128}
 """Divided by every block of `make_tiles`, so that no load of weights has a mask."""
@@ -67,7 +68,7 @@ def tiles_taken(monkeypatch):
     taken = set() if "TRITON_INTERPRET" in os.environ else None
     if taken is not None:
         for name in ("_gate_up_tile", "_down_tile"):
-            tile = getattr(fast_gemm, name)
+            tile = getattr(gemm, name)
             names = tile.arg_names
 
             def note(*arguments, tile=tile, names=names):
@@ -76,7 +77,7 @@ def tiles_taken(monkeypatch):
                 taken.add((rows, value["BLOCK_M"] + value["TAIL"], bool(value["SWAP"])))
                 return tile(*arguments)
 
-            monkeypatch.setattr(fast_gemm, name, note)
+            monkeypatch.setattr(gemm, name, note)
     return taken
 
 
@@ -160,7 +161,7 @@ def test_every_choice(name, device):
 
 
 def test_every_declared_tile_is_chosen_somewhere():
-    declared = {name: value for name, value in vars(fast_tiles).items() if isinstance(value, (FastTile, FastTiles))}
+    declared = {name: value for name, value in vars(choose).items() if isinstance(value, (FastTile, FastTiles))}
     used = {part for tiles in CHOSEN.values() for part in (tiles, tiles.gate_up, tiles.down)} | {INTERPRETER}
     assert [name for name, value in declared.items() if value not in used] == []
 
@@ -182,7 +183,7 @@ def test_names_tell_tiles_apart():
         *(make_tiles(block_m, dynamic=dynamic) for block_m in HEIGHTS for dynamic in (True, False)),
         *(make_tiles(64, swap, small, bulk) for swap, small, bulk in ((1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 1, 1))),
         replace(make_tiles(64), down=INTERPRETER.down),
-        *(fast_tiles.few_tiles(hidden, ffn) for hidden, ffn in ((4096, 14336), (3584, 14336), (4096, 2560))),
+        *(choose.few_tiles(hidden, ffn) for hidden, ffn in ((4096, 14336), (3584, 14336), (4096, 2560))),
     ]
     assert len({str(value) for value in values}) == len(values)
     assert all(isinstance(value, (FastTiles, FewTiles)) for value in values)

@@ -1,18 +1,19 @@
 """The paper's pipelines as the harness sees them."""
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from moe_cases import assert_accurate
 
+import tritonmoe_bench
 from tritonmoe_bench import kernels
-from tritonmoe_bench.baselines.contract import Status
-from tritonmoe_bench.baselines.reference import moe_forward
-from tritonmoe_bench.experiments.case import Case
-from tritonmoe_bench.experiments.pipelines.paper import PaperFused, PaperFusedGraph, PaperUnfused
-from tritonmoe_bench.experiments.workload import Weights, activations, draw_routing
+from tritonmoe_bench.baselines.paper import PaperFused, PaperFusedGraph, PaperUnfused
+from tritonmoe_bench.experiments.implementation.contract import Status
+from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.reference import moe_forward
+from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
+from tritonmoe_bench.experiments.workload.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAPTERS = pytest.mark.parametrize("adapter", [PaperUnfused(), PaperFused(), PaperFusedGraph()], ids=lambda a: a.name)
@@ -61,15 +62,13 @@ def test_more_than_the_router_takes_is_unsupported(adapter):
 
 
 @ADAPTERS
-def test_version_is_the_project_s_and_every_file_of_code_exists(adapter):
-    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert adapter.version() == kernels.__version__ == declared.group(1)
-    assert all(path.is_file() for path in adapter.code())
+def test_version_is_the_project_s(adapter):
+    assert adapter.version() == tritonmoe_bench.__version__
 
 
 def test_config_names_the_tiles_and_the_side_of_the_schedule(monkeypatch):
     tile, other = kernels.GemmTile(64, 32, 4, 3), kernels.GemmTile(128, 64, 8, 2)
-    from tritonmoe_bench.experiments.pipelines import paper
+    from tritonmoe_bench.baselines import paper
 
     monkeypatch.setattr(paper, "_tiles", lambda: kernels.Tiles(tile, other, tile))
     assert PaperFused().config(tiny()) == "gate_up_silu=64x64x32/w4/s3 down=64x64x32/w4/s3 schedule=host"

@@ -13,13 +13,13 @@ from tritonmoe_bench.kernels.target import target_of
 
 KERNELS = {
     function.name: function
-    for path in sorted(Path(pdl.__file__).parent.glob("fast*.py"))
+    for path in sorted((Path(pdl.__file__).parent / "fast").glob("*.py"))
     for function in ast.parse(path.read_text()).body
     if isinstance(function, ast.FunctionDef) and function.name.endswith("_kernel")
 }
 LAUNCHED_FROM = {
     call.func.value.id
-    for path in Path(pdl.__file__).parent.glob("*.py")
+    for path in Path(pdl.__file__).parent.rglob("*.py")
     for call in ast.walk(ast.parse(path.read_text()))
     if isinstance(call, ast.Call)
     and isinstance(call.func, ast.Subscript)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from moe_cases import assert_accurate, random
 
-from tritonmoe_bench.kernels.permute import permute, unpermute_combine
+from tritonmoe_bench.kernels.paper.permute import permute, unpermute_combine
 
 SHAPES = [(1, 1, 16), (1, 4, 727), (3, 5, 577), (17, 2, 1408), (130, 3, 64), (5, 16, 2880), (2, 2, 9000)]
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from moe_cases import FORMS, make_layer
 
-from tritonmoe_bench.baselines.reference import relative_error
-from tritonmoe_bench.kernels import Gating, GemmTile, Tiles, moe, paper_moe, paper_stages
+from tritonmoe_bench.experiments.workload.reference import relative_error
+from tritonmoe_bench.kernels import Gating, GemmTile, Tiles, paper_moe, paper_stages
+from tritonmoe_bench.kernels.paper import pipeline
 
 SHAPES = {
     "one_token": {"tokens": 1, "experts": 8, "top_k": 2, "hidden": 128, "ffn": 256},
@@ -99,7 +100,7 @@ def test_the_gpu_schedule_never_asks_the_host(device, monkeypatch):
         raise AssertionError("the host was asked for what the GPU decides")
 
     layer = make_layer(device, tokens=30, **SMALL)
-    monkeypatch.setattr(moe, "list_blocks_on_host", refuse)
+    monkeypatch.setattr(pipeline, "list_blocks_on_host", refuse)
     monkeypatch.setattr(torch.Tensor, "item", refuse)
     monkeypatch.setattr(torch.Tensor, "tolist", refuse)
     layer.forward(schedule="gpu")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from moe_cases import make_layer, rounded_logits
 
-from tritonmoe_bench.baselines.reference import route
+from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.gating import Gating
-from tritonmoe_bench.kernels.router import router, score_topk
+from tritonmoe_bench.kernels.paper.router import router, score_topk
 
 GATINGS = {
     "softmax": Gating(),

@@ -5,8 +5,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tritonmoe_bench.kernels.schedule import max_blocks, schedule_on_gpu, schedule_on_host
-from tritonmoe_bench.kernels.tiles import BLOCK_M
+from tritonmoe_bench.kernels.paper.schedule import max_blocks, schedule_on_gpu, schedule_on_host
+from tritonmoe_bench.kernels.paper.tiles import BLOCK_M
 
 BUILDERS = {"host": schedule_on_host, "gpu": schedule_on_gpu}
 

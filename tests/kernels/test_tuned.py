@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tritonmoe_bench.kernels import tuned
-from tritonmoe_bench.kernels.fast_tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
-from tritonmoe_bench.kernels.fast_tiles import INTERPRETER, choose_tiles, heuristic_tiles
+from tritonmoe_bench.kernels.fast import tuned
+from tritonmoe_bench.kernels.fast.choose import INTERPRETER, choose_tiles, heuristic_tiles
+from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.target import target_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,7 +189,7 @@ def test_an_installed_package_finds_the_tables(path, tmp_path):
                    "--target", str(site), str(checkout))  # fmt: skip
     assert built.returncode == 0, built.stderr
     done = python(
-        "-c", "from tritonmoe_bench.kernels.tuned import *; print(len(load(FOLDER / 'some-gpu.json')), FOLDER)"
+        "-c", "from tritonmoe_bench.kernels.fast.tuned import *; print(len(load(FOLDER / 'some-gpu.json')), FOLDER)"
     )
     assert done.stdout.split() == [str(len(TABLE)), str(site / "tritonmoe_bench" / "kernels" / "tuned")], done.stderr
 

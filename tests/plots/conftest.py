@@ -1,26 +1,25 @@
 """The synthetic results folder and every figure of it, made once."""
 
-import runpy
 import sys
 from pathlib import Path
 
 import matplotlib
 import pytest
+from make_results import make_results
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from tritonmoe_bench.plots import registry
-from tritonmoe_bench.plots.data import Results
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.plots.parts import registry
 
 matplotlib.use("Agg")
-MAKE = Path(__file__).resolve().parents[1] / "fixtures" / "make_results.py"
 
 
 @pytest.fixture(scope="session")
 def fixture_results(tmp_path_factory) -> Path:
     """A results folder with the device `fixture-gpu`; read only."""
     folder = tmp_path_factory.mktemp("results")
-    runpy.run_path(str(MAKE))["make_results"](folder)
+    make_results(folder)
     return folder
 
 

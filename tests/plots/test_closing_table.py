@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tritonmoe_bench.experiments import schema, summary
+from tritonmoe_bench.experiments.sweeping import summary
+from tritonmoe_bench.experiments.table import columns, store
 
 KINDS = {"headline": "layer", "stages": "stages", "traffic": "traffic", "energy": "energy"}
 SAYS = {
@@ -18,7 +19,7 @@ SAYS = {
 @pytest.mark.parametrize("study", KINDS)
 def test_every_kind_of_study_has_a_closing_table(study, fixture_results):
     path = fixture_results / "fixture-gpu" / f"{study}.csv"
-    rows = schema.read(path, schema.KEYS[KINDS[study]])
+    rows = store.read(path, columns.KEYS[KINDS[study]])
     plan = SimpleNamespace(
         kind=KINDS[study],
         cases=[SimpleNamespace(case_hash=name) for name in rows["case_hash"].unique()],

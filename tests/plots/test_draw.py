@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tritonmoe_bench.plots import draw, registry
+from tritonmoe_bench.plots import draw
+from tritonmoe_bench.plots.parts import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_TORCH = """

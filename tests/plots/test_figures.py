@@ -4,8 +4,13 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from tritonmoe_bench.plots import data, headline, headline_data, published, registry, style
-from tritonmoe_bench.plots.data import Results
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import headline as headline_data
+from tritonmoe_bench.experiments.analysis.names import SYSTEMS
+from tritonmoe_bench.experiments.analysis.published import ratios
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.plots import headline
+from tritonmoe_bench.plots.parts import registry, style
 
 PER_SYSTEM = ("throughput", "limit_share", "latency_vs_skew", "latency_vs_experts")
 UNITS = {
@@ -102,7 +107,7 @@ def test_all_systems_are_in_the_legend(drawn, results, name):
 
 @pytest.mark.parametrize("name", PER_SYSTEM)
 def test_a_system_looks_the_same_everywhere(drawn, name):
-    looks = {look.label: look for look in style.SYSTEMS.values()}
+    looks = {look.label: look for look in map(style.look, SYSTEMS)}
     handles = {handle.get_label(): handle for legend in drawn[name].legends for handle in legend.legend_handles}
     for label in set(handles) & set(looks):
         assert handles[label].get_color() == looks[label].color
@@ -110,7 +115,7 @@ def test_a_system_looks_the_same_everywhere(drawn, name):
 
 
 def test_lines_carry_the_numbers_of_the_csv(drawn, results):
-    rows = data.timed(results.study("throughput").rows, "best")
+    rows = compare.timed(results.study("throughput").rows, "best")
     rows = rows[(rows["model"] == "mixtral") & (rows["dtype"] == "bf16") & (rows["implementation"] == "paper_fused")]
     panel = drawn["throughput"].axes[0]
     assert panel.get_title() == "Mixtral-8x7B, bf16"
@@ -119,7 +124,7 @@ def test_lines_carry_the_numbers_of_the_csv(drawn, results):
 
 
 def test_missing_points_are_marked_and_their_reasons_printed(drawn, results):
-    missing = data.missing(results.study("throughput").rows)
+    missing = compare.missing(results.study("throughput").rows)
     crosses = sum(line.get_marker() == "x" for axes in drawn["throughput"].axes for line in axes.lines)
     assert crosses == len(missing.groupby(["model", "dtype", "implementation"]))
     printed = " ".join(" ".join(text.get_text() for text in drawn["throughput"].texts).split())
@@ -138,7 +143,7 @@ def test_marks_of_missing_points_lie_under_all_data(drawn):
 
 def test_map_prints_each_ratio_and_hatches_what_is_missing(drawn, results):
     rows = results.study("skew").rows
-    pairs = data.to_best(data.ratios(rows, "paper_fused", data.family(rows, "megablocks"), "eager"))
+    pairs = compare.to_best(compare.ratios(rows, "paper_fused", compare.family(rows, "megablocks"), "eager"))
     pairs = pairs[pairs["tokens"] == 512]
     panel = drawn["skew_map"].axes[5]
     printed = sorted(text.get_text() for text in panel.texts)
@@ -150,7 +155,7 @@ def test_map_prints_each_ratio_and_hatches_what_is_missing(drawn, results):
 
 
 def test_published_points_and_band_are_on_the_ratio_figure(drawn):
-    points = published.ratios("vs_megablocks", "megablocks", "triton_fused")
+    points = ratios("vs_megablocks", "megablocks", "triton_fused")
     points = points[(points["model"] == "mixtral") & (points["tokens"] <= 512)]
     stars = [line for line in drawn["ratio_to_megablocks"].axes[0].lines if line.get_marker() == "*"]
     assert list(stars[0].get_ydata()) == list(points["ratio"])

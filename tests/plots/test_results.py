@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 
-from tritonmoe_bench.plots import data, registry, style
-from tritonmoe_bench.plots.data import MissingStudy, Results, newest_device
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results, newest_device
+from tritonmoe_bench.plots.parts import registry, style
 
 
 @pytest.fixture
@@ -42,8 +43,8 @@ def test_ratios_stay_inside_a_run(results):
     mixed = pd.concat(
         [rows[rows["implementation"] == "paper_fused"], other[other["implementation"] == "paper_unfused"]]
     )
-    assert data.ratios(mixed, "paper_fused", ["paper_unfused"], "eager").empty
-    assert len(data.ratios(rows, "paper_fused", ["paper_unfused"], "eager"))
+    assert compare.ratios(mixed, "paper_fused", ["paper_unfused"], "eager").empty
+    assert len(compare.ratios(rows, "paper_fused", ["paper_unfused"], "eager"))
 
 
 def test_an_unlisted_system_appears_by_itself(results):
@@ -64,38 +65,38 @@ def test_the_look_of_an_unlisted_system_is_its_own():
     looks = [style.look(f"system_{index}") for index in range(6)]
     assert style.look("system_0") == looks[0]
     assert len({(look.color, look.marker, str(look.linestyle)) for look in looks}) == len(looks)
-    assert style.in_order(["zzz", "torch_loop", "aaa", "stream"]) == ["stream", "torch_loop", "aaa", "zzz"]
+    assert names.in_order(["zzz", "torch_loop", "aaa", "stream"]) == ["stream", "torch_loop", "aaa", "zzz"]
 
 
 def test_listed_systems_are_told_apart_without_colour():
-    looks = [look for name, look in style.SYSTEMS.items()]
+    looks = [look for name, look in ((name, style.look(name)) for name in names.SYSTEMS)]
     assert len({look.color for look in looks}) == len(looks)
     assert len({(look.marker, str(look.linestyle)) for look in looks}) == len(looks)
 
 
 def test_best_launch_mode_is_the_faster_one(results):
     rows = results.study("throughput").rows
-    best = data.timed(rows, "best").set_index(["case_hash", "implementation"])["p50_us"]
+    best = compare.timed(rows, "best").set_index(["case_hash", "implementation"])["p50_us"]
     every = rows[rows["status"] == "ok"].groupby(["case_hash", "implementation"])["p50_us"].min()
     pd.testing.assert_series_equal(best.sort_index(), every.sort_index())
 
 
 def test_missing_points_have_status_and_reason(results):
     rows = results.study("throughput").rows
-    missing = data.missing(rows)
-    done = data.timed(rows, "best")
+    missing = compare.missing(rows)
+    done = compare.timed(rows, "best")
     assert len(missing) + len(done) == rows["case_hash"].nunique() * rows["implementation"].nunique()
     assert set(missing["status"]) == {"unsupported", "oom", "error", "incorrect", "timeout"}
     # A system that only lacks the graph has its eager time, and is not missing.
     assert "paper_fused" not in set(missing["implementation"])
-    assert "paper_fused" in set(data.missing(rows, "graph")["implementation"])
+    assert "paper_fused" in set(compare.missing(rows, "graph")["implementation"])
 
 
 def test_a_point_without_a_row_is_missing(results):
     rows = results.study("throughput").rows
     gone = rows[rows["implementation"] == "paper_fused"].iloc[0]["case_hash"]
     cut = rows[~((rows["case_hash"] == gone) & (rows["implementation"] == "paper_fused"))]
-    missing = data.missing(cut)
+    missing = compare.missing(cut)
     assert missing.loc[missing["implementation"] == "paper_fused", "status"].tolist() == ["not run"]
 
 

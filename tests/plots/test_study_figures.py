@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT, crossing, errors
+from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.claims.fusion import process_noise
-from tritonmoe_bench.plots import accuracy, data, registry, style
-from tritonmoe_bench.plots.data import Results
-from tritonmoe_bench.plots.decode_data import EXPERT, OUTPUT, crossing, errors
+from tritonmoe_bench.plots import accuracy
+from tritonmoe_bench.plots.parts import registry, style
 
 MODELS = ["mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b"]
 
@@ -52,14 +55,14 @@ def test_decode_shows_the_ratio_its_crossing_and_both_errors(drawn, results):
     found = errors(rows)
     for column, model in enumerate(MODELS):
         above, below = drawn["decode"].axes[column], drawn["decode"].axes[column + len(MODELS)]
-        assert above.get_title() == style.model_label(model)
+        assert above.get_title() == names.model_label(model)
         here = table.loc[model]
         ratio = (here[EXPERT] / here[OUTPUT]).to_numpy()
         line = next(line for line in above.lines if len(line.get_xdata()) == len(ratio))
         np.testing.assert_allclose(line.get_ydata(), ratio)
         (diamond,) = [line for line in above.lines if line.get_marker() == "D"]
         assert diamond.get_xdata()[0] == pytest.approx(
-            crossing(data.ratios(rows[rows["model"] == model], OUTPUT, [EXPERT], "best"))
+            crossing(compare.ratios(rows[rows["model"] == model], OUTPUT, [EXPERT], "best"))
         )
         mine = found[found["model"] == model]
         drawn_errors = [list(line.get_ydata()) for line in below.lines]
@@ -100,7 +103,7 @@ def test_accuracy_has_the_median_of_every_system_in_each_dtype(drawn, results):
     rows = pd.concat([results.study(name).rows for name in ("headline", "throughput")])
     known = accuracy.errors(rows)
     labels = [label.get_text() for label in drawn["accuracy"].axes[0].get_yticklabels()]
-    assert labels == [style.look(name).label for name in data.systems(rows) if name != "stream"]
+    assert labels == [style.look(name).label for name in compare.systems(rows) if name != "stream"]
     for panel, dtype in zip(drawn["accuracy"].axes, ("bf16", "fp16")):
         assert panel.get_title() == dtype
         for name in ("fast", "paper_fused", "megablocks_sparse"):

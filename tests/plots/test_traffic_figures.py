@@ -6,18 +6,12 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot
 
-from tritonmoe_bench.experiments import schema
-from tritonmoe_bench.plots import (
-    data,
-    roofline,
-    style,
-    traffic,
-    traffic_data,
-    traffic_load,
-    traffic_over_compulsory,
-    traffic_saving,
-    traffic_where,
-)
+from tritonmoe_bench.experiments.analysis import compare, traffic_load
+from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis import traffic as traffic_data
+from tritonmoe_bench.experiments.table.columns import TRAFFIC_KEY
+from tritonmoe_bench.plots import roofline, traffic, traffic_over_compulsory, traffic_saving, traffic_where
+from tritonmoe_bench.plots.parts import style
 
 BYTES = ["read_bytes", "write_bytes", "unique_read_bytes", "unique_write_bytes"]
 
@@ -134,7 +128,7 @@ def test_what_needs_no_gpu_comes_from_the_interpreters_rows(results):
     pd.concat([frame, off]).to_csv(device, index=False)
     loaded = traffic_load.load(results)
     assert [study.rows["run_id"].iloc[0] for study in loaded.studies] == ["SYNTHETIC-traffic", "OTHER"]
-    key = list(schema.TRAFFIC_KEY)
+    key = list(TRAFFIC_KEY)
     assert not loaded.rows.duplicated(key).any()
     assert set(map(tuple, loaded.rows[key].astype(str).values)) == set(map(tuple, whole[key].astype(str).values))
     assert (loaded.rows["status"] == "ok").sum() == (whole["status"] == "ok").sum()
@@ -191,9 +185,9 @@ def test_saving_by_counters_and_by_model_stand_in_panels_of_their_own(results):
 
 @pytest.mark.parametrize("weights", [True, False])
 def test_the_closed_form_of_the_map_is_that_of_the_model(weights):
-    from tritonmoe_bench.experiments.case import Case
-    from tritonmoe_bench.experiments.traffic import TILES
-    from tritonmoe_bench.experiments.traffic_model import saving
+    from tritonmoe_bench.experiments.traffic.model_paper import saving
+    from tritonmoe_bench.experiments.traffic.rows import TILES
+    from tritonmoe_bench.experiments.workload.case import Case
 
     case = Case("mixtral", 8, 2, 4096, 14336, tokens=4096)
     even = [case.slots // 8] * 8
@@ -214,7 +208,7 @@ def test_roofline_places_a_system_by_its_bytes_and_its_time(results):
     rows, headline = results.study("traffic").rows, results.study("headline")
     counted = rows[(rows["method"] == "counters") & (rows["stage"] == "total") & (rows["implementation"] == "vllm")
                    & (rows["model"] == "mixtral")].set_index("case_hash")  # fmt: skip
-    times = data.timed(headline.rows, "best")
+    times = compare.timed(headline.rows, "best")
     times = times[times["implementation"] == "vllm"].set_index("case_hash")["p50_us"]
     line = line_of(roofline.draw(results).axes[0], "vllm")
     points = dict(zip(line.get_xdata(), line.get_ydata()))
@@ -241,7 +235,7 @@ def test_roofline_names_every_system_that_has_no_point(results):
 
 
 def test_the_roofs_are_those_of_the_run(results):
-    stream = data.timed(results.study("headline").rows, "best")
+    stream = compare.timed(results.study("headline").rows, "best")
     stream = stream[stream["implementation"] == "stream"]
     best = max(
         row.active_experts * 3 * row.hidden_dim * row.ffn_dim * 2 / row.p50_us / 1e6 for row in stream.itertuples()

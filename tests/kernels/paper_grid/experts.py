@@ -6,12 +6,12 @@ import torch
 from moe_cases import assert_accurate, make_layer
 
 from paper_grid.rows import SIGMOID, SOFTMAX, Row, check, routed_experts
-from tritonmoe_bench.baselines.reference import moe_forward
-from tritonmoe_bench.kernels.fused_gate_up import fused_gate_up
-from tritonmoe_bench.kernels.grouped_gemm import grouped_gemm
-from tritonmoe_bench.kernels.permute import permute
-from tritonmoe_bench.kernels.schedule import schedule_on_host
-from tritonmoe_bench.kernels.silu_mul import silu_mul
+from tritonmoe_bench.experiments.workload.reference import moe_forward
+from tritonmoe_bench.kernels.paper.fused_gate_up import fused_gate_up
+from tritonmoe_bench.kernels.paper.grouped_gemm import grouped_gemm
+from tritonmoe_bench.kernels.paper.permute import permute
+from tritonmoe_bench.kernels.paper.schedule import schedule_on_host
+from tritonmoe_bench.kernels.paper.silu_mul import silu_mul
 
 SCALE = 32
 """Hidden and ffn sizes of a real model are divided by this for the interpreter."""

@@ -6,9 +6,9 @@ import torch
 from moe_cases import assert_accurate, random
 
 from paper_grid.rows import SOFTMAX, Row, check, logits_of, routed_experts
-from tritonmoe_bench.baselines.reference import route
-from tritonmoe_bench.kernels.permute import permute, unpermute_combine
-from tritonmoe_bench.kernels.schedule import schedule_on_host
+from tritonmoe_bench.experiments.workload.reference import route
+from tritonmoe_bench.kernels.paper.permute import permute, unpermute_combine
+from tritonmoe_bench.kernels.paper.schedule import schedule_on_host
 
 
 def reference_permute(x: torch.Tensor, experts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

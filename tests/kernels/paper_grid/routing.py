@@ -8,9 +8,9 @@ import torch
 from moe_cases import make_layer
 
 from paper_grid.rows import SIGMOID, SOFTMAX, Row, check, logits_of
-from tritonmoe_bench.baselines.reference import route
+from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.gating import Gating
-from tritonmoe_bench.kernels.router import router, score_topk
+from tritonmoe_bench.kernels.paper.router import router, score_topk
 
 
 def assert_routes_as_reference(row: Row, gating: Gating) -> None:

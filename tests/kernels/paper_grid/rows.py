@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from moe_cases import rounded_logits
 
-from tritonmoe_bench.baselines.reference import route
+from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.gating import Gating
 
 GRID = Path(__file__).resolve().parents[3] / "results" / "paper" / "test_grid.csv"

@@ -1,0 +1,199 @@
+"""Makes, from vLLM's wheel, a folder that holds its fused MoE and the triton_kernels that it ships, and little else.
+
+    python baselines/builds/offline/prune_vllm.py [--wheel FILE] [--arch 9.0] [--out .peers]
+
+vLLM's wheel is 260 MB and needs 150 packages; this takes 20 MB, torch, triton and a handful of small packages, and so
+serves where nothing can be fetched. The code is vLLM's own: modules that the fused MoE does not run are left out, an
+import of one becomes a name that fails when it is used (left_out.py), and the two compiled libraries lose their symbol
+tables and the machine code of other GPUs (fatbin.py). Where there is network, `pip install vllm==0.22.1` does as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from fatbin import FatbinError, keep_architecture
+
+VERSION = "0.22.1"
+HERE = Path(__file__).resolve().parent
+DEFAULT_OUT = HERE.parents[1] / ".peers"
+PLATFORM = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_31_x86_64", "--python-version", "3.12")
+MOE = "vllm/model_executor/layers/fused_moe"
+MODULES = (
+    "vllm/__init__.py", "vllm/_version.py", "vllm/version.py", "vllm/envs.py", "vllm/logger.py", "vllm/scalar_type.py",
+    "vllm/_custom_ops.py", "vllm/_aiter_ops.py",
+    "vllm/logging_utils/", "vllm/triton_utils/", "vllm/plugins/__init__.py",
+    "vllm/platforms/__init__.py", "vllm/platforms/interface.py", "vllm/platforms/cuda.py",
+    "vllm/third_party/__init__.py", "vllm/third_party/pynvml.py",
+    "vllm/utils/__init__.py", "vllm/utils/math_utils.py", "vllm/utils/torch_utils.py", "vllm/utils/import_utils.py",
+    "vllm/distributed/__init__.py", "vllm/distributed/parallel_state.py",
+    "vllm/model_executor/__init__.py", "vllm/model_executor/layers/__init__.py",
+    "vllm/model_executor/layers/quantization/utils/ocp_mx_utils.py",
+    "vllm/model_executor/layers/quantization/utils/quant_utils.py",
+    f"{MOE}/__init__.py", f"{MOE}/activation.py", f"{MOE}/config.py", f"{MOE}/fused_moe.py",
+    f"{MOE}/modular_kernel.py", f"{MOE}/moe_align_block_size.py", f"{MOE}/utils.py",
+    f"{MOE}/router/__init__.py", f"{MOE}/router/fused_topk_router.py",
+)  # fmt: skip
+"""Files, and folders with a slash at the end, of which every module is kept."""
+TABLES = f"{MOE}/configs/"
+LIBRARIES = ("vllm/_moe_C.abi3.so", "vllm/_C_stable_libtorch.abi3.so")
+TRITON_KERNELS = "vllm/third_party/triton_kernels/"
+TRITON_KERNELS_VERSION = "3.5.1"
+"""The tag of Triton's repository that vLLM's build pins; the wheel itself does not say it."""
+
+
+class PruneError(Exception):
+    """Why no tree can be made, and what to do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--wheel", type=Path, help=f"wheel of vLLM {VERSION} (default: pip downloads it)")
+    parser.add_argument("--arch", default="9.0", help="compute capability to keep code for, or 'all' (default: 9.0)")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to make (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = options.wheel or download(Path(folder))
+            size = prune(wheel, options.out, options.arch)
+    except (PruneError, FatbinError) as error:
+        print(f"prune_vllm: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: {size / 2**20:.1f} MiB, vLLM {VERSION} for compute capability {options.arch}")
+    return 0
+
+
+def download(folder: Path) -> Path:
+    """The wheel from the package index that pip is set up for."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder),
+               *PLATFORM, f"vllm=={VERSION}"]  # fmt: skip
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise PruneError(f"pip cannot download vllm=={VERSION}: give a wheel by --wheel")
+    return next(folder.glob("vllm-*.whl"))
+
+
+def prune(wheel: Path, out: Path, arch: str) -> int:
+    """Replaces the folders `vllm` and `triton_kernels` of `out`; their size in bytes."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        info = next((name for name in names if name.endswith(".dist-info/METADATA")), "")
+        if info != f"vllm-{VERSION}.dist-info/METADATA":
+            raise PruneError(f"{wheel.name} is not vLLM {VERSION}, the version whose layout this tool knows")
+        for name in ("vllm", "triton_kernels"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        sources = [name for name in names if name in MODULES or _in_folder(name, MODULES)]
+        kept = {_module(name) for name in (*sources, *LIBRARIES)}
+        for name in sources:
+            text = archive.read(name).decode()
+            _write(out / "vllm" / name, leave_out(text, _module(name), name.endswith("__init__.py"), kept).encode())
+        for name in names:
+            if name == info or (name.startswith(TABLES) and name.endswith(".json")):
+                _write(out / "vllm" / name, archive.read(name))
+            elif name.startswith(TRITON_KERNELS) and name.endswith(".py"):
+                _write(out / "triton_kernels" / name.removeprefix("vllm/third_party/"), archive.read(name))
+        for name in LIBRARIES:
+            _write(out / "vllm" / name, _library(archive.read(name), arch))
+    shutil.copy(HERE / "left_out.py", out / "vllm" / "vllm" / "_left_out.py")
+    record = {"vllm": VERSION, "triton_kernels": TRITON_KERNELS_VERSION, "arch": arch}
+    (out / "BUILD.json").write_text(json.dumps(record) + "\n")
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def leave_out(source: str, module: str, is_package: bool, kept: set[str]) -> str:
+    """`source` with each import, outside of functions, of a module of vLLM that is not in `kept` made a LeftOut.
+
+    What stands under `if TYPE_CHECKING:` never runs and stays.
+    """
+    lines = source.splitlines()
+    package = module if is_package else module.rpartition(".")[0]
+    replaced = False
+    for node in reversed(list(_top_level_imports(ast.parse(source).body))):
+        names = _left_out(node, package, kept)
+        if names is None:
+            continue
+        indent = " " * node.col_offset
+        new = [f"{indent}{bound} = _LeftOut({name!r})" for bound, name in names] or [f"{indent}pass"]
+        lines[node.lineno - 1 : node.end_lineno] = new
+        replaced = True
+    if replaced:
+        lines.insert(_after_future(source), "from vllm._left_out import LeftOut as _LeftOut")
+    return "\n".join(lines) + "\n"
+
+
+def _top_level_imports(body: list[ast.stmt]):
+    """Imports that run when the module is imported, in order."""
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, (ast.If, ast.Try, ast.With)):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                yield from _top_level_imports(node.orelse)
+                continue
+            for part in ("body", "handlers", "orelse", "finalbody"):
+                for child in getattr(node, part, []):
+                    yield from _top_level_imports(child.body if isinstance(child, ast.ExceptHandler) else [child])
+
+
+def _left_out(node: ast.Import | ast.ImportFrom, package: str, kept: set[str]) -> list[tuple[str, str]] | None:
+    """(bound name, what it was) for every name of the import, or None if it stays. All of a statement stays or goes."""
+    if isinstance(node, ast.Import):
+        gone = [alias for alias in node.names if _of_vllm(alias.name) and alias.name not in kept]
+        return [(alias.asname, alias.name) for alias in gone if alias.asname] if gone else None
+    base = node.module or ""
+    if node.level:
+        base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], *([base] if base else [])])
+    if not _of_vllm(base) or base in kept:
+        return None
+    return [(alias.asname or alias.name, f"{base}.{alias.name}") for alias in node.names if alias.name != "*"]
+
+
+def _of_vllm(name: str) -> bool:
+    return name == "vllm" or name.startswith("vllm.")
+
+
+def _after_future(source: str) -> int:
+    """Line index after the docstring and `from __future__` imports."""
+    line = 0
+    for node in ast.parse(source).body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if not docstring and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
+            break
+        line = node.end_lineno or 0
+    return line
+
+
+def _in_folder(name: str, folders: tuple[str, ...]) -> bool:
+    return name.endswith(".py") and any(name.startswith(folder) for folder in folders if folder.endswith("/"))
+
+
+def _module(name: str) -> str:
+    """Dotted name of a source file or a compiled library."""
+    return name.removesuffix(".py").removesuffix(".abi3.so").replace("/", ".").removesuffix(".__init__")
+
+
+def _library(data: bytes, arch: str) -> bytes:
+    """Without its symbol table, where `strip` is there, and without the code of other architectures."""
+    if shutil.which("strip"):
+        with tempfile.NamedTemporaryFile(suffix=".so") as file:
+            file.write(data)
+            file.flush()
+            subprocess.run(["strip", "--strip-all", file.name], check=True)
+            data = Path(file.name).read_bytes()
+    return data if arch == "all" else keep_architecture(data, int(arch.replace(".", "")))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

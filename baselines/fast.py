@@ -1,0 +1,97 @@
+"""`fast`: our own forward, with its own choice of tiles, for the harness."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, Implementation, unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
+    from tritonmoe_bench.kernels.fast.choose import FastTiles, FewTiles
+
+
+class Fast(Implementation):
+    name = "fast"
+    family = "fast"
+    revision = 3  # 1: commit 49c8f03; 2: 5f788fe, gate and up as one operand; 3: f14f8e4, routing ranks up to 128
+    source = "kernels/fast/layer.py"
+    needs_gpu = False
+
+    def version(self) -> str:
+        from tritonmoe_bench import __version__
+
+        return __version__
+
+    def check(self, case: Case) -> Check:
+        from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
+
+        if case.num_experts > MAX_EXPERTS or case.top_k > MAX_TOP_K:
+            return unsupported(f"takes up to {MAX_EXPERTS} experts and top_k up to {MAX_TOP_K}")
+        return OK
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        from tritonmoe_bench.kernels.fast.layer import fast_moe
+
+        layer = (weights.router(), weights.gate_up(), weights.down(), case.top_k, case.gate)
+        bias = weights.correction_bias()
+        return lambda x: fast_moe(x, *layer, correction_bias=bias)
+
+    def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
+        """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
+        GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines."""
+        from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_place
+        from tritonmoe_bench.kernels.fast.choose import FewTiles
+        from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
+        from tritonmoe_bench.kernels.fast.forward import launch_combine
+        from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
+        from tritonmoe_bench.kernels.fast.logits import launch_logits
+        from tritonmoe_bench.kernels.fast.routing import launch_top_k
+
+        router, gate_up, down = weights.router(), weights.gate_up(), weights.down()
+        bias, tiles = weights.correction_bias(), _tiles(case)
+
+        def route() -> tuple[torch.Tensor, torch.Tensor]:
+            return launch_top_k(launch_logits(x, router), case.top_k, case.gate, bias)
+
+        experts, scores = route()
+        if isinstance(tiles, FewTiles):
+
+            def few() -> torch.Tensor:
+                inner = launch_few_gate_up(x, gate_up, experts, scores, tiles.gate_up)
+                return launch_few_down(inner, down, experts, x.dtype, tiles.down)
+
+            return [("router", route), ("expert_ffn", few)]
+
+        def place() -> tuple[torch.Tensor, torch.Tensor]:
+            return launch_place(experts, case.num_experts, tiles.block_m)
+
+        blocks = Blocks(scores, *place())
+
+        def ffn() -> torch.Tensor:
+            return launch_down(launch_gate_up(x, gate_up, blocks, case.top_k, tiles), down, blocks, tiles)
+
+        out = ffn()
+        return [("router", route), ("schedule", place), ("expert_ffn", ffn),
+                ("unpermute_combine", lambda: launch_combine(out, scores))]  # fmt: skip
+
+    def config(self, case: Case) -> str:
+        return str(_tiles(case))
+
+    def planned_config(self, case: Case) -> str:
+        return self.config(case)
+
+
+def _tiles(case: Case) -> FastTiles | FewTiles:
+    """What `fast_moe` chooses for a case on this machine."""
+    import torch
+
+    from tritonmoe_bench.kernels.fast.choose import choose_tiles
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return choose_tiles(device, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.tokens)

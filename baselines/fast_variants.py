@@ -1,0 +1,206 @@
+"""`fastvariant_*`: `fast` with one of its choices forced, for the studies decode, fusion and heights.
+
+All are made of the functions that `fast` itself is made of, with its tiles, so that two of them differ in one thing.
+A study runs them only where it names them (experiments/workload/plan.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from tritonmoe_bench.experiments.implementation.contract import Check, Forward, Implementation, unsupported
+
+from .fast import Fast
+
+if TYPE_CHECKING:
+    import torch
+
+    from tritonmoe_bench.experiments.workload.case import Case
+    from tritonmoe_bench.experiments.workload.weights import Weights
+    from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles, FewTiles
+
+MAX_DECODE_TOKENS = 64
+"""Beyond, every expert is read again for each of many tokens, and nobody would take the output-centric path."""
+BYTES_PER_ELEMENT = 2
+
+
+class _FastVariant(Implementation):
+    """`fast` with given tiles instead of its own choice of path and tiles."""
+
+    family = "fastvariant"
+    source = Fast.source
+    revision = Fast.revision
+    needs_gpu = Fast.needs_gpu
+
+    def version(self) -> str:
+        return Fast().version()
+
+    def check(self, case: Case) -> Check:
+        return Fast().check(case)
+
+    def tiles(self, case: Case) -> FastTiles | FewTiles:
+        """The tiles of the path with a schedule: those of `fast`, or that it would take if it had no other path."""
+        from tritonmoe_bench.kernels.fast.choose import FastTiles, tiled
+        from tritonmoe_bench.kernels.target import target_of
+
+        chosen = _chosen(case, case.tokens)
+        return chosen if isinstance(chosen, FastTiles) else tiled(target_of(_device()), *_shape(case), case.tokens)
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        from tritonmoe_bench.kernels.fast.layer import fast_moe
+
+        layer = (weights.router(), weights.gate_up(), weights.down(), case.top_k, case.gate)
+        bias, tiles = weights.correction_bias(), self.tiles(case)
+        return lambda x: fast_moe(x, *layer, correction_bias=bias, tiles=tiles)
+
+    def config(self, case: Case) -> str:
+        return str(self.tiles(case))
+
+
+class OutputCentric(_FastVariant):
+    """The path for a token or two, for any number of tokens that a decode step has."""
+
+    name = "fastvariant_output_centric"
+
+    def check(self, case: Case) -> Check:
+        if case.tokens > MAX_DECODE_TOKENS:
+            return unsupported(f"the output-centric path is compared up to {MAX_DECODE_TOKENS} tokens")
+        return super().check(case)
+
+    def tiles(self, case: Case) -> FewTiles:
+        """Those of `fast` for so many tokens, or for one where it takes the other path."""
+        from tritonmoe_bench.kernels.fast.choose import FewTiles, few_tiles
+
+        for tokens in (case.tokens, 1):
+            chosen = _chosen(case, tokens)
+            if isinstance(chosen, FewTiles):
+                return chosen
+        return few_tiles(case.hidden_dim, case.ffn_dim)
+
+
+class ExpertCentric(_FastVariant):
+    """The path with a schedule, even for one token."""
+
+    name = "fastvariant_expert_centric"
+
+
+class Gather(_FastVariant):
+    """The path with a schedule: gate_up gathers its rows of x, down scatters its rows to their slots."""
+
+    name = "fastvariant_gather"
+
+
+class Permute(_FastVariant):
+    """As `fastvariant_gather`, but both GEMMs work on rows in expert order, which a pass of its own gathers before.
+
+    After them the combine gathers, where it reads what down has scattered otherwise. The pass is the paper's, and is
+    launched without programmatic dependent launch.
+    """
+
+    name = "fastvariant_permute"
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        import torch
+
+        from tritonmoe_bench.kernels.fast.blocks import launch_routing
+        from tritonmoe_bench.kernels.fast.choose import FastTiles
+        from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
+        from tritonmoe_bench.kernels.fast.logits import launch_logits
+        from tritonmoe_bench.kernels.paper.permute import launch_permute, launch_unpermute_combine
+
+        router, gate_up, down, bias = weights.router(), weights.gate_up(), weights.down(), weights.correction_bias()
+        tiles, top_k, gate = self.tiles(case), case.top_k, case.gate
+        assert isinstance(tiles, FastTiles)
+        in_order = torch.arange(case.slots, dtype=torch.int32, device=router.device)
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            blocks = launch_routing(launch_logits(x, router), top_k, gate, bias, tiles.block_m)
+            rows, row_of_slot = launch_permute(x, blocks.order, top_k)
+            blocks = replace(blocks, order=in_order)
+            out = launch_down(launch_gate_up(rows, gate_up, blocks, 1, tiles), down, blocks, tiles)
+            return launch_unpermute_combine(out, row_of_slot, blocks.weights)
+
+        return forward
+
+    def config(self, case: Case) -> str:
+        return f"permuted {self.tiles(case)}"
+
+
+class Dynamic(_FastVariant):
+    """The path with a schedule: the height of each tile chosen on the GPU from the rows of its block."""
+
+    name = "fastvariant_dynamic"
+
+
+class _Fixed(_FastVariant):
+    """As `fastvariant_dynamic` with one height for all tiles, and else its tiles.
+
+    Where a tile so high needs more shared memory than a program may take, fewer loads are in flight.
+    """
+
+    height: ClassVar[int]
+
+    def tiles(self, case: Case) -> FastTiles:
+        from tritonmoe_bench.kernels.fast.choose import FastTiles
+
+        dynamic = super().tiles(case)
+        assert isinstance(dynamic, FastTiles)
+        gate_up, down = _fitting(dynamic.gate_up, self.height, 2), _fitting(dynamic.down, self.height, 1)
+        return FastTiles(self.height, gate_up, down, dynamic=False)
+
+
+class Fixed16(_Fixed):
+    name = "fastvariant_fixed16"
+    height = 16
+
+
+class Fixed32(_Fixed):
+    name = "fastvariant_fixed32"
+    height = 32
+
+
+class Fixed64(_Fixed):
+    name = "fastvariant_fixed64"
+    height = 64
+
+
+class Fixed128(_Fixed):
+    name = "fastvariant_fixed128"
+    height = 128
+
+
+def _chosen(case: Case, tokens: int) -> FastTiles | FewTiles:
+    """What `fast` takes for the layer of the case and so many tokens."""
+    from tritonmoe_bench.kernels.fast.choose import choose_tiles
+
+    return choose_tiles(_device(), *_shape(case), tokens)
+
+
+def _shape(case: Case) -> tuple[int, int, int, int]:
+    return case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim
+
+
+def _fitting(tile: FastTile, height: int, matrices: int) -> FastTile:
+    """The tile, with as many loads in flight as shared memory holds of a step: rows, and those of so many matrices."""
+    import torch
+
+    device = _device()
+    if device.type == "cpu":
+        return tile
+    properties = torch.cuda.get_device_properties(device)
+    shared = getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
+
+    def most(step: int) -> int:
+        # A KiB is left for the barriers of bulk copies.
+        return max((shared - 1024) // ((height + matrices * tile.block_n) * step * BYTES_PER_ELEMENT), 1)
+
+    return replace(
+        tile, stages=min(tile.stages, most(tile.block_k)), small_stages=min(tile.small_stages, most(tile.small_k))
+    )
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

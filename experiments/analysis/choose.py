@@ -1,0 +1,271 @@
+"""The answer of `choose`: the fastest system for a shape and batch size, from the committed rows of one device."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tritonmoe_bench import ROOT
+
+from ..table import columns, store
+from ..workload.config import VARIANT, PlanError, load_model, model_names
+from ..workload.plan import shard
+from .compare import current_run, timed
+from .headline import SHAKY
+from .names import in_order, models_in_order
+from .results import LIMIT, NOT_DEVICES, MissingStudy, newest_device
+
+SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
+WHOLE = [*SHAPE[1:], "tokens"]
+
+
+@dataclass
+class Question:
+    """What is asked. device: a folder of `results`, by default that of the newest rows; num_experts, top_k, ffn_dim:
+    as measured under the model's name, by default the model's own; tp, ep: ways that the layer is cut."""
+
+    model: str = ""
+    tokens: int = 0
+    skew: float = 0.0
+    dtype: str = "bf16"
+    gating: str = "softmax"
+    num_experts: int = 0
+    top_k: int = 0
+    ffn_dim: int = 0
+    tp: int = 1
+    ep: int = 1
+    device: str = ""
+    results: str = str(ROOT / "results")
+
+
+def parse(arguments: Sequence[str]) -> Question:
+    """The question of a command line of key=value, keys in any case. Raises PlanError."""
+    kinds = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(Question)}
+    given: dict[str, Any] = {}
+    for text in arguments:
+        name, equals, value = text.partition("=")
+        name = name.lower()
+        if not equals or name not in kinds:
+            close = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"did you mean {close[0]}=...? " if close else ""
+            raise PlanError(f"{text}: {hint}allowed are {', '.join(f'{kind}=...' for kind in kinds)}")
+        if name in given:
+            raise PlanError(f"{text}: {name}=... is given twice")
+        try:
+            given[name] = kinds[name](value)
+        except ValueError:
+            raise PlanError(f"{text}: a {'whole ' * (kinds[name] is int)}number is needed") from None
+    question = Question(**given)
+    if not question.model:
+        raise PlanError(f"model=... is needed, one of {', '.join(model_names())}")
+    if question.tokens < 1:
+        raise PlanError("tokens=... is needed, at least 1")
+    return question
+
+
+def answer(question: Question) -> str:
+    """The text of the answer. Raises PlanError where nothing was measured, naming what was."""
+    results = Path(question.results)
+    try:
+        device = question.device or newest_device(results)
+    except MissingStudy as lack:
+        raise PlanError(str(lack)) from None
+    runs = layer_runs(results, device)
+    rows = _of_shape(pd.concat(runs.values()), question, device)
+    for name in ("dtype", "gating", "skew"):
+        measured = sorted(rows[name].unique())
+        rows = rows[rows[name] == getattr(question, name)]
+        if rows.empty:
+            known = ", ".join(f"{value:g}" if name == "skew" else str(value) for value in measured)
+            raise PlanError(f"{name}={getattr(question, name)}: not measured for this shape; measured: {known}")
+    return _text(question, device, rows, {study: results / device / f"{study}.csv" for study in runs})
+
+
+def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
+    """The current run of each study of a device that timed whole layers. Raises PlanError that names the devices."""
+    runs = _layer_runs(results / device)
+    if not runs:
+        folders = [path for path in results.glob("*") if path.is_dir() and path.name not in NOT_DEVICES]
+        known = ", ".join(sorted(path.name for path in folders if _layer_runs(path))) or "none"
+        raise PlanError(f"device={device}: no latencies under {results}; there are folders with some for: {known}")
+    return runs
+
+
+def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
+    runs = {}
+    for path in sorted(folder.glob("*.csv")):
+        if {*columns.ROW_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
+            rows = current_run(store.read(path))
+            rows = rows[~rows["implementation"].str.startswith(VARIANT)]
+            if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
+                # An empty cell makes pandas read its whole column as floats.
+                runs[path.stem] = rows.dropna(subset=WHOLE).astype(dict.fromkeys(WHOLE, int))
+    return runs
+
+
+def nearest(measured: pd.Series, tokens: int) -> int:
+    """The measured token count nearest to `tokens` by ratio, the larger of two equally near."""
+    return int(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(math.log(value / tokens))))
+
+
+def _of_shape(rows: pd.DataFrame, question: Question, device: str) -> pd.DataFrame:
+    """The rows of the shape that is asked for. Raises PlanError that names those measured."""
+    shapes = rows[SHAPE].drop_duplicates()
+    if question.model in model_names():
+        own = load_model(question.model)
+        experts, top_k = question.num_experts or own.num_experts, question.top_k or own.top_k
+        label, experts, ffn = shard(own.name, experts, top_k, question.ffn_dim or own.ffn_dim, question.tp, question.ep)
+        wanted = (label, experts, top_k, own.hidden_dim, ffn)
+    elif question.model in set(shapes["model"]):
+        wanted = next(shapes[shapes["model"] == question.model].itertuples(index=False, name=None))
+    else:
+        close = difflib.get_close_matches(question.model, [*model_names(), *shapes["model"]], n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise PlanError(f"model={question.model}: {hint}measured are {_shapes_text(shapes)}")
+    rows = rows[(rows[SHAPE] == list(wanted)).all(axis=1)]
+    if rows.empty:
+        lacks, near = f"{_shape_text(wanted)} was not measured on {device}", shapes
+        if question.tp > 1 or question.ep > 1:
+            lacks = f"no shard of the shape {_shape_text(wanted)} was measured on {device}"
+            near = shapes[shapes["model"].str.startswith(f"{question.model} ")]
+        measured = f"; measured are {_shapes_text(near)}" if len(near) else ""
+        raise PlanError(f"{lacks}{measured}; on that GPU `{_sweep(question)}` measures it")
+    return rows
+
+
+def _sweep(question: Question) -> str:
+    """The command that measures what is asked: its defaults are a question's own."""
+    names = ["model", "num_experts", "top_k", "ffn_dim", "tp", "ep", "tokens", "skew", "dtype", "gating"]
+    asked = [name for name in names if getattr(question, name) != getattr(Question, name)]
+    keys = [f"model.{name}" if name in SHAPE[1:] else name for name in asked]
+    values = [f"{key}={getattr(question, name)}" for key, name in zip(keys, asked)]
+    return f"python experiments/sweep.py {' '.join(values)}"
+
+
+def _shape_text(shape: Sequence[Any]) -> str:
+    model, experts, top_k, hidden, ffn = shape
+    return f"{model} ({experts} experts, top-{top_k}, {hidden} x {ffn})"
+
+
+def _shapes_text(shapes: pd.DataFrame) -> str:
+    order = models_in_order(shapes["model"])
+    listed = sorted(shapes.itertuples(index=False, name=None), key=lambda shape: (order.index(shape[0]), *shape[1:]))
+    return ", ".join(map(_shape_text, listed))
+
+
+def _text(question: Question, device: str, rows: pd.DataFrame, paths: dict[str, Path]) -> str:
+    measured = sorted(rows["tokens"].unique())
+    tokens = nearest(rows["tokens"], question.tokens)
+    rows = rows[rows["tokens"] == tokens]
+    lines = [f"{_shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {question.skew:g}, "
+             f"{question.dtype}, {question.gating}, on {device}"]  # fmt: skip
+    if tokens != question.tokens:
+        apart = max(tokens / question.tokens, question.tokens / tokens)
+        lines.append(
+            f"{question.tokens} tokens were not measured: this is the nearest, a factor of "
+            f"{apart:.{2 if apart < 10 else 0}f} away; measured are {', '.join(map(str, measured))}"
+        )
+    groups = [group for _, group in rows.groupby("study") if (group["implementation"] != LIMIT).any()]
+    groups.sort(key=lambda group: (-len(_systems(group)), str(group["study"].iloc[0])))
+    told: set[str] = set()
+    for group in groups:
+        systems = _systems(group)
+        # A system by itself is no comparison, unless it is all that there is.
+        if len(systems) > 1 or set(systems["implementation"]) - told:
+            where = f"{_short_path(paths[str(group['study'].iloc[0])])}, run {group['run_id'].iloc[0]}"
+            lines += ["", *_run_text(group, systems, told, where)]
+            told |= set(systems["implementation"])
+    if not told:
+        lines += ["", "No system was timed here."]
+    untimed = rows[~rows["implementation"].isin({*told, LIMIT})]
+    if len(untimed):
+        lines += ["", "Not timed at this point:", *_reasons(untimed)]
+    return "\n".join(lines)
+
+
+def _systems(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the systems in their best launch mode, fastest first; the limit is none."""
+    best = timed(rows, "best")
+    return best[best["implementation"] != LIMIT].sort_values("p50_us")
+
+
+def _run_text(rows: pd.DataFrame, systems: pd.DataFrame, told: set[str], where: str) -> list[str]:
+    """One run: its fastest system, the measured limit, and a table of it and of the systems not `told` before."""
+    best = systems.iloc[0]
+    same = systems.loc[systems["p20_us"] <= best["p80_us"], "implementation"].tolist()[1:]
+    lines = [
+        f"Fastest of {len(systems)}: {best['implementation']}, {best['p50_us']:.1f} µs, "
+        + ("in a CUDA graph" if best["launch"] == "graph" else "launched eagerly")
+        + (f"; the same within the noise: {', '.join(same)}" if same else ""),
+        f"From {where}, case {best['case_hash']}, {best['timestamp_utc']}, torch {best['torch']}, "
+        f"triton {best['triton']}, commit {str(best['git_commit'])[:10]}",
+    ]
+    new = systems[~systems["implementation"].isin(told)]
+    if told and new.empty:
+        return lines
+    if pd.notna(best["limit_us"]):
+        lines.append(_limit_text(best))
+    shown = systems[systems["implementation"].isin({best["implementation"], *new["implementation"]})]
+    lines += ["", pd.DataFrame([_line(row, best) for _, row in shown.iterrows()]).to_string(index=False)]
+    if (shown["limit_us"] / shown["p50_us"]).max() >= 1.005:
+        lines += _shaky_text(rows, best["limit_us"])
+    refused = rows[(rows["launch"] == "graph") & (rows["status"] != "ok")]
+    refused = refused[refused["implementation"].isin(new.loc[new["launch"] == "eager", "implementation"])]
+    return [*lines, *(["", "In no CUDA graph:", *_reasons(refused)] if len(refused) else [])]
+
+
+def _limit_text(row: pd.Series) -> str:
+    read = f"{int(row['active_experts'])} active experts' weights"
+    if row["stream_us"] < row["limit_us"]:
+        return (
+            f"Limit {row['limit_us']:.1f} µs: the arithmetic at the matrix rate of that run, longer than the "
+            f"{row['stream_us']:.1f} µs in which stream reads the {read}"
+        )
+    return f"Limit {row['limit_us']:.1f} µs: stream, which reads the {read} in that run and does nothing else"
+
+
+def _shaky_text(rows: pd.DataFrame, limit_us: float) -> list[str]:
+    """One line where the row of stream that is the limit varied, which is how a share of it can be above 100 %."""
+    limit = rows[(rows["implementation"] == LIMIT) & (rows["p50_us"] == limit_us)]
+    return [
+        "A share above 100 %: the limit is measured too, and varied by "
+        f"{100 * (p80 / p20 - 1):.0f} % while it was timed ({p20:.1f}–{p80:.1f} µs)"
+        for p20, p80 in zip(limit["p20_us"], limit["p80_us"])
+        if p80 > SHAKY * p20
+    ][:1]
+
+
+def _line(row: pd.Series, best: pd.Series) -> dict[str, str]:
+    """One line of the table; the ratio is the latency over the fastest one's, with what p20 to p80 of both leave."""
+    low, high = row["p20_us"] / best["p80_us"], row["p80_us"] / best["p20_us"]
+    ratio = "1" if row["implementation"] == best["implementation"] else (
+        "same" if low <= 1 <= high else f"{row['p50_us'] / best['p50_us']:.2f} ({low:.2f}–{high:.2f})"
+    )  # fmt: skip
+    return {
+        "system": row["implementation"],
+        "version": "" if pd.isna(row["implementation_version"]) else str(row["implementation_version"]),
+        "µs": f"{row['p50_us']:.1f}",
+        "p20–p80": f"{row['p20_us']:.1f}–{row['p80_us']:.1f}",
+        "x the fastest": ratio,
+        "of the limit": "" if pd.isna(row["limit_us"]) else f"{100 * row['limit_us'] / row['p50_us']:.0f} %",
+        "launch": row["launch"],
+        "workspace": "" if pd.isna(row["workspace_bytes"]) else f"{row['workspace_bytes'] / 2**20:.1f} MiB",
+        "host syncs": "" if pd.isna(row["host_syncs"]) else f"{row['host_syncs']:.0f}",
+        "kernels": "" if pd.isna(row["kernel_launches"]) else f"{row['kernel_launches']:.0f}",
+    }
+
+
+def _reasons(rows: pd.DataFrame) -> list[str]:
+    """One line a system: status and reason, of the eager launch where both failed."""
+    rows = rows.sort_values("launch", kind="stable").drop_duplicates("implementation").set_index("implementation")
+    return [f"  {name}: {rows.at[name, 'status']!s}: {rows.at[name, 'reason']!s}" for name in in_order(rows.index)]
+
+
+def _short_path(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,97 @@
+"""What systems and models are called, in which order they stand, and which family a system belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+PAPER_MODELS = ("mixtral", "deepseek_v3", "qwen2_paper")
+
+MODELS = {
+    "mixtral": "Mixtral-8x7B",
+    "qwen2_paper": "Qwen2-57B (paper)",
+    "deepseek_v3": "DeepSeek-V3",
+    "mixtral_8x22b": "Mixtral-8x22B",
+    "qwen3_30b_a3b": "Qwen3-30B-A3B",
+    "qwen3_235b_a22b": "Qwen3-235B-A22B",
+    "qwen2_57b_a14b": "Qwen2-57B-A14B",
+    "olmoe_1b_7b": "OLMoE-1B-7B",
+    "gpt_oss_20b": "gpt-oss-20b",
+    "gpt_oss_120b": "gpt-oss-120b",
+    "kimi_k2": "Kimi-K2",
+}
+"""Labels of the models, in the order of panels: the paper's first."""
+SYSTEMS = {
+    "stream": ("measured limit (stream)", "limit"),
+    "fast": ("fast", "fast"),
+    "paper_fused": ("paper fused", "paper"),
+    "paper_fused_graph": ("paper fused + GPU schedule", "paper"),
+    "paper_unfused": ("paper unfused", "paper"),
+    "megablocks_sparse": ("Megablocks sparse", "megablocks"),
+    "megablocks_grouped_cublas": ("Megablocks grouped cuBLAS", "megablocks"),
+    "megablocks_grouped_cutlass": ("Megablocks grouped CUTLASS", "megablocks"),
+    "vllm": ("vLLM", "serving"),
+    "vllm_tuned": ("vLLM tuned", "serving"),
+    "sglang": ("SGLang", "serving"),
+    "openai_triton_kernels": ("OpenAI triton_kernels", "serving"),
+    "scattermoe": ("ScatterMoE", "research"),
+    "tritonmoe": ("TritonMoE (the paper's code)", "research"),
+    "cutlass_grouped": ("CUTLASS grouped", "library"),
+    "cublas_grouped": ("cuBLAS grouped", "library"),
+    "cublas_streams": ("cuBLAS on streams", "library"),
+    "torch_grouped_mm": ("PyTorch grouped_mm", "pytorch"),
+    "torch_grouped_mm_compiled": ("PyTorch grouped_mm compiled", "pytorch"),
+    "torch_loop": ("PyTorch loop", "pytorch"),
+    "tutel": ("Tutel", "training"),
+    "fastmoe": ("FastMoE", "training"),
+    "deepspeed_moe": ("DeepSpeed-MoE", "training"),
+    "magma_vbatched": ("MAGMA vbatched", "library"),
+}
+"""Label and family of each listed system, in the order of legends: the limit, ours, the paper's, then the field."""
+
+_families: dict[str, str] = {}
+
+
+def learn(families: Mapping[str, str]) -> None:
+    """Remembers the families of systems, by name, as their adapters give them; listed systems keep their own."""
+    _families.update(families)
+
+
+def label_of(system: str) -> str:
+    """What figures and tables call a system: its own name where it is not listed."""
+    return SYSTEMS[system][0] if system in SYSTEMS else system
+
+
+def family_of(system: str) -> str:
+    """The family of a system, listed or learned; else that of the listed system that its name begins with."""
+    if system in SYSTEMS:
+        return SYSTEMS[system][1]
+    family = _families.get(system, system.split("_")[0])
+    return SYSTEMS[family][1] if family in SYSTEMS else family
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Systems in the order of every figure: the listed ones, then the others by name."""
+    listed = list(SYSTEMS)
+    return sorted(set(names), key=lambda name: (listed.index(name) if name in SYSTEMS else len(listed), name))
+
+
+def models_in_order(names: Iterable[str]) -> list[str]:
+    """Models in the order of every figure: the listed ones, each before its shards, then the others by name."""
+    listed = list(MODELS)
+
+    def key(name: str) -> tuple[int, str, str]:
+        model, shard = _parts(name)
+        return (listed.index(model) if model in MODELS else len(listed), model, shard)
+
+    return sorted(set(names), key=key)
+
+
+def model_label(name: str) -> str:
+    """`mixtral tp8`, a shard as experiments/workload/plan.py names it, is Mixtral-8x7B tp8."""
+    model, shard = _parts(name)
+    return " ".join(filter(None, (MODELS.get(model, model), shard)))
+
+
+def _parts(name: str) -> tuple[str, str]:
+    model, _, shard = name.partition(" ")
+    return model, shard

@@ -1,0 +1,105 @@
+"""Sums of traffic rows: bytes of a forward by group of tensors, over the compulsory ones, and what fusing saves."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+FUSED, UNFUSED, FAST = "paper_fused", "paper_unfused", "fast"
+LEFT_OUT = "not in this run: conf/study/counters.yaml says who runs what"
+"""Why a system has no row of a case that others have."""
+TENSORS = {
+    "weights": ("weights", "#dcdcdc", ""),
+    "x": ("x", "#1b1b1b", ""),
+    "permuted": ("permuted x", "#9ecae1", "////"),
+    "gate": ("gate", "#fdd0a2", ""),
+    "up": ("up", "#a63603", ""),
+    "intermediate": ("SiLU(gate) x up", "#4a2c85", ""),
+    "expert_out": ("expert outputs", "#41ab5d", "\\\\\\\\"),
+    "output": ("y", "#f7f1c8", ""),
+    "rest": ("routing, schedule", "#c51b7d", ""),
+    "all": ("not told apart", "#efefef", "xx"),
+}
+"""Label, colour and hatch of each group of tensors, in the order in which they are stacked."""
+ACCOUNTINGS = {
+    "dram": "what DRAM moves, by hardware counters",
+    "issued": "every access issued",
+    "unique": "each address once a stage",
+    "activations": "each address once a stage, without weights",
+}
+"""The first is of method counters alone, the others of the other methods."""
+COUNTERS = "counters"
+COLUMNS = {
+    "dram": ("read_bytes", "write_bytes"),
+    "issued": ("read_bytes", "write_bytes"),
+    "unique": ("unique_read_bytes", "unique_write_bytes"),
+    "activations": ("unique_read_bytes", "unique_write_bytes"),
+}
+
+
+def totals(rows: pd.DataFrame) -> pd.DataFrame:
+    """What DRAM moved in each forward that the counters saw: its row of stage `total`, with `bytes`, read and written,
+    and `over`, that over the compulsory bytes."""
+    rows = rows[(rows["method"] == COUNTERS) & (rows["stage"] == "total") & (rows["status"] == "ok")]
+    rows = rows.assign(bytes=rows["read_bytes"] + rows["write_bytes"])
+    rows = rows[rows["bytes"].notna() & rows["min_bytes"].notna()]
+    return rows.assign(over=rows["bytes"] / rows["min_bytes"])
+
+
+def uncounted(rows: pd.DataFrame) -> pd.DataFrame:
+    """The points that the counters did not see, of every case and system that they were asked for: with status and
+    reason, ``not run`` where there is no row at all."""
+    rows = rows[(rows["method"] == COUNTERS) & (rows["stage"] == "total")]
+    cases = rows[["case_hash", "model", "tokens", "dtype"]].drop_duplicates("case_hash")
+    grid = cases.merge(rows[["implementation"]].drop_duplicates(), how="cross")
+    found = grid.merge(
+        rows[["case_hash", "implementation", "status", "reason"]], on=["case_hash", "implementation"], how="left"
+    )
+    found = found.fillna({"status": "not run", "reason": LEFT_OUT})
+    return found[found["status"] != "ok"]
+
+
+def grouped(rows: pd.DataFrame, accounting: str) -> pd.Series:
+    """Bytes, read and written, of each group of `TENSORS`, summed over the stages of one forward. Empty if not known.
+
+    rows: of one case, pipeline and method; a method that sees no tensors has them all in the group ``all``.
+    """
+    columns = list(COLUMNS[accounting])
+    rows = rows[(rows["method"] == COUNTERS) == (accounting == "dram")]
+    rows = rows[(rows["status"] == "ok") & rows[columns].notna().all(axis=1)]
+    stages = rows[rows["stage"] != "total"]
+    rows = stages if len(stages) else rows
+    sums = rows[columns].sum(axis=1).groupby(rows["tensor"].map(group)).sum()
+    if accounting == "activations":
+        # Activations are told from the rest only where tensors are told apart.
+        sums = sums[[name for name in sums.index if name not in ("weights", "rest", "all")]]
+    return sums.reindex([name for name in TENSORS if name in sums.index])
+
+
+def group(tensor: str) -> str:
+    """The group of a tensor of traffic.csv."""
+    if tensor in TENSORS:
+        return tensor
+    return (
+        "weights" if tensor == "router_weight" or (tensor.endswith("_weights") and tensor != "topk_weights") else "rest"
+    )
+
+
+def saving(rows: pd.DataFrame, accounting: str, by: str = FUSED) -> float | None:
+    """Share of the unfused pipeline's bytes that another does not move, of the rows of one case and method."""
+    fused, unfused = (grouped(rows[rows["implementation"] == name], accounting).sum() for name in (by, UNFUSED))
+    return 1 - fused / unfused if fused and unfused else None
+
+
+def savings(rows: pd.DataFrame) -> pd.DataFrame:
+    """`saving` of every case and method that has both pipelines, by each accounting that it can tell.
+
+    Columns: model, tokens, dtype, method, accounting, saving.
+    """
+    found = []
+    for (_, method), case in rows.groupby(["case_hash", "method"], sort=False):
+        first = case.iloc[0]
+        for accounting in ACCOUNTINGS:
+            share = saving(case, accounting)
+            if share is not None:
+                found.append((first["model"], first["tokens"], first["dtype"], method, accounting, share))
+    return pd.DataFrame(found, columns=["model", "tokens", "dtype", "method", "accounting", "saving"])

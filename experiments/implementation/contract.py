@@ -1,0 +1,113 @@
+"""What a system must offer to be measured: the one contract of our pipelines and of every baseline.
+
+To add a system, put one file into this folder that defines a subclass of `Implementation`; the registry finds it.
+Import the system itself inside `check`, `version` and `build` only: this module and the adapter must import anywhere.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..workload.case import Case
+    from ..workload.weights import Weights
+
+Forward = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+class Status(str, enum.Enum):
+    """Status of a row. Only `OK` carries timings."""
+
+    OK = "ok"
+    UNAVAILABLE = "unavailable"
+    UNSUPPORTED = "unsupported"
+    OOM = "oom"
+    INCORRECT = "incorrect"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Answer of `Implementation.check`; every status but ok needs a reason."""
+
+    status: Status = Status.OK
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.status is Status.OK) == bool(self.reason):
+            raise ValueError("a reason is given exactly when the status is not ok")
+
+
+OK = Check()
+
+
+def unavailable(reason: str) -> Check:
+    """Not installed, or the wrong GPU. Name the command that would install it."""
+    return Check(Status.UNAVAILABLE, reason)
+
+
+def unsupported(reason: str) -> Check:
+    """Installed, but cannot do this dtype, shape or gating."""
+    return Check(Status.UNSUPPORTED, reason)
+
+
+class Implementation(ABC):
+    """One system that runs a whole MoE layer: router GEMM, scoring, top-k, dispatch, expert GEMMs, weighted combine.
+
+    Class attributes:
+    name: as in CSVs, configs and figures; family: groups systems in figures; source: where the system comes from;
+    host_sync: empty if `forward` never waits for the GPU, so that a CUDA graph can hold it, else why it cannot;
+    revision: a number to raise when this adapter, or a kernel of ours behind it, may run at another speed than before:
+    rows of an older revision are measured again; needs_gpu: whether it cannot run without an NVIDIA GPU;
+    computes_layer: whether its output is the layer's, to be checked against the reference (false for the streaming
+    limit alone).
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    source: ClassVar[str]
+    host_sync: ClassVar[str] = ""
+    revision: ClassVar[int] = 1
+    needs_gpu: ClassVar[bool] = True
+    computes_layer: ClassVar[bool] = True
+
+    @abstractmethod
+    def version(self) -> str:
+        """Version of the system, empty if it is not installed."""
+
+    @abstractmethod
+    def check(self, case: Case) -> Check:
+        """Whether `build` can be asked for this case on this machine."""
+
+    @abstractmethod
+    def build(self, case: Case, weights: Weights) -> Forward:
+        """Everything that is not timed: weight layout, tuning, warm-up of caches. Returns forward(x) -> y.
+
+        forward takes x [tokens, hidden_dim] in the case's dtype and returns y, the same; it may reuse its output
+        buffer from call to call. Called once per case and weight set; ask `weights` for a stacked tensor rather than
+        copying one.
+        """
+
+    def config(self, case: Case) -> str:
+        """The tiles, backend or table chosen for a case, in words for the row."""
+        return ""
+
+    def planned_config(self, case: Case) -> str | None:
+        """The `config` that `build` will choose, if it is known before: a row with another one is measured again."""
+        return None
+
+    def search_path(self) -> list[Path]:
+        """Folders put first on sys.path in the worker process, before anything is imported."""
+        return []
+
+    def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
+        """The forward cut into its stages, (name, thunk) in order, each with its inputs prepared; empty if not."""
+        return []

@@ -1,0 +1,65 @@
+"""How this project measures, as numbered versions: what a row states, so that a report can tell old rows from new ones.
+
+A version is raised by hand, with its reason, when rows measured before and after a change must not be mixed. The lock
+of normalised sources (experiments/measure/revisions.py) asks for it when a function that decides a number changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ..workload.config import CONF
+from ..workload.settings import TimingSettings
+
+METHOD = {"workload": 1, "latency": 2, "energy": 2, "traffic": 1, "tune": 1}
+"""workload: routing, activations, weights. 1: first.
+latency: timing of forwards and stages. 2: a sweep waits, between two cases, for the SM clock to recover.
+energy: power and energy. 2: power is the slope through the steps of the energy counter, not its first and last step.
+traffic: bytes by model, interpreter and hardware counters. 1: first.
+tune: search for tiles. 1: first."""
+
+DEPENDS = {
+    "layer": ("workload", "latency"),
+    "stages": ("workload", "latency"),
+    "energy": ("workload", "latency", "energy"),
+    "traffic": ("workload", "traffic"),
+    "tune": ("workload", "latency", "tune"),
+}
+"""The versions that a row of each kind of measurement depends on."""
+UNTIMED = ("traffic",)
+"""Kinds whose numbers do not depend on the timing settings."""
+
+
+def method_revision(kind: str, timing: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> str:
+    """The text in the column `method_revision`, such as "workload1+latency2+default".
+
+    timing: the fields of `TimingSettings`; versions: of the method, today's by default.
+    """
+    versions = METHOD if versions is None else versions
+    parts = [f"{name}{versions[name]}" for name in DEPENDS[kind]]
+    return "+".join(parts if kind in UNTIMED else [*parts, timing_name(timing)])
+
+
+def timing_name(timing: Mapping[str, Any]) -> str:
+    """The file of conf/timing/ that holds these settings, else a hash of them."""
+    for path in sorted((CONF / "timing").glob("*.yaml")):
+        if asdict(TimingSettings()) | dict(OmegaConf.load(path)) == dict(timing):
+            return path.stem
+    return hashlib.sha256(json.dumps(dict(timing), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def older(kind: str, method: str) -> list[str]:
+    """The versions, such as "latency1", in a row's `method_revision` that are older than today's."""
+    stated = method.split("+")
+    return [
+        part
+        for name in DEPENDS[kind]
+        for part in stated
+        if part.startswith(name) and part[len(name) :].isdigit() and int(part[len(name) :]) < METHOD[name]
+    ]

@@ -1,0 +1,171 @@
+"""The lock of everything that decides a number: a hash of each kernel, launch and measurement, as Python means it.
+
+    python -m tritonmoe_bench.experiments.measure.revisions          # what differs from the lock; exit status 1 if any
+    python -m tritonmoe_bench.experiments.measure.revisions --record # writes the lock: no number can have changed
+
+A hash is taken of the syntax tree without docstrings, comments and annotations (`tl.constexpr` apart, which a compiler
+sees), and belongs to a name within its room. So a reformatted file and a moved function ask nothing. A changed body
+asks once: raise the revision of the systems that run it, or the version of the method, or record that no number can
+have changed (a renamed variable, say).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tritonmoe_bench import ROOT
+
+from .method import METHOD
+
+LOCK = Path(__file__).with_name("revisions.json")
+
+WHOLE = (
+    "kernels/fast/choose.py", "kernels/fast/forward.py", "kernels/paper/tiles.py", "kernels/paper/pipeline.py",
+    "experiments/measure/timing.py", "experiments/workload/routing.py", "experiments/workload/weights.py",
+)  # fmt: skip
+"""Files of which every function and constant counts: they choose tiles, time, and make the workload."""
+OWNERS = {
+    "kernels/fast": "`revision` of Fast (baselines/fast.py) and of its variants (baselines/fast_variants.py)",
+    "kernels/paper": "`revision` of the paper's pipelines (baselines/paper.py)",
+    "kernels": "`revision` of every system of ours that runs it (baselines/fast.py, paper.py, stream.py)",
+    "experiments": "the version in METHOD (experiments/measure/method.py) that it belongs to",
+}
+"""By folder, what to raise when a number can have changed."""
+
+
+def hashes() -> dict[str, str]:
+    """ "<room>:<name>" -> hash of each function and constant that decides a number."""
+    found: dict[str, list[str]] = {}
+    for path in sorted([*(ROOT / "kernels").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]):
+        short = path.relative_to(ROOT).as_posix()
+        for name, node in _deciding(ast.parse(path.read_text(encoding="utf-8")), short in WHOLE):
+            found.setdefault(f"{_room(short)}:{name}", []).append(normalised(node))
+    return {key: "+".join(sorted(values)) for key, values in sorted(found.items())}
+
+
+def normalised(node: ast.AST) -> str:
+    """Hash of a syntax tree without what cannot change a number."""
+    tree = _Bare().visit(ast.parse(ast.unparse(node)))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+def current() -> dict[str, Any]:
+    """What the lock would hold now: hashes, the revision of each system, the versions of the method."""
+    from ..implementation.registry import implementations  # imports every adapter
+
+    ours = {
+        name: system.revision
+        for name, system in implementations().items()
+        if type(system).__module__.startswith("tritonmoe_bench.")
+    }
+    return {"sources": hashes(), "revisions": ours, "method": METHOD}
+
+
+def locked() -> dict[str, Any]:
+    """The committed lock."""
+    return json.loads(LOCK.read_text(encoding="utf-8"))
+
+
+def differences(lock: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """One line for each name whose hash is another than in the lock, with what to do."""
+    old, new = lock["sources"], now["sources"]
+    lines = []
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            what = "is new" if key not in old else "is gone" if key not in new else "has changed"
+            lines.append(f"{key.replace(':', '/')} {what}: if a number can be another now, raise {_owner(key)}")
+    for part in ("revisions", "method"):
+        lines += [
+            f"{part}: {name} is {now[part].get(name)}, the lock has {lock[part].get(name)}"
+            for name in sorted({*lock[part], *now[part]})
+            if lock[part].get(name) != now[part].get(name)
+        ]
+    return lines
+
+
+def lock_hash() -> str:
+    """Hash of the locked sources: the same as long as no kernel and no measurement has changed."""
+    return hashlib.sha256(json.dumps(locked()["sources"], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _room(short: str) -> str:
+    """The family of a kernel, else the top folder: a name moves freely inside of it."""
+    folders = short.split("/")[:-1]
+    return "/".join(folders[:2]) if folders[0] == "kernels" else folders[0]
+
+
+def _owner(key: str) -> str:
+    room = key.split(":")[0]
+    return OWNERS.get(room) or OWNERS[room.split("/")[0]]
+
+
+def _deciding(tree: ast.Module, whole: bool) -> Iterator[tuple[str, ast.AST]]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            jit = any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
+            if whole or jit or node.name.startswith(("launch_", "measure_")):
+                yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            if whole:
+                yield node.name, node
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name.startswith("measure"):
+                    yield f"{node.name}.{method.name}", method
+        elif whole and isinstance(node, ast.Assign):
+            yield ", ".join(ast.unparse(target) for target in node.targets), node
+
+
+class _Bare(ast.NodeTransformer):
+    """Drops docstrings and annotations."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.returns = None
+        return self._without_docstring(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        return self._without_docstring(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        constexpr = node.annotation is not None and "constexpr" in ast.unparse(node.annotation)
+        node.annotation = ast.Name("constexpr") if constexpr else None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        self.generic_visit(node)
+        node.annotation = ast.Name("constexpr" if "constexpr" in ast.unparse(node.annotation) else "any")
+        return node
+
+    @staticmethod
+    def _without_docstring(node: Any) -> Any:
+        node.body = [item for item in node.body if not _is_text(item)] or [ast.Pass()]
+        return node
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--record", action="store_true", help="write the lock, after revisions were raised as needed")
+    now = current()
+    if parser.parse_args().record:
+        LOCK.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {LOCK}")
+        return 0
+    lines = differences(locked(), now)
+    print("\n".join(lines) if lines else "nothing that decides a number has changed since the lock was written")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The one timing function. Latency of a forward with cold weights, in a CUDA graph or eager.
+
+Calls are chained: one graph, or one run of eager calls, holds several forwards over different weight sets, so that the
+replay is long against its own cost and no forward finds its weights in the L2 cache. Where the weight sets together
+are too small for that, the L2 is flushed before every single forward instead. The method stands in the row.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..workload.settings import TimingSettings
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one forward in us: median, 20th and 80th percentile over `samples` samples, by `method`."""
+
+    p50_us: float
+    p20_us: float
+    p80_us: float
+    samples: int
+    method: str
+
+
+def weight_sets(active_bytes: int, l2_bytes: int, total_bytes: int, settings: TimingSettings, most: int = 8) -> int:
+    """How many weight sets make a chain cold: enough that the active bytes of all are `cold_factor` x the L2.
+
+    0 if that takes more than `most`, or more than 40 GB: then the L2 has to be flushed instead.
+    """
+    needed = max(1, math.ceil(settings.cold_factor * l2_bytes / active_bytes))
+    return needed if needed <= most and needed * total_bytes <= 40e9 else 0
+
+
+def time_calls(
+    calls: Sequence[Call],
+    launch: str,
+    settings: TimingSettings,
+    *,
+    flush: bool = False,
+    verify: Callable[[object], object] | None = None,
+) -> Timing:
+    """Latency of one of `calls`, which are the same forward over different weight sets. Runs on the current device.
+
+    launch: ``graph`` or ``eager``. flush: time single forwards, each after a flush of the L2. verify: given the output
+    of the first call as the timed launch made it, before anything is timed; raises if it is wrong.
+    """
+    for call in calls:
+        call()
+    estimate = quick_us(calls[0], repeats=3)
+    rounds = 1 if flush else max(1, math.ceil(settings.min_replay_us / (estimate * len(calls))))
+    links = [calls[0]] if flush else list(calls) * rounds
+
+    def run() -> object:
+        first = links[0]()
+        for call in links[1:]:
+            call()
+        return first
+
+    if launch == "graph":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = run()
+        run = graph.replay
+        run()
+    else:
+        output = run()
+    if verify is not None:
+        verify(output)
+    budgeted = int(settings.budget_ms * 1e3 / (estimate * len(links)))
+    count = min(settings.samples, max(settings.min_samples, budgeted))
+    samples = sorted(sample / len(links) for sample in _samples(run, count, flush))
+    return Timing(_quantile(samples, 0.5), _quantile(samples, 0.2), _quantile(samples, 0.8), len(samples),
+                  "flush" if flush else "chain")  # fmt: skip
+
+
+def quick_us(call: Call, repeats: int = 5) -> float:
+    """Median time of `call` in us over a few eager runs after one warm-up: for choices, never for a row."""
+    call()
+    return _quantile(sorted(_samples(call, repeats, flush=False)), 0.5)
+
+
+def matrix_tflops(dtype: torch.dtype, device: str | torch.device, size: int = 8192) -> float:
+    """Rate of a dense square GEMM on random data, in TFLOP/s: the measured roof for arithmetic."""
+    left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    return 2 * size**3 / quick_us(lambda: left @ right, repeats=20) / 1e6
+
+
+def _samples(run: Call, count: int, flush: bool) -> list[float]:
+    """Times of `count` runs in us, between events on the stream."""
+    scratch = None
+    if flush:
+        l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        scratch = torch.empty(4 * l2_bytes, dtype=torch.int8, device="cuda")
+    pairs = []
+    collecting = gc.isenabled()
+    gc.disable()  # a collection in the middle of an eager forward would be timed with it
+    try:
+        for _ in range(count):
+            if scratch is not None:
+                scratch.zero_()
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            run()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+    finally:
+        if collecting:
+            gc.enable()
+    return [1e3 * start.elapsed_time(end) for start, end in pairs]
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    """Linear interpolation between order statistics."""
+    position = q * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])

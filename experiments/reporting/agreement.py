@@ -1,0 +1,154 @@
+"""Whether systems stand in the order of an earlier, separate measurement: results/reference/h200_peers.csv, skew 0.
+
+    python experiments/reporting/agreement.py [device]
+
+Orders are compared pair by pair inside each measurement; no latency of one is divided by one of the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tritonmoe_bench import ROOT
+
+from ..analysis.compare import timed
+from ..analysis.results import LIMIT, MissingStudy, Results, newest_device
+
+REFERENCE = ROOT / "results" / "reference" / "h200_peers.csv"
+DEVICE = "nvidia-h200"
+STUDIES = ("headline", "throughput")
+POINT = ["model", "tokens"]
+SHAPE = [*POINT, "num_experts", "top_k", "hidden_dim", "ffn_dim", "dtype", "skew"]
+MODELS = {"mixtral": "mixtral", "qwen2": "qwen2_paper", "deepseek": "deepseek_v3"}
+SYSTEMS = {
+    "megablocks_0.10_grouped_cublas": "megablocks_grouped_cublas",
+    "megablocks_0.10_grouped_cutlass": "megablocks_grouped_cutlass",
+    "megablocks_0.10_sparse": "megablocks_sparse",
+    "openai_triton_kernels_3.5.1": "openai_triton_kernels",
+    "scattermoe": "scattermoe",
+    "torch_grouped_mm": "torch_grouped_mm",
+    "torch_grouped_mm_compiled": "torch_grouped_mm_compiled",
+    "torch_loop": "torch_loop",
+    "tritonmoe_paper_code": "tritonmoe",
+    "vllm_triton_0.22.1": "vllm",
+}
+"""Names there and here; `tritonmoe_paper_code_unfused` has no counterpart."""
+
+
+def load_reference(path: Path = REFERENCE) -> pd.DataFrame:
+    """Rows at skew 0 under the names of this project, with `p50_us` of the faster launch mode."""
+    rows = pd.read_csv(path)
+    rows = rows[(rows["skew"] == 0) & rows["implementation"].isin(list(SYSTEMS))]
+    return rows.assign(
+        implementation=rows["implementation"].map(SYSTEMS), model=rows["model"].map(MODELS),
+        p50_us=rows[["graph_us", "eager_us"]].min(axis=1),
+    )  # fmt: skip
+
+
+def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: Mapping[bool, float]) -> pd.DataFrame:
+    """One row a point and pair of systems in both: first, second, there and here (latency of second / of first, each
+    inside its measurement), eager (whether a side is fastest without a CUDA graph here), verdict.
+
+    verdict: `same order`, `within noise` or `other order`. Within the noise is what p20 to p80 here leave open, or a
+    ratio there that is no further from 1 than a factor of exp(noise[eager]).
+    """
+    own = timed(frame, "best")
+    own = own[own["implementation"] != LIMIT].merge(reference[SHAPE].drop_duplicates(), on=SHAPE)
+    there = {key: group.set_index("implementation")["p50_us"] for key, group in reference.groupby(POINT)}
+    found = []
+    for key, group in own[own["gating"] == "softmax"].groupby(POINT):
+        here, other = group.set_index("implementation"), there[key]
+        for first, second in itertools.combinations(sorted(set(here.index) & set(other.index)), 2):
+            a, b = here.loc[first], here.loc[second]
+            ratio_there, ratio_here = other[second] / other[first], b["p50_us"] / a["p50_us"]
+            tie = b["p20_us"] <= a["p80_us"] and a["p20_us"] <= b["p80_us"]
+            eager = "eager" in {a["launch"], b["launch"]}
+            order = "same order" if (ratio_there > 1) == (ratio_here > 1) else "other order"
+            if order == "other order" and (tie or abs(np.log(ratio_there)) <= noise[eager]):
+                order = "within noise"
+            found.append((*key, first, second, ratio_there, ratio_here, eager, order))
+    return pd.DataFrame(found, columns=[*POINT, "first", "second", "there", "here", "eager", "verdict"])
+
+
+def run_to_run(frames: Mapping[str, pd.DataFrame]) -> dict[bool, float]:
+    """How far the ratio of two systems moves between two runs of this harness: the 90th percentile of |ln| of that, by
+    whether a side is fastest without a CUDA graph, where it depends on the host.
+
+    The reference has no spread of its own; this stands for it. 0 where two runs share no pair.
+    """
+    if len(frames) < 2:
+        return {False: 0.0, True: 0.0}
+    rows = [timed(frame, "best") for frame in frames.values()]
+    one, two = (table[table["implementation"] != LIMIT] for table in rows[:2])
+    both = one.merge(two, on=["case_hash", "implementation"], suffixes=("", "_two"))
+    both["change"] = np.log(both["p50_us"] / both["p50_us_two"])
+    both["eager"] = both["launch"] == "eager"
+    both = both[["case_hash", "implementation", "change", "eager"]]
+    moved = both.merge(both, on="case_hash", suffixes=("", "_two"))
+    moved = moved[moved["implementation"] < moved["implementation_two"]]
+    size = (moved["change"] - moved["change_two"]).abs()
+    eager = moved["eager"] | moved["eager_two"]
+    return {side: float(size[eager == side].quantile(0.9)) if (eager == side).any() else 0.0 for side in (False, True)}
+
+
+def sentences(device: str, frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The comparison of each study in words; empty for another GPU, and where no pair of systems is in both."""
+    if device != DEVICE:
+        return []
+    reference, noise = load_reference(), run_to_run(frames)
+    text = []
+    for study, frame in frames.items():
+        found = pairs(reference, frame, noise)
+        if found.empty:
+            continue
+        counts = found["verdict"].value_counts()
+        other = found[found["verdict"] == "other order"]
+        text.append(
+            f"{study}: of {len(found)} pairs of systems at a point, {counts.get('same order', 0)} stand in the order "
+            f"of the earlier measurement, {counts.get('within noise', 0)} in another within the noise (by which a "
+            f"ratio moves between two runs here: {100 * np.expm1(noise[False]):.0f} % in CUDA graphs, "
+            f"{100 * np.expm1(noise[True]):.0f} % where a side waits for the host), {len(other)} in another."
+        )
+        if len(other):
+            text.append(
+                f"With a side that is fastest without a CUDA graph, whose time depends on the host: "
+                f"{int(other['eager'].sum())} of {len(other)}. They are {'; '.join(_listed(other))}."
+            )
+    return text
+
+
+def _listed(other: pd.DataFrame) -> list[str]:
+    return [
+        f"{first} and {second} at "
+        + ", ".join(
+            f"{row.model} {row.tokens} ({row.there:.2f} there, {row.here:.2f} here)" for row in group.itertuples()
+        )
+        for (first, second), group in other.groupby(["first", "second"])
+    ]
+
+
+def device_frames(results: Path, device: str) -> dict[str, pd.DataFrame]:
+    """The current runs of the studies that are compared, of those that there are."""
+    frames = {}
+    for study in STUDIES:
+        try:
+            frames[study] = Results(results, device).study(study).rows
+        except MissingStudy:
+            continue
+    return frames
+
+
+def main() -> None:
+    results = ROOT / "results"
+    device = sys.argv[1] if len(sys.argv) > 1 else newest_device(results)
+    print("\n".join(sentences(device, device_frames(results, device))) or f"nothing of {device} to compare")
+
+
+if __name__ == "__main__":
+    main()

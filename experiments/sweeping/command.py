@@ -1,0 +1,164 @@
+"""What `python experiments/sweep.py` does: plans, drives the workers or the jobs of a multirun, prints the table."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from tritonmoe_bench import ROOT
+
+from .. import checkout
+from ..workload import overrides
+from ..workload.config import CONF, PlanError, SweepConfig
+from ..workload.config import METHOD as COUNTERS
+from ..workload.plan import Plan, make_plan
+from . import cards
+
+FAILURES = ("incorrect", "error", "timeout")
+"""Statuses that strict=true exits with 1 for."""
+
+
+def run_sweep(config: SweepConfig) -> None:
+    """Plans, says what it will do and where it writes, drives the workers, prints the closing table."""
+    from ..implementation import registry
+    from ..table.run import Run
+    from . import summary
+    from .drive import drive
+
+    known = registry.implementations()
+    plan = make_plan(config, list(known))
+    for _, fault in registry.broken():
+        if config.strict:
+            raise PlanError(f"strict=true: {fault}")
+        print(f"note: left out, as it is broken: {fault}")
+    if config.dry_run:
+        print(summary.plan_text(plan))
+        return
+    environment = _environment(plan.counted_only)
+    _refuse_what_cannot_run(plan, environment)
+    command = os.environ.get(cards.COMMAND, "")
+    try:
+        run = Run.open(ROOT / config.results, plan.study, plan.kind, environment, new=config.new_run, command=command)
+    except OSError as error:
+        raise PlanError(f"results={config.results}: cannot use {error.filename}: {error.strerror}") from None
+    try:
+        print(summary.plan_text(plan))
+        print(f"run {run.record['run_id']} on {environment['device']}, rows go to {run.path}", flush=True)
+        run.save(families={name: known[name].family for name in plan.implementations})
+        run.claim(plan.cases, plan.implementations)
+        drive(plan, run, asdict(config.timing), config.timeout_s, force=config.force)
+    except KeyboardInterrupt:
+        raise SystemExit(f"stopped; finished rows are in {run.path}, the same command goes on from there") from None
+    print(summary.closing_table(run.path, plan))
+    frame = summary.sweep_rows(run.path, plan)
+    failed = int(frame["status"].isin(FAILURES).sum())
+    if config.strict and failed:
+        raise PlanError(f"strict=true: {failed} of {len(frame)} rows in {run.path} are incorrect, error or timeout")
+
+
+def _environment(counted_only: bool) -> dict:
+    """Device and software, asked of a process of its own, so that this one holds no GPU memory."""
+    settings = checkout.program_environment(**({"CUDA_VISIBLE_DEVICES": ""} if counted_only else {}))
+    done = subprocess.run(
+        checkout.program("experiments.table.provenance"), capture_output=True, text=True, env=settings
+    )
+    if done.returncode:
+        raise PlanError("cannot tell this machine's GPU and software: " + done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _refuse_what_cannot_run(plan: Plan, environment: dict) -> None:
+    needed, has = plan.gpu_bytes(), environment["memory_bytes"]
+    from ..traffic.measure import INTERPRETER_FLOPS
+
+    if environment["device_uuid"] == "":
+        if COUNTERS in plan.modes:
+            raise PlanError(f"no NVIDIA GPU here, which modes={COUNTERS} needs: study=traffic counts bytes without one")
+        case = max(plan.cases, key=lambda case: case.flops)
+        if plan.kind != "traffic" and case.flops > INTERPRETER_FLOPS:
+            most = int(INTERPRETER_FLOPS * case.tokens / case.flops)
+            raise PlanError(
+                "no NVIDIA GPU here: Triton's interpreter, which times nothing, takes "
+                + (f"{case.model} up to tokens={most}" if most else "model=tiny or study=smoke")
+                + f", not {case.model} at tokens={case.tokens}; dry_run=true works for any sweep"
+            )
+    elif needed > has:
+        print(f"note: the largest case takes about {needed / 1e9:.0f} GB, the GPU has {has / 1e9:.0f}: expect oom rows")
+
+
+def _run_jobs(jobs: list[overrides.Job], arguments: list[str]) -> None:
+    """Has a submitit launcher run the jobs, after what cannot run is refused; says what they do and how they ended."""
+    from . import summary
+
+    local = "hydra/launcher=submitit_local" in arguments  # under Slurm they run on other machines than this one
+    dry_run = all(job.config.dry_run for job in jobs)
+    ask = functools.cache(_environment)
+    machines = [ask(job.plan.counted_only) if local and not dry_run else None for job in jobs]
+    for job, machine in zip(jobs, machines):
+        if machine:
+            _refuse_what_cannot_run(job.plan, machine)
+    for job in jobs:
+        print(summary.plan_text(job.plan))
+    if dry_run:
+        return
+    paths = [
+        ROOT / job.config.results / (machine["device"] if machine else "<device>") / f"{job.plan.study}.csv"
+        for job, machine in zip(jobs, machines)
+    ]
+    rows = ", ".join(dict.fromkeys(map(str, paths)))
+    print(f"{len(jobs)} jobs: rows go to {rows}; what the jobs print to {jobs[0].logs}/<job>/", flush=True)
+    cards.hand_down(spread=True)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # has Hydra pass on what ends a job, rather than print a traceback and exit
+    try:
+        _hydra_main()
+    except Exception as error:
+        lost = f"{type(error).__name__}: {' '.join(str(error).split())[-400:]}"
+        line = checkout.one_line(error) or f"{lost}; the same command again runs what is left, and only that"
+        raise SystemExit(f"error: a job has failed: {line}") from None
+    for job, machine, path in zip(jobs, machines, paths):
+        if machine:
+            print(summary.closing_table(path, job.plan))
+    print(f"{len(jobs)} jobs have ended, none has failed: rows are in {rows}")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _hydra_main(config: DictConfig) -> None:
+    card = cards.lease()
+    try:
+        typed: SweepConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+        if typed.list:
+            from . import summary
+
+            print(summary.implementations_text())
+        else:
+            run_sweep(typed)
+    except Exception as error:
+        line = checkout.one_line(error)
+        if line is None or cards.in_job():
+            raise  # of a job, the process that started it says so
+        raise SystemExit(f"error: {line}") from None
+    finally:
+        if card is not None:
+            card.close()
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--list"]:
+        sys.argv[1] = "list=true"
+    arguments = sys.argv[1:]
+    try:
+        combinations = overrides.check(arguments)
+        if overrides.multirun(arguments) and any(text.startswith("hydra/launcher=submitit") for text in arguments):
+            _run_jobs([overrides.planned_job(texts) for texts in combinations], arguments)
+        else:
+            cards.hand_down(spread=False)
+            _hydra_main()
+    except PlanError as error:
+        raise SystemExit(f"error: {error}") from None

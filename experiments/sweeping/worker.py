@@ -1,0 +1,162 @@
+"""One process for one implementation: reads a job from stdin, sends an event a line to the pipe it is given.
+
+A CUDA fault, a crash or an out-of-memory here costs this implementation's rows and nothing else. Events: `plan`,
+`start` of a case, `rows` of a case, `rates` (of the matrix units, from `stream` alone), `process` (drift of the
+streaming limit, clocks), `end`. Dies with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..implementation import registry
+from ..implementation.contract import Implementation
+from ..measure.bench import case_rows, facts, make_bench
+from ..measure.method import method_revision
+from ..table import columns
+from ..workload.case import Case
+from ..workload.config import METHOD as COUNTERS
+
+if TYPE_CHECKING:
+    pass
+
+
+DRIFT_BYTES = 1 << 30
+REST_S = 1.0
+"""The longest wait for an SM clock that the case before has lowered."""
+
+
+def main() -> None:
+    _die_with_parent()
+    # The parent starts this process while another one measures; the job comes when that is done.
+    from ..traffic.measure import measure_traffic  # noqa: F401  loads torch and triton
+
+    line = sys.stdin.readline()
+    if not line:
+        return
+    job = json.loads(line)
+    pipe = os.fdopen(job["pipe"], "w", buffering=1)
+
+    def send(event: str, **content: Any) -> None:
+        pipe.write(json.dumps({"event": event, **content}) + "\n")
+
+    implementation = registry.get(job["implementation"])
+    sys.path[:0] = [str(folder) for folder in implementation.search_path()]
+    identity = {
+        "implementation": implementation.name,
+        "implementation_version": implementation.version(),
+        "revision": implementation.revision,
+        "method_revision": method_revision(job["kind"], job["timing"]),
+    }
+    done = [entry for entry in job["done"] if all(entry[name] == str(value) for name, value in identity.items())]
+    cases = [Case(**fields) for fields in job["cases"]]
+    todo = [case for case in cases if not _is_done(implementation, case, done)]
+    send("plan", todo=[case.case_hash for case in todo], **identity)
+    if todo:
+        _work(implementation, todo, identity, job, send)
+    send("end")
+
+
+def _is_done(implementation: Implementation, case: Case, done: list[dict[str, Any]]) -> bool:
+    """Whether one of these rows, all of this version and revision, is of this case, and of the tiles chosen for it."""
+    configs = [entry["config"] for entry in done if entry["case_hash"] == case.case_hash]
+    planned = implementation.planned_config(case) if configs else None
+    return any(planned is None or config in ("", planned) for config in configs)  # a failed row has no config
+
+
+def _work(implementation: Implementation, todo: list[Case], identity: dict, job: dict, send) -> None:
+    counted, modes = {}, job["modes"]
+    if COUNTERS in modes:
+        counted, modes = _counted(implementation, todo, job, send), [mode for mode in modes if mode != COUNTERS]
+
+    from ..measure import energy, layer, stages
+    from ..measure.timing import matrix_tflops
+    from ..traffic.measure import measure_traffic
+    from ..workload.routing import TORCH_DTYPE
+
+    bench = make_bench(job)
+    cuda = bench.timed
+    timed = cuda and job["kind"] != "traffic"
+    take = {
+        "layer": layer.measure_layer, "stages": stages.measure_stages, "traffic": measure_traffic,
+        "energy": energy.measure_energy,
+    }  # fmt: skip
+    before = _drift(job) if timed else {}
+    if timed and implementation.name == "stream":
+        rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
+        send("rates", matrix_tflops=rates)
+    full = before["clock"] if timed else 0.0
+    for case in todo:
+        if timed:
+            full = max(full, _rest(job, full))
+        send("start", case_hash=case.case_hash)
+        rows = case_rows(take[job["kind"]], job["kind"], implementation, case, modes, bench) if modes else []
+        rows += counted.get(case.case_hash, [])
+        clock = _clock(job) if cuda else None
+        send("rows", case_hash=case.case_hash,
+             rows=[{**row, **facts(case), **identity, "sm_clock_mhz": clock} for row in rows])  # fmt: skip
+    if timed:
+        after = _drift(job)
+        send("process", drift={
+            "implementation": implementation.name,
+            "stream_before_us": before["us"], "stream_after_us": after["us"],
+            "sm_clock_before_mhz": before["clock"], "sm_clock_after_mhz": after["clock"],
+        })  # fmt: skip
+
+
+def _counted(implementation: Implementation, todo: list[Case], job: dict, send) -> dict[str, list[dict[str, Any]]]:
+    """Rows of bytes by hardware counters, by case_hash: all cases in one go, before this process takes GPU memory."""
+    from ..traffic.counters import ncu
+
+    if job["environment"]["device_uuid"] == "":
+        row = columns.failed("traffic", COUNTERS, "unavailable", "needs an NVIDIA GPU, and this machine has none")
+        return {case.case_hash: [row] for case in todo}
+    return ncu.profile(implementation.name, todo, job, lambda case: send("start", case_hash=case.case_hash))
+
+
+def _drift(job: dict) -> dict[str, float]:
+    """Time in us to read 1 GiB, and the clock: the same in every process unless the GPU has changed in between."""
+    import torch
+
+    from tritonmoe_bench.kernels.stream import stream
+
+    from ..measure.timing import quick_us
+
+    words = torch.empty((1, DRIFT_BYTES // 4), dtype=torch.int32, device="cuda").random_()
+    active = torch.zeros(1, dtype=torch.int32, device="cuda")
+    return {"us": quick_us(lambda: stream(words, active), repeats=20), "clock": _clock(job)}
+
+
+def _rest(job: dict, full: float) -> float:
+    """Waits, `REST_S` at most, until the SM clock is back at `full` MHz. Returns the clock.
+
+    A case at the power limit lowers it, and the next one would begin with what is left. A clock below half of `full` is
+    that of an idle GPU, and rises with the load.
+    """
+    deadline = time.monotonic() + REST_S
+    while full / 2 < (clock := _clock(job)) < 0.98 * full and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return clock
+
+
+def _clock(job: dict) -> int:
+    from ..table.provenance import sm_clock_mhz
+
+    return sm_clock_mhz(job["environment"]["device_uuid"])
+
+
+def _die_with_parent() -> None:
+    """Linux: asks for SIGKILL when the parent ends, so that a killed sweep leaves nothing behind on the GPU."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Where a number comes from: GPU, driver, software and commit. As a file, prints this machine's as one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from tritonmoe_bench import ROOT
+
+INTERPRETER = "interpreter"
+"""Device name of a machine with no GPU, where Triton's interpreter runs the kernels."""
+
+
+def now_utc() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def commit() -> tuple[str, bool | str]:
+    """(commit, whether sources differ from it), from TRITONMOE_GIT_COMMIT and TRITONMOE_GIT_DIRTY where
+    the checkout travelled without its history or with an older one, else from git; ("unknown", "unknown") where neither
+    tells."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    if "TRITONMOE_GIT_COMMIT" in os.environ:
+        return os.environ["TRITONMOE_GIT_COMMIT"], os.environ.get("TRITONMOE_GIT_DIRTY", "unknown") == "true"
+    head = git("rev-parse", "HEAD")
+    if head:
+        return head, bool(git("status", "--porcelain", "--", ".", ":!results", ":!plots/figures", ":!README.md"))
+    return "unknown", "unknown"
+
+
+def installed(package: str) -> str:
+    """Version of a distribution, empty if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def slug(device: str) -> str:
+    """Folder name of a device: 'NVIDIA H200' is nvidia-h200."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def environment() -> dict[str, Any]:
+    """Device, software and commit of this machine; starts CUDA if there is a GPU, so ask in a process of its own."""
+    git_commit, git_dirty = commit()
+    found: dict[str, Any] = {
+        "device": INTERPRETER, "device_uuid": "", "driver": "", "cuda": "", "l2_bytes": 0, "memory_bytes": 0,
+        "torch": installed("torch"), "triton": installed("triton"), "python": platform.python_version(),
+        "git_commit": git_commit, "git_dirty": git_dirty,
+    }  # fmt: skip
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "device": slug(properties.name), "device_uuid": str(properties.uuid), "driver": driver_version(),
+            "cuda": torch.version.cuda, "l2_bytes": properties.L2_cache_size, "memory_bytes": properties.total_memory,
+        }  # fmt: skip
+    return found
+
+
+def driver_version() -> str:
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml.nvmlSystemGetDriverVersion()
+
+
+def sm_clock_mhz(device_uuid: str) -> int:
+    """SM clock of the GPU now, in MHz."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByUUID("GPU-" + device_uuid.removeprefix("GPU-"))
+    return pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)
+
+
+if __name__ == "__main__":
+    print(json.dumps(environment()))

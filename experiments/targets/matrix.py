@@ -1,0 +1,160 @@
+"""The portability matrix: what each target would launch, recorded and compiled in processes of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import select
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from tritonmoe_bench import ROOT
+
+from .. import checkout
+from ..table import columns
+from ..table.provenance import commit, installed, now_utc
+from .gpus import TARGETS
+
+RESULTS = ROOT / "results"
+COMPILE_LIMIT_S = 300
+
+
+def record(target: str, brief: bool) -> list[dict[str, Any]]:
+    """The launches of one target. Raises RuntimeError, with what the process said, if it fails."""
+    command = [*checkout.program("experiments.targets.record"), target, *(["--brief"] if brief else [])]
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    if done.returncode:
+        raise RuntimeError(f"recording the launches of {target} failed:\n{done.stderr}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def compile_all(launches: Iterable[dict[str, Any]], jobs: int) -> list[dict[str, Any]]:
+    """A row of `columns.PORTABILITY_COLUMNS` for each launch, in their order, by as many workers at a time."""
+    todo: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
+    for task in enumerate(launches):
+        todo.put(task)
+    rows: dict[int, dict[str, Any]] = {}
+
+    def work() -> None:
+        worker = Worker()
+        try:
+            while True:
+                index, launch = todo.get_nowait()
+                rows[index] = describe(launch) | worker.compile(launch)
+        except Empty:
+            return
+        finally:
+            worker.close()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(work) for _ in range(jobs)]:
+            done.result()
+    return [rows[index] for index in sorted(rows)]
+
+
+class Worker:
+    """A compiling process. One that dies or hangs costs the kernel that it was at, and another takes its place."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen | None = None
+        self.said: IO[str] | None = None
+
+    def compile(self, launch: dict[str, Any]) -> dict[str, Any]:
+        """Status, reason and resources of the kernel."""
+        if self.process is None:
+            self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (it lives as long as the process)
+            self.process = subprocess.Popen(
+                checkout.program("experiments.targets.compile"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self.said, text=True, bufsize=1, env=_environment(),
+            )  # fmt: skip
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(json.dumps(launch) + "\n")
+            stdin.flush()
+            line = stdout.readline() if select.select([stdout], [], [], COMPILE_LIMIT_S)[0] else None
+        except BrokenPipeError:
+            line = ""
+        if line:
+            return json.loads(line)
+        reason = f"no end after {COMPILE_LIMIT_S} s" if line is None else "the compiler aborted"
+        return {"status": "does_not_compile", "reason": f"{reason}: {self.close()}"[:300]}
+
+    def close(self) -> str:
+        """Ends the process; returns the last that it said."""
+        if self.process is None or self.said is None:
+            return ""
+        self.process.kill()
+        self.process.communicate()
+        self.said.seek(0)
+        lines = self.said.read().strip().splitlines()
+        self.said.close()
+        self.process = self.said = None
+        return lines[-1] if lines else "it said nothing"
+
+
+def describe(launch: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that say what was launched."""
+    constants = [
+        f"{name}={value:d}" if isinstance(value, bool) else f"{name}={value}"
+        for name, (kind, value, _) in launch["arguments"].items()
+        if kind == "constexpr" and name.isupper()
+    ]
+    options = [f"{name}={launch['options'][name]}" for name in ("num_warps", "num_stages")]
+    return {
+        "kernel": launch["kernel"].strip("_").removesuffix("_kernel"), "config": " ".join(constants + options),
+        "dtype": launch["dtype"], "target": launch["target"], "implementations": "+".join(launch["implementations"]),
+        "case": launch["case"],
+    }  # fmt: skip
+
+
+def matrix(targets: Sequence[str], *, brief: bool, jobs: int) -> list[dict[str, Any]]:
+    """The rows of the targets: every launch of every pipeline there; brief: few for each configuration."""
+    with ThreadPoolExecutor(jobs) as pool:
+        launches = list(pool.map(lambda target: record(target, brief), targets))
+    return compile_all([launch for each in launches for launch in each], jobs)
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """The CSV, and its provenance as JSON beside it."""
+    with open(path, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns.PORTABILITY_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    git_commit, git_dirty = commit()
+    record = {
+        "timestamp_utc": now_utc(), "git_commit": git_commit, "git_dirty": git_dirty, "triton": installed("triton"),
+        "torch": installed("torch"), "shared_bytes": {name: gpu.shared_bytes for name, gpu in TARGETS.items()},
+        "labels": {name: gpu.label for name, gpu in TARGETS.items()},
+    }  # fmt: skip
+    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a target, and one for each failure."""
+    lines = []
+    for target in dict.fromkeys(row["target"] for row in rows):
+        here = [row for row in rows if row["target"] == target]
+        counts = Counter(row["status"] for row in here)
+        kernels = len({row["kernel"] for row in here})
+        statuses = ", ".join(f"{counts[status]} {status}" for status in columns.PORTABILITY_STATUSES if counts[status])
+        lines.append(f"{target:8} {TARGETS[target].label:12} {kernels} kernels, {len(here)} configurations: {statuses}")
+    lines += [
+        f"  {row['status']}: {row['kernel']} on {row['target']} ({row['reason']}): {row['config']}, {row['dtype']}, "
+        f"as for {row['case']} by {row['implementations']}"
+        for row in rows
+        if row["status"] != "ok"
+    ]
+    return "\n".join(lines)
+
+
+def _environment() -> dict[str, str]:
+    """Without the interpreter: a process that interprets Triton cannot compile it."""
+    return {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}

@@ -1,0 +1,216 @@
+"""Records every kernel launch that our pipelines would do on a target, with no GPU, and prints it as a line of JSON.
+
+    python experiments/targets/record.py gfx942 [--brief]
+
+Whole forwards run on tensors without storage, in a process that takes its GPU for the target. Triton's binder makes of
+each launch what it would compile, and is stopped there: types, constants, alignments and options are those of the real
+launch functions and of the tiles that they choose for the target, so that a new kernel or tile is found by itself.
+Where the target is the GPU of a tuned table, all entries of the table are recorded, and then what the heuristic says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import triton
+from torch._subclasses import fake_tensor
+
+from tritonmoe_bench.kernels.fast import choose, tuned
+from tritonmoe_bench.kernels.gating import GATINGS
+from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
+
+from ..analysis.names import PAPER_MODELS
+from ..implementation.contract import Implementation, Status
+from ..implementation.registry import get, implementations
+from ..workload.case import DTYPES, Case
+from ..workload.config import ModelConfig, load_model, model_names
+from .device import Blank, pretend
+from .gpus import TARGETS
+
+FAMILIES = ("paper", "fast")
+"""Families of implementations whose kernels are ours, but for the ablations, whose tiles are nobody's default."""
+EVERY_TOKENS = range(1, 513)
+"""Batch sizes at which an implementation is asked for its configuration."""
+SOME_TOKENS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 8192)
+"""Batch sizes at which a forward is recorded, whatever the configuration."""
+SIZES = ("FFN", "HIDDEN", "K", "N", "SPAN", "STRIDE_N")
+"""Constants of the kernels that are sizes of the layer, of which there are too many to compile each."""
+TILE = {"BLOCK_M", "BLOCK_N", "BLOCK_K"}
+"""Constants by which a grouped GEMM is known, the kernels that take by far the longest to compile."""
+
+
+def pipelines() -> list[Implementation]:
+    return [implementation for implementation in implementations().values() if implementation.family in FAMILIES]
+
+
+def models() -> list[ModelConfig]:
+    """The shapes of conf/model/, those with the most to route first."""
+    return sorted(map(load_model, model_names()), key=lambda model: -model.num_experts * model.top_k)
+
+
+def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
+    """What is recorded of an implementation: every model in bf16 with its own gating, or with plain softmax if that is
+    not supported, at `SOME_TOKENS` and wherever the configuration changes; the paper's models also in fp16 and with
+    both gatings, and one of them with every gating there is.
+
+    brief: one token, and the most tokens of each configuration, for a model whose sizes the tiles divide and for one
+    whose sizes they do not. Of a tile of a grouped GEMM that several of them launch, `recorded` keeps one.
+    """
+    taken = set()
+    for model in models():
+        for first in layers(implementation, model)[: 1 if brief else None]:
+            every = [replace(first, tokens=tokens) for tokens in EVERY_TOKENS]
+            runs = [list(run) for _, run in itertools.groupby(every, key=implementation.config)]
+            if not brief:
+                some = {replace(first, tokens=tokens) for tokens in SOME_TOKENS}
+                yield from sorted(some | {case for run in runs for case in (run[0], run[-1])}, key=lambda c: c.tokens)
+            elif model.name != "tiny":
+                for run in runs:
+                    kind = (implementation.config(run[-1]), model.hidden_dim % 256 == model.ffn_dim % 256 == 0)
+                    if kind not in taken:
+                        taken.add(kind)
+                        yield from (run[0], run[-1]) if run[0].tokens == 1 else (run[-1],)
+
+
+def layers(implementation: Implementation, model: ModelConfig) -> list[Case]:
+    """One token of a model, in each dtype and with each gating that is recorded of it."""
+    papers = model.name in PAPER_MODELS
+    gatings = [model.native_gating, "softmax", *(GATINGS if papers and GATINGS[model.native_gating].groups > 1 else ())]
+    shape = (model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim)
+    every = [
+        Case(model.name, *shape, tokens=1, dtype=dtype, gating=gating)
+        for dtype, gating in itertools.product(DTYPES, dict.fromkeys(gatings))
+    ]
+    supported = [case for case in every if implementation.check(case).status is Status.OK]
+    return supported if papers else supported[:1]
+
+
+def size_class(size: int) -> str:
+    """What a kernel can tell of a size: by how much it divides, and whether it makes but few steps of a loop."""
+    return f"{'short ' if size <= 1024 else ''}multiple of {min(size & -size, 256)}"
+
+
+def compiled_alike(launch: dict[str, Any], brief: bool) -> tuple:
+    """Launches with the same key differ only in what no kernel branches on: the size of the layer inside of its
+    `size_class`, the number of experts inside of its power of two, and the values of run-time counts.
+
+    brief: a grouped GEMM has one key for a tile, whatever the layer.
+    """
+    key: list[Any] = [launch["module"], launch["kernel"]]
+    one_for_a_tile = brief and set(launch["arguments"]) >= TILE
+    for name, (kind, value, alignment) in launch["arguments"].items():
+        if kind == "constexpr" and name.isupper():
+            if one_for_a_tile and name in (*SIZES, "TOP_K"):
+                continue
+            if name in SIZES:
+                value = size_class(value)
+            elif name == "NUM_EXPERTS":
+                value = bool(value & (value - 1))
+            key.append((name, value))
+        elif str(kind).startswith(("*", "tensordesc")) or name.startswith("stride"):
+            key.append((name, kind, alignment))
+    return (*key, *sorted(launch["options"].items()))
+
+
+def record(launches: list[dict[str, Any]]) -> None:
+    """From now on a launch adds what it would compile to `launches`, and does nothing else."""
+
+    def hook(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
+        names = list(compile["signature"])
+        constants = {names[path[0]]: value for path, value in compile["constants"].items() if len(path) == 1}
+        aligned = {names[path[0]]: str(value) for path, value in compile["configs"][0].items() if len(path) == 1}
+        launches.append({
+            "module": fn.module, "kernel": fn.name, "specialization": compile["specialization_data"],
+            "arguments": {
+                name: (str(kind), constants.get(name), aligned.get(name)) for name, kind in compile["signature"].items()
+            },
+            "options": {name: compile[name] for name in ("num_warps", "num_stages", "num_ctas")},
+        })  # fmt: skip
+        return True
+
+    triton.knobs.runtime.jit_cache_hook = hook
+
+
+def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
+    """(implementation, case, a thunk that runs one forward of it): first what the target's tuned table has, then
+    without the table whatever else there is, the streaming limit's kernel last."""
+    fast = get("fast")
+    for case in tuned_cases(fast, brief):
+        yield fast.name, case, functools.partial(forward, fast, case)
+    choose.tuned_tiles = lambda *_: None
+    for implementation in pipelines():
+        for case in cases(implementation, brief):
+            yield implementation.name, case, functools.partial(forward, implementation, case)
+    for tile in STREAM_TILES:
+
+        def read(tile: Any = tile) -> None:
+            words = torch.empty((8, 2**20), dtype=torch.int32, device="cuda")
+            stream(words, torch.empty(4, dtype=torch.int32, device="cuda"), tile)
+
+        yield "stream", None, read
+
+
+def tuned_cases(fast: Implementation, brief: bool) -> list[Case]:
+    """A case for every entry of the tuned table of the device that this process takes its GPU for; brief: for one of
+    each configuration."""
+    table = tuned.load(tuned.table_path(torch.device("cuda", 0)))
+    every = [Case("tuned", *shape, tokens=tokens) for shape, entries in table.items() for tokens in entries]
+    return list({fast.config(case): case for case in every}.values()) if brief else every
+
+
+def forward(implementation: Implementation, case: Case) -> None:
+    """One forward, on tensors without storage."""
+    weights: Any = Blank(case)
+    implementation.build(case, weights)(weights.empty(case.tokens, case.hidden_dim))
+
+
+def recorded(brief: bool) -> list[dict[str, Any]]:
+    """One launch of each kind, the least specialised, with the implementations that do it and one case in words."""
+    launches: list[dict[str, Any]] = []
+    record(launches)
+    found: dict[tuple, dict[str, Any]] = {}
+    with fake_tensor.FakeTensorMode():
+        for name, case, run in forwards(brief):
+            run()
+            for launch in launches:
+                launch |= {"dtype": case.dtype if case else "", "case": str(case or ""), "implementations": [name]}
+                kept = found.setdefault(compiled_alike(launch, brief), launch)
+                users = sorted({*kept["implementations"], name})
+                if _specialized(launch) < _specialized(kept):
+                    kept.update(launch)
+                kept["implementations"] = users
+            launches.clear()
+    return list(found.values())
+
+
+def _specialized(launch: dict[str, Any]) -> tuple[int, int]:
+    """How often the sizes of the layer can be halved, up to 256, and how many run-time arguments have a value or an
+    alignment: what the compiler may rely on."""
+    arguments = launch["arguments"].items()
+    return (
+        sum(min(value & -value, 256).bit_length() for name, (_, value, _) in arguments if name in SIZES),
+        sum((kind == "constexpr" and not name.isupper()) + bool(align) for name, (kind, _, align) in arguments),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", choices=list(TARGETS))
+    parser.add_argument("--brief", action="store_true", help="a few forwards for each configuration and no more")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)  # a tensor without storage has no address
+    pretend(TARGETS[chosen.target])
+    for launch in recorded(chosen.brief):
+        print(json.dumps({"target": chosen.target, **launch}))
+
+
+if __name__ == "__main__":
+    main()

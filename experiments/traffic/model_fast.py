@@ -1,0 +1,208 @@
+"""Closed-form memory traffic of `fast`, per stage and tensor, from shape, tiles and expert counts.
+
+As in model_paper.py, issued and unique bytes of every Triton kernel agree to the byte with what the interpreter
+counts (tests/traffic/test_traffic_fast.py). The order of the programs does not matter to either. Beyond
+`SPLIT_TOKENS`, the router GEMM is PyTorch's, and counts each operand once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import triton
+
+from tritonmoe_bench.kernels.fast import choose, tuned
+from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
+from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS
+from tritonmoe_bench.kernels.paper.schedule import max_blocks
+from tritonmoe_bench.kernels.paper.tiles import GROUP_M
+from tritonmoe_bench.kernels.target import Target
+
+from ..workload.case import BYTES_PER_ELEMENT, Case
+from .model_paper import INDEX_BYTES, Bytes, Entry, Table, check_counts, reads, tabulated, writes
+
+NAME = "fast"
+FLOAT_BYTES = 4
+TABLE_LINES = 5
+"""Of the table of row blocks: expert, first row, rows, first neighbour, neighbours."""
+MODELLED_GPU = "nvidia-h200"
+MODELLED_TARGET = Target(227 * 1024, 9)
+"""Where there is no GPU, the tiles are those of this one."""
+
+
+def chosen_tiles(case: Case) -> FastTiles | FewTiles:
+    """The tiles that `fast` takes on this machine's GPU, or on an H200 if there is none."""
+    shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
+    if torch.cuda.is_available():
+        return choose.choose_tiles(torch.device("cuda", torch.cuda.current_device()), *shape, case.tokens)
+    found = tuned.nearest(tuned.load(tuned.FOLDER / f"{MODELLED_GPU}.json").get(shape, {}), case.tokens)
+    return found or choose.heuristic_tiles(MODELLED_TARGET, *shape, case.tokens)
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """A row block of the schedule. neighbours: how many blocks, itself too, run side by side on one weight tile."""
+
+    expert: int
+    rows: int
+    neighbours: int
+
+
+def row_blocks(counts: Sequence[int] | np.ndarray, block_m: int) -> list[RowBlock]:
+    """The blocks that hold a row, in the order of the table: what `_place_kernel` makes of expert counts."""
+    blocks = []
+    for expert, count in enumerate(map(int, counts)):
+        own = -(-count // block_m)
+        height = -(-count // max(own, 1))
+        for number in range(own):
+            group = number // GROUP_M * GROUP_M
+            blocks.append(RowBlock(expert, min(count - number * height, height), min(own - group, GROUP_M)))
+    return blocks
+
+
+def fast_traffic(
+    case: Case, counts: Sequence[int] | np.ndarray, tiles: FastTiles | FewTiles, on_gpu: bool = True
+) -> Table:
+    """Traffic of one forward of `fast` with these tiles.
+
+    counts: slots of each expert, [num_experts], as `draw_routing` gives them; on_gpu: some launches are cut otherwise
+    in the interpreter, where PyTorch's router GEMM takes float32 too. Raises ValueError for counts that are not the
+    case's.
+    """
+    counts = check_counts(case, counts)
+    experts = _few(case, counts, tiles) if isinstance(tiles, FewTiles) else _blocks(case, counts, tiles, on_gpu)
+    return tabulated([*_logits(case, on_gpu), *_top_k(case, on_gpu), *experts])
+
+
+def _logits(case: Case, on_gpu: bool) -> list[Entry]:
+    tokens, num_experts = case.tokens, case.num_experts
+    x, weight = (rows * case.hidden_dim * BYTES_PER_ELEMENT for rows in (tokens, num_experts))
+    logits = tokens * num_experts * FLOAT_BYTES
+    if tokens > SPLIT_TOKENS:
+        wider = 1 if on_gpu else FLOAT_BYTES // BYTES_PER_ELEMENT
+        x_reads, weight_reads = reads(x * wider), reads(weight * wider)
+    elif tokens <= FEW_TOKENS:
+        programs = -(-num_experts // (1 if num_experts <= 128 else 2))
+        x_reads, weight_reads = reads(x, programs), reads(weight, tokens)
+    else:
+        token_programs = -(-tokens // min(max(16, triton.next_power_of_2(tokens)), 64))
+        expert_programs = -(-num_experts // min(max(16, triton.next_power_of_2(num_experts)), 32))
+        x_reads, weight_reads = reads(x, expert_programs), reads(weight, token_programs)
+    return [
+        ("router", "x", x_reads),
+        ("router", "router_weight", weight_reads),
+        ("router", "logits", writes(logits * _parts(case))),
+    ]
+
+
+def _parts(case: Case) -> int:
+    """Pieces of the hidden dimension that the logits come in."""
+    if not FEW_TOKENS < case.tokens <= SPLIT_TOKENS:
+        return 1
+    wanted, step = min(MAX_PARTS, triton.cdiv(case.hidden_dim, PIECE)), 128
+    span = triton.cdiv(triton.cdiv(case.hidden_dim, wanted), step) * step
+    return triton.cdiv(case.hidden_dim, span)
+
+
+def _top_k(case: Case, on_gpu: bool) -> list[Entry]:
+    pairs = triton.next_power_of_2(case.num_experts) ** 2
+    block_t = min(triton.next_power_of_2(case.tokens), max(1, (MAX_PAIRS if on_gpu else 2**20) // pairs))
+    entries: list[Entry] = [
+        ("router", "logits", reads(_parts(case) * case.tokens * case.num_experts * FLOAT_BYTES)),
+        ("router", "topk_scores", writes(case.slots * FLOAT_BYTES)),
+        ("router", "topk_experts", writes(case.slots * INDEX_BYTES)),
+    ]
+    if case.gate.correction_bias:
+        entries.append(("router", "correction_bias", reads(case.num_experts * FLOAT_BYTES, -(-case.tokens // block_t))))
+    return entries
+
+
+def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, on_gpu: bool) -> list[Entry]:
+    """The path with a schedule."""
+    hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
+    listed = max_blocks(slots, case.num_experts, tiles.block_m)
+    blocks = row_blocks(counts, tiles.block_m)
+    table = TABLE_LINES * listed * INDEX_BYTES
+    intermediate, out = (slots * width * BYTES_PER_ELEMENT for width in (ffn, hidden))
+    columns = -(-hidden // min(triton.next_power_of_2(hidden), 1024 if on_gpu else 2**16))
+    gate_up = _Gemm("gate_up", tiles.gate_up, ffn, hidden, 2, blocks, listed)
+    down = _Gemm("down", tiles.down, hidden, ffn, 1, blocks, listed)
+    return [
+        # Each expert's program reads all slots twice: to count those of every expert, and to place its own.
+        ("schedule", "topk_experts", reads(slots * INDEX_BYTES, 2 * case.num_experts)),
+        ("schedule", "schedule", writes(slots * INDEX_BYTES) + writes(table)),
+        ("gate_up", "x", Bytes(read=gate_up.columns * slots * hidden * BYTES_PER_ELEMENT,
+                               unique_read=case.tokens * hidden * BYTES_PER_ELEMENT)),
+        *gate_up.entries(case),
+        ("gate_up", "intermediate", writes(intermediate)),
+        ("down", "intermediate", reads(intermediate, down.columns)),
+        *down.entries(case),
+        ("down", "expert_out", writes(out)),
+        ("combine", "topk_scores", reads(slots * FLOAT_BYTES, columns)),
+        ("combine", "expert_out", reads(out)),
+        ("combine", "output", writes(case.tokens * hidden * BYTES_PER_ELEMENT)),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Gemm:
+    """A grouped GEMM: a program a block and a column of tiles, in `matrices` weight matrices [n, k] an expert."""
+
+    stage: str
+    tile: FastTile
+    n: int
+    k: int
+    matrices: int
+    blocks: list[RowBlock]
+    listed: int
+
+    @property
+    def columns(self) -> int:
+        return -(-self.n // self.tile.block_n)
+
+    def entries(self, case: Case) -> list[Entry]:
+        """Reads of weights and schedule. Every listed block, one without rows too, looks its column up in the table."""
+        shared = sum(block.neighbours > 1 for block in self.blocks)
+        table = Bytes(read=(TABLE_LINES * self.listed + 2 * shared) * self.columns * INDEX_BYTES,
+                      unique_read=TABLE_LINES * self.listed * INDEX_BYTES)  # fmt: skip
+        order = reads(case.slots * INDEX_BYTES, self.columns)
+        expert = self.matrices * self.n * self.k * BYTES_PER_ELEMENT
+        active = len({block.expert for block in self.blocks})
+        return [
+            (self.stage, f"{self.stage}_weights", Bytes(read=len(self.blocks) * expert, unique_read=active * expert)),
+            (self.stage, "schedule", table + order),
+        ]
+
+
+def _few(case: Case, counts: np.ndarray, tiles: FewTiles) -> Iterable[Entry]:
+    """The output-centric path: a slot, or a token, and a few outputs a program; no schedule and no combine."""
+    hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
+    active = int((counts > 0).sum())
+    matrix = hidden * ffn * BYTES_PER_ELEMENT
+
+    def programs(n: int, tile: FewTile) -> int:
+        return -(-n // tile.block_n)
+
+    inward, back = programs(ffn, tiles.gate_up), programs(hidden, tiles.down)
+    x = case.tokens * hidden * BYTES_PER_ELEMENT
+    intermediate = slots * ffn * FLOAT_BYTES
+    return [
+        ("gate_up", "topk_experts", reads(slots * INDEX_BYTES, inward)),
+        ("gate_up", "topk_scores", reads(slots * FLOAT_BYTES, inward)),
+        ("gate_up", "x", reads(x, case.top_k * inward)),
+        ("gate_up", "gate_up_weights", Bytes(read=slots * 2 * matrix, unique_read=active * 2 * matrix)),
+        ("gate_up", "intermediate", writes(intermediate)),
+        # A program asks for its first expert once more, ahead of all others.
+        (
+            "down",
+            "topk_experts",
+            Bytes(read=(slots + case.tokens) * INDEX_BYTES * back, unique_read=slots * INDEX_BYTES),
+        ),
+        ("down", "down_weights", Bytes(read=slots * matrix, unique_read=active * matrix)),
+        ("down", "intermediate", reads(intermediate, back)),
+        ("down", "output", writes(x)),
+    ]

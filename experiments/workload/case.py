@@ -1,0 +1,111 @@
+"""A case: one MoE layer, one batch, one routing. Everything that is timed, checked or counted is asked of a case."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from tritonmoe_bench.kernels.gating import GATINGS, Gating
+
+DTYPES = ("bf16", "fp16")
+BYTES_PER_ELEMENT = 2
+MAX_TOKENS = 8192
+MAX_SKEW = 8.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of a sweep.
+
+    model: label of the shape; num_experts, top_k, hidden_dim, ffn_dim: the shape of the layer;
+    tokens: rows of x, 1 to 8192; skew: Zipf exponent of the expert popularity, 0 is uniform;
+    seed: of routing, activations and weights; dtype: ``bf16`` or ``fp16``; gating: a name of `GATINGS`.
+
+    Raises ValueError, with what is allowed, for a case that cannot be.
+    """
+
+    model: str
+    num_experts: int
+    top_k: int
+    hidden_dim: int
+    ffn_dim: int
+    tokens: int
+    skew: float = 0.0
+    seed: int = 0
+    dtype: str = "bf16"
+    gating: str = "softmax"
+
+    def __post_init__(self) -> None:
+        for name in ("num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name}={value!r}: a whole number is needed")
+        for name in ("num_experts", "top_k", "hidden_dim", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not 1 <= self.tokens <= MAX_TOKENS:
+            raise ValueError(f"tokens={self.tokens}: allowed are 1 to {MAX_TOKENS}")
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k={self.top_k}: allowed are 1 to num_experts={self.num_experts}")
+        if self.num_experts > self.hidden_dim:
+            raise ValueError(
+                f"num_experts={self.num_experts}: at most hidden_dim={self.hidden_dim}, "
+                "because the workload carries each expert's logit in one feature of x"
+            )
+        if isinstance(self.skew, bool) or not isinstance(self.skew, (int, float)) or not 0 <= self.skew <= MAX_SKEW:
+            raise ValueError(f"skew={self.skew!r}: allowed are 0 (uniform) to {MAX_SKEW:g}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype}: allowed are {', '.join(DTYPES)}")
+        if self.gating not in GATINGS:
+            raise ValueError(f"gating={self.gating}: allowed are {', '.join(GATINGS)}")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: must be at least 0")
+        groups = self.gate.groups
+        if self.num_experts % groups or self.top_k > self.gate.top_groups * (self.num_experts // groups):
+            raise ValueError(
+                f"gating={self.gating}: needs num_experts divisible by its {groups} groups and top_k within "
+                f"{self.gate.top_groups} of them, got num_experts={self.num_experts}, top_k={self.top_k}"
+            )
+        object.__setattr__(self, "skew", float(self.skew))
+
+    @property
+    def gate(self) -> Gating:
+        return GATINGS[self.gating]
+
+    @property
+    def slots(self) -> int:
+        """Token-expert pairs of the forward."""
+        return self.tokens * self.top_k
+
+    @property
+    def case_hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def weights_key(self) -> tuple:
+        """Cases with the same key share their weights, whatever their tokens and skew."""
+        return (self.num_experts, self.hidden_dim, self.ffn_dim, self.dtype, self.seed)
+
+    @property
+    def expert_bytes(self) -> int:
+        """Weights of one expert (gate, up, down), in bytes."""
+        return 3 * self.hidden_dim * self.ffn_dim * BYTES_PER_ELEMENT
+
+    @property
+    def weight_bytes(self) -> int:
+        """Weights of the whole layer, in bytes: all experts and the router."""
+        return self.num_experts * (self.expert_bytes + self.hidden_dim * BYTES_PER_ELEMENT)
+
+    def min_bytes(self, active_experts: int) -> int:
+        """Compulsory traffic of one forward, in bytes: active experts' weights, router, x and y, each once."""
+        ends = (self.num_experts + 2 * self.tokens) * self.hidden_dim * BYTES_PER_ELEMENT
+        return active_experts * self.expert_bytes + ends
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the router and expert GEMMs of one forward."""
+        return 6 * self.slots * self.hidden_dim * self.ffn_dim + 2 * self.tokens * self.num_experts * self.hidden_dim
+
+    def __str__(self) -> str:
+        return f"{self.model} E{self.num_experts} k{self.top_k} tokens={self.tokens} skew={self.skew:g} {self.dtype}"

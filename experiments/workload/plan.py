@@ -1,0 +1,178 @@
+"""From configuration to the list of cases: the structured configs, their checks, and what a sweep will cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from .case import Case
+from .config import METHOD as COUNTERS
+from .config import MODES, VARIANT, WANTED, GridConfig, PlanError, SweepConfig, load_model
+
+ConfigStore.instance().store(name="schema", node=SweepConfig)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do: cases in an order in which neighbours share weights, systems, modes of measuring.
+
+    skipped: by implementation, the case_hash of the cases that its grids leave out.
+    """
+
+    study: str
+    kind: str
+    cases: list[Case]
+    implementations: list[str]
+    modes: list[str]
+    skipped: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def cases_of(self, implementation: str) -> list[Case]:
+        """The cases that an implementation runs."""
+        skipped = self.skipped.get(implementation, frozenset())
+        return [case for case in self.cases if case.case_hash not in skipped]
+
+    @property
+    def points(self) -> int:
+        """Pairs of a case and an implementation that runs it."""
+        return sum(len(self.cases_of(name)) for name in self.implementations)
+
+    @property
+    def results(self) -> int:
+        """How often something is measured: each point by each mode."""
+        return self.points * len(self.modes)
+
+    @property
+    def counted_only(self) -> bool:
+        """Whether it counts bytes by methods that take no GPU, and does nothing else."""
+        return self.kind == "traffic" and COUNTERS not in self.modes
+
+    def gpu_bytes(self) -> int:
+        """Device memory that the largest case takes, in bytes: the layer's weights and room for activations."""
+        return max(case.weight_bytes + case.slots * (4 * case.ffn_dim + 4 * case.hidden_dim) * 2 for case in self.cases)
+
+    def minutes(self) -> float:
+        """A rough forecast of the GPU time: process starts, set-up of each case, and samples of each row.
+
+        A little above what the studies of results/nvidia-h200 took, with kernels that were compiled before.
+        """
+        starts = 8.0 * len(self.implementations)
+        if COUNTERS in self.modes:
+            # Under the profiler a start takes longer, and it halts at every kernel.
+            starts += 12 * len(self.implementations) + 1.2 * self.points
+        if self.kind == "energy":
+            starts += 2.0 * self.results  # energy.BUDGET_MS of each, and what decides how many forwards that is
+        weights = len({case.weights_key for case in self.cases}) * len(self.implementations)
+        return (starts + 1.0 * weights + 0.05 * self.points + 0.06 * self.results) / 60
+
+
+def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan:
+    """The plan of a configuration. Raises PlanError for anything that cannot be run, before anything is."""
+    study = config.study
+    _check_settings(config)
+    _check_plain("study.name", study.name)
+    if study.kind not in MODES:
+        raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(MODES)}")
+    usual = study.implementations or [name for name in known_implementations if not name.startswith(VARIANT)]
+    implementations = _names("implementations", config.implementations, usual, known_implementations)
+    modes = _names("modes", config.modes, study.modes, MODES[study.kind])
+    always: set[str] = set(implementations) - set(usual)
+    if study.kind == "layer" and "stream" in known_implementations:
+        # The measured limit goes first: every other row is compared with it.
+        implementations = ["stream", *(name for name in implementations if name != "stream")]
+        always.add("stream")
+    cases: dict[str, Case] = {}
+    asked: dict[str, set[str]] = {name: set() for name in implementations}
+    for grid in study.grids:
+        only = _names("grids.implementations", None, grid.implementations or usual, known_implementations)
+        running = [name for name in implementations if name in {*only, *always}]
+        for case in _grid_cases(config, grid) if running else []:
+            cases.setdefault(case.case_hash, case)
+            for name in running:
+                asked[name].add(case.case_hash)
+    if not cases:
+        raise PlanError(f"study={study.name} has no points: give it grids, see conf/study/")
+    ordered = sorted(cases.values(), key=lambda case: list(cases).index(case.case_hash))
+    groups = {case.weights_key: index for index, case in reversed(list(enumerate(ordered)))}
+    ordered.sort(key=lambda case: groups[case.weights_key])
+    skipped = {name: frozenset(cases) - hashes for name, hashes in asked.items()}
+    return Plan(study.name, study.kind, ordered, implementations, modes, skipped)
+
+
+def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
+    models = [config.model] if config.model is not None else [load_model(name) for name in grid.models]
+    tokens = _values("tokens", config.tokens, grid.tokens, int)
+    skews = _values("skew", config.skew, grid.skew, float)
+    dtypes = _values("dtype", config.dtype, grid.dtype, str)
+    ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
+    cases = []
+    for model in models:
+        _check_plain("model.name", model.name)
+    for model, (tp, ep), dtype in itertools.product(models, ways, dtypes):
+        shapes = itertools.product(
+            grid.num_experts or [model.num_experts], grid.top_k or [model.top_k], grid.ffn_dim or [model.ffn_dim]
+        )
+        for (experts, top_k, ffn), skew, count in itertools.product(shapes, skews, tokens):
+            gating = model.native_gating if config.gating == "native" else config.gating
+            name, experts, ffn = shard(model.name, experts, top_k, ffn, tp, ep)
+            try:
+                cases.append(Case(name, experts, top_k, model.hidden_dim, ffn, count, skew, config.seed, dtype, gating))
+            except ValueError as error:
+                raise PlanError(str(error)) from None
+    return cases
+
+
+def shard(model: str, experts: int, top_k: int, ffn: int, tp: int, ep: int) -> tuple[str, int, int]:
+    """(label, num_experts, ffn_dim) of what one GPU holds of a layer cut `tp` ways by ffn and `ep` ways by experts."""
+    for name, ways, of, whole in (("tp", tp, "ffn_dim", ffn), ("ep", ep, "num_experts", experts)):
+        if ways < 1 or whole % ways:
+            raise PlanError(f"{name}={ways}: must divide {of}={whole} of {model}")
+    if ep > 1 and top_k > experts // ep:
+        raise PlanError(
+            f"ep={ep}: leaves {experts // ep} of {experts} experts of {model} on a GPU, fewer than top_k={top_k}"
+        )
+    label = model + f" tp{tp}" * (tp > 1) + f" ep{ep}" * (ep > 1)
+    return label, experts // ep, ffn // tp
+
+
+def _check_settings(config: SweepConfig) -> None:
+    timing = {f"timing.{name}": value for name, value in asdict(config.timing).items()}
+    for name, value in {"timeout_s": config.timeout_s, **timing}.items():
+        if not 0 < value < math.inf:
+            raise PlanError(f"{name}={value}: a number above 0 is needed")
+    if not config.results.strip():
+        raise PlanError("results=: the folder is needed that rows go to, such as results=results")
+
+
+def _check_plain(key: str, name: str) -> None:
+    """Rows and files carry the name."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise PlanError(f"{key}={name}: allowed are letters, digits, _, - and .")
+
+
+def _values(name: str, given: Any, default: Sequence, kind: type) -> list:
+    """The values of one axis: those given, one or a list, else the study's."""
+    values = list(default) if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    if not values:
+        raise PlanError(f"{name} is an empty list: give at least one value")
+    for value in values:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        number = whole or (isinstance(value, float) and kind is float)
+        if not (isinstance(value, str) if kind is str else number):
+            raise PlanError(f"{name}={value}: {WANTED[kind]} is needed, or a list such as {name}=[..,..]")
+    return [kind(value) for value in values]
+
+
+def _names(name: str, given: Any, default: Sequence[str], known: Sequence[str]) -> list[str]:
+    chosen = _values(name, given, default or known, str)
+    for value in chosen:
+        if value not in known:
+            from ..implementation.registry import broken  # asked only here: it imports every adapter
+
+            raise PlanError(f"{name}={value}: {dict(broken()).get(value) or 'allowed are ' + ', '.join(known)}")
+    return list(dict.fromkeys(chosen))

@@ -1,0 +1,109 @@
+"""Second half of the routing of `fast`: slots in expert order, and the table of row blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from ..gating import Gating
+from ..paper.schedule import max_blocks
+from ..paper.tiles import GROUP_M
+from ..pdl import launch_options, release_next, wait_for_previous
+from ..target import target_of
+from .routing import launch_top_k
+
+_FREE_REGISTERS = {"maxnreg": 255}
+"""An option of NVIDIA's alone: the most there can be. Unasked, its assembler gives the placing kernel fewer than it
+needs, at some sizes, with Triton 3.6 and 3.7, and it spills."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Routing, made without the host.
+
+    weights: float32 [tokens, top_k]. order: int32 [N], the slot at each row in expert order. table: int32
+    [5, num_blocks], a column a row block: expert, first row, rows, first block of those that share its weight tiles in
+    the cache, number of those. Columns that are not used stand last and have 0 rows and 0 blocks.
+    """
+
+    weights: torch.Tensor
+    order: torch.Tensor
+    table: torch.Tensor
+
+
+@triton.jit(do_not_specialize=["num_slots", "num_blocks"])
+def _place_kernel(
+    experts, order, table, num_slots, num_blocks,
+    NUM_EXPERTS: tl.constexpr, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_B: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Program e places the slots of expert e, behind all of lower experts and in their own order, and its blocks."""
+    wait_for_previous(PDL)
+    release_next(PDL)
+    expert = tl.program_id(0)
+    lanes = tl.arange(0, BLOCK_S)  # [BLOCK_S]
+    index = tl.arange(0, BLOCK_E)  # [BLOCK_E]
+    counts = tl.zeros([BLOCK_E], dtype=tl.int32)
+    for start in range(0, num_slots, BLOCK_S):
+        slots = start + lanes
+        # Lanes past the last slot count for expert 0, and are taken off again.
+        chosen = tl.load(experts + slots, mask=slots < num_slots, other=0)
+        counts += tl.histogram(chosen, BLOCK_E)
+    counts -= tl.where(index == 0, tl.cdiv(num_slots, BLOCK_S) * BLOCK_S - num_slots, 0)
+    blocks = tl.cdiv(counts, BLOCK_M)
+    first_row = tl.sum(tl.where(index < expert, counts, 0), axis=0)
+    count = tl.sum(tl.where(index == expert, counts, 0), axis=0)
+    first_block = tl.sum(tl.where(index < expert, blocks, 0), axis=0)
+    used = tl.sum(blocks, axis=0)
+
+    row = first_row
+    for start in range(0, num_slots, BLOCK_S):
+        slots = start + lanes
+        mine = tl.load(experts + slots, mask=slots < num_slots, other=NUM_EXPERTS) == expert
+        rank = tl.cumsum(mine.to(tl.int32), axis=0)  # counts from 1
+        tl.store(order + row + rank - 1, slots, mask=mine)
+        row += tl.sum(mine.to(tl.int32), axis=0)
+
+    # Blocks of one height run through the same weights in step; a low one runs ahead, until they are out of the L2.
+    own = tl.cdiv(count, BLOCK_M)
+    height = tl.cdiv(count, tl.maximum(own, 1))
+    for start in range(0, own, BLOCK_B):
+        number = start + tl.arange(0, BLOCK_B)  # [BLOCK_B]
+        group = number // GROUP_M * GROUP_M
+        column = table + first_block + number
+        tl.store(column, expert, mask=number < own)
+        tl.store(column + num_blocks, first_row + number * height, mask=number < own)
+        tl.store(column + 2 * num_blocks, tl.minimum(count - number * height, height), mask=number < own)
+        tl.store(column + 3 * num_blocks, first_block + group, mask=number < own)
+        tl.store(column + 4 * num_blocks, tl.minimum(own - group, GROUP_M), mask=number < own)
+    for start in range(used + expert * BLOCK_B, num_blocks, NUM_EXPERTS * BLOCK_B):
+        unused = start + tl.arange(0, BLOCK_B)
+        for line in tl.static_range(5):
+            tl.store(table + line * num_blocks + unused, tl.zeros([BLOCK_B], dtype=tl.int32), mask=unused < num_blocks)
+
+
+def launch_place(experts: torch.Tensor, num_experts: int, block_m: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(order, table) as in `Blocks`, of row blocks of at most block_m rows; experts: int32 [tokens, top_k]."""
+    num_slots, device = experts.numel(), experts.device
+    num_blocks = max_blocks(num_slots, num_experts, block_m)
+    order = torch.empty(num_slots, dtype=torch.int32, device=device)
+    table = torch.empty((5, num_blocks), dtype=torch.int32, device=device)
+    block_s = min(triton.next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
+    _place_kernel[(num_experts,)](
+        experts, order, table, num_slots, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M,
+        BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
+        num_warps=4 if block_s <= 1024 else 8, **_FREE_REGISTERS if target_of(device).nvidia_major else {},
+        **launch_options(device),
+    )  # fmt: skip
+    return order, table
+
+
+def launch_routing(
+    logits: torch.Tensor, top_k: int, gating: Gating, correction_bias: torch.Tensor | None, block_m: int
+) -> Blocks:
+    """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]."""
+    experts, weights = launch_top_k(logits, top_k, gating, correction_bias)
+    return Blocks(weights, *launch_place(experts, logits.shape[2], block_m))

@@ -1,0 +1,96 @@
+"""Which tiles `fast` takes: those of the GPU's tuned table (tuned/), else by a heuristic, whose tiles are here."""
+
+from __future__ import annotations
+
+import torch
+
+from ..target import Target, target_of
+from .tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from .tuned import tuned_tiles
+
+__all__ = [
+    "HEIGHTS",
+    "FastTile",
+    "FastTiles",
+    "FewTile",
+    "FewTiles",
+    "choose_tiles",
+    "few_tiles",
+    "heuristic_tiles",
+    "tiled",
+]
+
+INTERPRETER = FastTiles(64, FastTile(256, 256, 4, 1, 256, 1), FastTile(256, 256, 4, 1, 256, 1))
+"""In Triton's interpreter time goes with the number of programs, not with their size."""
+SMALL_MEMORY = FastTiles(64, FastTile(64, 64, 4, 2, 64, 2), FastTile(128, 64, 4, 2, 64, 2))
+"""Where a program has less than 150 KiB of shared memory: MI300X and consumer cards."""
+MEDIUM_MEMORY = FastTiles(64, FastTile(64, 64, 4, 4, 128, 3), FastTile(128, 64, 4, 4, 128, 3))
+"""Where it has less than 220 KiB: A100 and MI350."""
+LIGHT = FastTile(64, 64, 4, 4, 128, 3)
+"""gate and up, up to 48 rows an expert on average. Long: of many steps."""
+LIGHT_LONG = FastTile(64, 128, 4, 4, 128, 4, swap=True, small_swap=True)
+LIGHT_DOWN = FastTile(128, 64, 4, 4, 64, 5, swap=True, small_swap=True)
+LIGHT_DOWN_LONG = FastTile(128, 128, 8, 4, 128, 4, swap=True, small_swap=True)
+MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True)
+"""For few and large experts, whose hot ones need one tall block rather than several that read the same weights."""
+HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
+HEAVY_BULK = FastTile(128, 64, 8, 4, 64, 4, small_swap=True, bulk=True)
+HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
+LONG = 6144
+"""Summed dimension from which a GEMM has so many steps that wider ones pay."""
+
+
+def choose_tiles(
+    device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
+) -> FastTiles | FewTiles:
+    """The measured tiles for this device, layer and batch where there are such, else `heuristic_tiles`.
+
+    Raises ValueError if the device's table cannot be read.
+    """
+    if device.type == "cpu":
+        return INTERPRETER
+    shape = (num_experts, top_k, hidden_dim, ffn_dim)
+    return tuned_tiles(device, shape, tokens) or heuristic_tiles(target_of(device), *shape, tokens)
+
+
+def heuristic_tiles(
+    target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
+) -> FastTiles | FewTiles:
+    """Tiles by the mean load of an expert, which is all that the host knows; the GPU does the rest block by block."""
+    if tokens == 1 or (tokens == 2 and num_experts >= 64 and hidden_dim < LONG):
+        return few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+    return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+
+
+def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewTiles:
+    """For a token or two, where launches and their gaps are what costs, and hardly two tokens share an expert.
+
+    has_registers: False where the compiler runs out of them at more than 512 weights a row.
+    """
+    gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
+    if hidden_dim >= LONG:
+        return FewTiles(gate_up, FewTile(4, 512, 4))
+    if has_registers and ffn_dim >= LONG:
+        return FewTiles(gate_up, FewTile(4, 2048, 4))
+    return FewTiles(gate_up, FewTile(2 if ffn_dim <= 1024 else 4, 512, 2))
+
+
+def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
+    """The tiles of the path with a schedule, however few the tokens."""
+    shared = target.shared_memory_bytes
+    if shared < 150 * 1024:
+        return SMALL_MEMORY
+    if shared < 220 * 1024:
+        return MEDIUM_MEMORY
+    load = tokens * top_k / num_experts
+    if load > 48:
+        # A descriptor needs rows of whole 16 bytes.
+        bulk = target.has_bulk_copies and hidden_dim % 8 == 0
+        return FastTiles(192, HEAVY_BULK if bulk else HEAVY, HEAVY_DOWN)
+    if load > 8 and ffn_dim >= LONG:
+        return FastTiles(160, MIDDLE, HEAVY_DOWN)
+    return FastTiles(
+        64,
+        LIGHT_LONG if hidden_dim >= LONG else LIGHT,
+        LIGHT_DOWN_LONG if ffn_dim >= LONG else LIGHT_DOWN,
+    )

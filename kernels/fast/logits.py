@@ -1,0 +1,103 @@
+"""The router's logits: x [tokens, hidden], router_weight [num_experts, hidden] -> float32 [parts, tokens, num_experts].
+
+The parts are sums over pieces of the hidden dimension, for whoever reads them to add up: a batch of up to 128 tokens
+has too few logits to fill a GPU, and its pieces keep more of it busy. All sums run in a fixed order.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ..pdl import launch_options, release_next, wait_for_previous
+
+FEW_TOKENS = 4
+"""Up to so many tokens each program reads one expert's whole row."""
+SPLIT_TOKENS = 128
+"""Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is faster."""
+PIECE = 512
+"""The least of the hidden dimension that a program sums, where it is split."""
+MAX_PARTS = 8
+
+
+@triton.jit
+def _few_logits_kernel(
+    x, router_weight, logits, stride_token, num_experts,
+    TOKENS: tl.constexpr, K: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """logits[t, e] = x[t] @ router_weight[e] for a few tokens, one program for BLOCK_E experts."""
+    wait_for_previous(PDL)
+    release_next(PDL)
+    expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)  # [BLOCK_E]
+    k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
+    for token in tl.static_range(TOKENS):
+        total = tl.zeros([BLOCK_E, BLOCK_K], dtype=tl.float32)
+        for start in tl.range(0, K, BLOCK_K):
+            inside = k + start < K
+            row = tl.load(x + token * stride_token + start + k, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
+            mask = (expert < num_experts)[:, None] & inside[None, :]
+            weight = tl.load(
+                router_weight + expert.to(tl.int64)[:, None] * K + (start + k)[None, :], mask=mask, other=0.0
+            )
+            total += weight.to(tl.float32) * row[None, :]
+        tl.store(logits + token * num_experts + expert, tl.sum(total, axis=1), mask=expert < num_experts)
+
+
+@triton.jit(do_not_specialize=["num_tokens"])
+def _split_logits_kernel(
+    x, router_weight, logits, num_tokens, stride_token, num_experts,
+    K: tl.constexpr, SPAN: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """logits[p] = x @ router_weight.T over the p-th SPAN of the hidden dimension."""
+    wait_for_previous(PDL)
+    release_next(PDL)
+    token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
+    expert = tl.program_id(1) * BLOCK_E + tl.arange(0, BLOCK_E)  # [BLOCK_E]
+    part = tl.program_id(2)
+    total = tl.zeros([BLOCK_T, BLOCK_E], dtype=tl.float32)
+    for start in tl.range(0, SPAN, BLOCK_K):
+        k = part * SPAN + start + tl.arange(0, BLOCK_K)  # [BLOCK_K]
+        row = tl.load(
+            x + token.to(tl.int64)[:, None] * stride_token + k[None, :],
+            mask=(token < num_tokens)[:, None] & (k < K)[None, :], other=0.0,
+        )  # fmt: skip
+        weight = tl.load(
+            router_weight + expert[None, :] * K + k[:, None],
+            mask=(expert < num_experts)[None, :] & (k < K)[:, None], other=0.0,
+        )  # fmt: skip
+        total = tl.dot(row, weight, total)
+    place = logits + (part * num_tokens + token)[:, None] * num_experts + expert[None, :]
+    tl.store(place, total, mask=(token < num_tokens)[:, None] & (expert < num_experts)[None, :])
+
+
+def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
+    """float32 [parts, tokens, num_experts]."""
+    (tokens, hidden), num_experts = x.shape, router_weight.shape[0]
+    if tokens > SPLIT_TOKENS:
+        half_sums = x.dtype == torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation
+        if x.is_cuda and not half_sums:  # with which PyTorch refuses float32 results
+            return torch.mm(x, router_weight.t(), out_dtype=torch.float32)[None]
+        return (x.float() @ router_weight.float().t())[None]
+    if tokens <= FEW_TOKENS:
+        logits = torch.empty((1, tokens, num_experts), dtype=torch.float32, device=x.device)
+        block_e = 1 if num_experts <= 128 else 2
+        _few_logits_kernel[(triton.cdiv(num_experts, block_e),)](
+            x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_E=block_e,
+            BLOCK_K=min(triton.next_power_of_2(hidden), 4096), **launch_options(x.device),
+        )  # fmt: skip
+        return logits
+    block_k = 128
+    parts = min(MAX_PARTS, triton.cdiv(hidden, PIECE))
+    span = triton.cdiv(triton.cdiv(hidden, parts), block_k) * block_k
+    parts = triton.cdiv(hidden, span)
+    block_t = min(max(16, triton.next_power_of_2(tokens)), 64)
+    block_e = min(max(16, triton.next_power_of_2(num_experts)), 32)
+    logits = torch.empty((parts, tokens, num_experts), dtype=torch.float32, device=x.device)
+    _split_logits_kernel[(triton.cdiv(tokens, block_t), triton.cdiv(num_experts, block_e), parts)](
+        x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
+        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_stages=3,
+        num_warps=4 if block_t == 16 else 8, **launch_options(x.device),
+    )  # fmt: skip
+    return logits

@@ -1,0 +1,78 @@
+"""`tritonmoe::fast_moe`: `fast` as one operator, which torch.compile and torch.export keep whole instead of tracing it.
+
+Its arguments are tensors and plain values, the gating one by one. It is only used while a graph is being traced: an
+eager call of `fast_moe` does not pass through the dispatcher, unless another thread is compiling at that moment.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..gating import Gating
+from .choose import FastTiles, FewTiles
+
+_PLAIN = Gating()
+
+
+@torch.library.custom_op(
+    "tritonmoe::fast_moe",
+    mutates_args=(),
+    schema="(Tensor x, Tensor router_weight, Tensor gate_up, Tensor down, int top_k, str scoring, bool renormalize, "
+    "int groups, int top_groups, float scale, Tensor? correction_bias) -> Tensor",
+)
+def fast_moe_op(
+    x: torch.Tensor,
+    router_weight: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    top_k: int,
+    scoring: str,
+    renormalize: bool,
+    groups: int,
+    top_groups: int,
+    scale: float,
+    correction_bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """`fast_moe` with the fields of its gating; correction_bias is given exactly when the gating has one."""
+    from .forward import forward  # which imports this file
+
+    gating = Gating(scoring, renormalize, groups, top_groups, correction_bias is not None, scale)
+    return forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, None)
+
+
+@fast_moe_op.register_fake
+def _(x, router_weight, gate_up, down, *_) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+def _no_gradient(ctx, inputs, output) -> None:
+    ctx.mark_non_differentiable(output)
+
+
+fast_moe_op.register_autograd(lambda ctx, grad: (None,) * 11, setup_context=_no_gradient)
+
+
+def traced_fast_moe(
+    x: torch.Tensor,
+    router_weight: torch.Tensor,
+    gate_up: torch.Tensor,
+    down: torch.Tensor,
+    top_k: int,
+    gating: Gating | None,
+    correction_bias: torch.Tensor | None,
+    tiles: FastTiles | FewTiles | None,
+) -> torch.Tensor:
+    """A call of `fast_moe` as it is put into a graph. What its checks find wrong is raised when the graph runs.
+
+    Raises ValueError for tiles, which an operator cannot take, and for a correction_bias that the gating does not fit:
+    torch.compile then leaves the call out of its graph, or refuses it with fullgraph=True.
+    """
+    gating = _PLAIN if gating is None else gating
+    if tiles is not None:
+        raise ValueError("tiles cannot be given under torch.compile: there they are chosen by themselves")
+    if gating.correction_bias != (correction_bias is not None):
+        raise ValueError("correction_bias must be given exactly when the gating has one")
+    return fast_moe_op(
+        x, router_weight, gate_up, down, top_k, gating.scoring, gating.renormalize, gating.groups, gating.top_groups,
+        gating.scale, correction_bias,
+    )  # fmt: skip

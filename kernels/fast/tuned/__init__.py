@@ -1,0 +1,150 @@
+"""Tuned tables: tiles of `fast` that were measured to be the fastest, by GPU, layer and number of tokens.
+
+One file a GPU, <device>.json in this folder, with the device's name as in results/; experiments/tune.py writes them. A
+shape is (num_experts, top_k, hidden_dim, ffn_dim), and a table {shape: {tokens: tiles}}, None where the heuristic of
+fast_tiles.py was measured to be as good.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from ..tile_types import FastTile, FastTiles, FewTile, FewTiles
+
+Shape: TypeAlias = "tuple[int, int, int, int]"
+Tiles: TypeAlias = "FastTiles | FewTiles"
+Table: TypeAlias = "dict[Shape, dict[int, Tiles | None]]"
+
+FOLDER = Path(__file__).parent
+SHAPE = ("num_experts", "top_k", "hidden_dim", "ffn_dim")
+HEURISTIC = "heuristic"
+REACH = 2
+"""An entry serves down to its tokens divided by this: beyond, the load of an expert is another."""
+_KINDS = {kind.__name__: kind for kind in (FastTiles, FewTiles)}
+_TILES = {"FastTiles": FastTile, "FewTiles": FewTile}
+_POWERS = ("block_n", "block_k", "small_k", "step", "num_warps")
+
+
+def tuned_tiles(device: torch.device, shape: Shape, tokens: int) -> Tiles | None:
+    """The tiles measured for so many tokens, or for the next larger number, up to `REACH` times as many; else None.
+
+    Raises ValueError if the device's table cannot be read.
+    """
+    return nearest(_table_of(device).get(shape, {}), tokens)
+
+
+def nearest(entries: dict[int, Tiles | None], tokens: int) -> Tiles | None:
+    """The entry of the least number of tokens that is not below `tokens`, None if that is out of `REACH`."""
+    measured = min((count for count in entries if count >= tokens), default=None)
+    return None if measured is None or measured > REACH * tokens else entries[measured]
+
+
+def slug(device: str) -> str:
+    """File name of a device: 'NVIDIA H200' is nvidia-h200."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def load(path: Path) -> Table:
+    """The table of a file, empty if there is none. Raises ValueError, naming file and entry, if it is not a table."""
+    if not path.exists():
+        return {}
+    where = str(path)
+    try:
+        document = json.loads(path.read_text())
+        _only(document, "table", {"shapes"})
+        table: Table = {}
+        for entry in document["shapes"]:
+            _only(entry, "shape", {*SHAPE, "tokens"})
+            where = f"{path}, shape {[entry[name] for name in SHAPE]}"
+            shape = tuple(_count(entry, name) for name in SHAPE)
+            if shape in table:
+                raise ValueError("the shape stands twice")
+            table[shape] = {}  # type: ignore[index]
+            if not isinstance(entry["tokens"], dict):
+                raise ValueError("tokens must be an object")
+            for tokens, tiles in entry["tokens"].items():
+                where = f"{path}, shape {list(shape)}, tokens {tokens}"
+                if not re.fullmatch(r"[1-9][0-9]*", tokens):
+                    raise ValueError("tokens must be a whole number above 0")
+                table[shape][int(tokens)] = _decode(tiles)  # type: ignore[index]
+        return table
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{where}: {error}; mend it, or delete the file and run `make tune`") from None
+
+
+def save(path: Path, table: Table) -> None:
+    """Writes a table, shapes and tokens in order, at once: nobody reads half of it."""
+    shapes = [
+        dict(zip(SHAPE, shape)) | {"tokens": {str(tokens): _encode(table[shape][tokens]) for tokens in sorted(entries)}}
+        for shape, entries in sorted(table.items())
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"shapes": shapes}, indent=1) + "\n")
+    partial.replace(path)
+
+
+def table_path(device: torch.device) -> Path:
+    """Where the table of a GPU is, or would be."""
+    return FOLDER / f"{slug(torch.cuda.get_device_properties(device).name)}.json"
+
+
+@functools.cache
+def _table_of(device: torch.device) -> Table:
+    if not torch.cuda.is_available():
+        return {}  # a device that is only talked about: nothing is known of it
+    return load(table_path(device))
+
+
+def _encode(tiles: Tiles | None) -> Any:
+    return HEURISTIC if tiles is None else {"kind": type(tiles).__name__, **asdict(tiles)}
+
+
+def _decode(value: Any) -> Tiles | None:
+    if value == HEURISTIC:
+        return None
+    if not isinstance(value, dict) or value.get("kind") not in _KINDS:
+        raise ValueError(f"tiles must be {HEURISTIC!r} or have a kind, one of {', '.join(_KINDS)}")
+    kind, tile = _KINDS[value["kind"]], _TILES[value["kind"]]
+    _only(value, value["kind"], {"kind", *(field.name for field in fields(kind))})
+    parts = {name: _decode_tile(tile, value[name]) for name in ("gate_up", "down")}
+    if kind is FewTiles:
+        return FewTiles(**parts)
+    if not isinstance(value["dynamic"], bool):
+        raise ValueError(f"dynamic={value['dynamic']!r}: true or false is needed")
+    return FastTiles(_count(value, "block_m"), **parts, dynamic=value["dynamic"])
+
+
+def _decode_tile(kind: type[FastTile] | type[FewTile], value: Any) -> Any:
+    _only(value, kind.__name__, {field.name for field in fields(kind)})
+    for field in fields(kind):
+        if field.type == "bool":
+            if not isinstance(value[field.name], bool):
+                raise ValueError(f"{field.name}={value[field.name]!r}: true or false is needed")
+        else:
+            number = _count(value, field.name)
+            if field.name in _POWERS and number & (number - 1):
+                raise ValueError(f"{field.name}={number}: a power of two is needed")
+    return kind(**value)
+
+
+def _only(value: Any, what: str, names: set[str]) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be an object")
+    for found, word in ((set(value) - names, "unknown"), (names - set(value), "missing")):
+        if found:
+            raise ValueError(f"{what} has {word} keys {', '.join(sorted(found))}")
+
+
+def _count(value: dict[str, Any], name: str) -> int:
+    number = value[name]
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{name}={number!r}: a whole number above 0 is needed")
+    return number

@@ -1,0 +1,237 @@
+"""The engineer's question, asked of made-up rows: right system, right row, ratios inside one run, one clear error."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import make_results
+import pandas as pd
+import pytest
+
+from tritonmoe_bench.experiments.analysis import choose
+from tritonmoe_bench.experiments.workload.config import PlanError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = make_results.DEVICE
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    make_results.make_results(folder)
+    return folder
+
+
+def ask(results, *arguments):
+    return choose.answer(choose.parse([*arguments, f"results={results}"]))
+
+
+def point(results, study, **where):
+    rows = pd.read_csv(results / DEVICE / f"{study}.csv")
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def table(text):
+    """Cells by system, of all tables of an answer."""
+    lines = text.splitlines()
+    return {
+        line.split()[0]: line
+        for start in [index for index, line in enumerate(lines) if line.split()[:1] == ["system"]]
+        for line in lines[start + 1 : lines.index("", start) if "" in lines[start:] else len(lines)]
+    }
+
+
+def test_the_fastest_system_its_row_and_the_runners_up_are_those_of_the_csv(results):
+    text = ask(results, "model=mixtral", "tokens=32")
+    rows = point(results, "throughput", model="mixtral", tokens=32, dtype="bf16", skew=0.0)
+    best = rows[(rows["status"] == "ok") & (rows["implementation"] != "stream")].sort_values("p50_us")
+    best = best.drop_duplicates("implementation").reset_index(drop=True)
+    first, second = best.iloc[0], best.iloc[3]
+    assert f"Fastest of {len(best)}: {first['implementation']}, {first['p50_us']:.1f} µs, in a CUDA graph" in text
+    assert f"throughput.csv, run {first['run_id']}, case {first['case_hash']}" in text
+    cells = table(text)
+    assert list(cells)[: len(best)] == list(best["implementation"])
+    assert f"{second['p50_us'] / first['p50_us']:.2f} (" in cells[second["implementation"]]
+    assert f"{second['workspace_bytes'] / 2**20:.1f} MiB" in cells[second["implementation"]]
+    assert f"{100 * first['limit_us'] / first['p50_us']:.0f} %" in cells[first["implementation"]]
+    assert f"Limit {first['limit_us']:.1f} µs" in text
+    assert "stream" not in cells
+
+
+def test_what_is_not_timed_is_listed_with_its_reason_in_one_line(results):
+    text = ask(results, "model=mixtral", "tokens=32", "dtype=fp16")
+    last = text.split("Not timed at this point:\n")[1].splitlines()
+    assert "  megablocks_grouped_cublas: unsupported: grouped_gemm multiplies bf16 only (synthetic)" in last
+    graphs = text.split("In no CUDA graph:\n")[1].split("\n\n")[0].splitlines()
+    assert any(line.startswith("  paper_fused: unsupported: the host waits") for line in graphs)
+    listed = [line.split(":")[0].strip() for line in [*graphs, *last]]
+    assert len(listed) == len(set(listed))
+
+
+def test_another_run_adds_its_systems_with_ratios_of_its_own(results, tmp_path):
+    folder = tmp_path / DEVICE
+    folder.mkdir()
+    for name in ("throughput", "headline"):
+        rows = pd.read_csv(results / DEVICE / f"{name}.csv", dtype="string")
+        rows = rows[rows["implementation"] != ("torch_grouped_mm" if name == "throughput" else "")]
+        if name == "headline":  # a slower card: only inside the run do its ratios mean anything
+            for column in ("p50_us", "p20_us", "p80_us", "limit_us", "stream_us"):
+                rows[column] = (rows[column].astype("Float64") * 10).astype("string")
+        rows.to_csv(folder / f"{name}.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=32")
+    first, second = text.split("headline.csv")
+    assert "torch_grouped_mm " not in first
+    own = {line.split()[0] for line in second.splitlines() if "graph" in line and "MiB" in line}
+    rows = point(tmp_path, "headline", model="mixtral", tokens=32, skew=0.0, status="ok", launch="graph")
+    p50 = rows.set_index("implementation")["p50_us"]
+    assert own == {"torch_grouped_mm", p50.drop("stream").idxmin()}
+    assert f"{p50['torch_grouped_mm'] / p50.drop('stream').min():.2f} (" in second
+
+
+def test_a_tie_within_the_noise_is_called_the_same(results, tmp_path):
+    rows = pd.read_csv(results / DEVICE / "headline.csv", dtype="string")
+    fast = rows["implementation"].eq("fast") & rows["launch"].eq("graph")
+    twin = rows[fast].copy()
+    twin["implementation"] = "vllm"
+    twin["p50_us"] = (twin["p50_us"].astype("Float64") * 1.004).astype("string")
+    (tmp_path / DEVICE).mkdir()
+    others = rows[~rows["implementation"].isin(["vllm"])]
+    pd.concat([others, twin]).to_csv(tmp_path / DEVICE / "headline.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=32")
+    assert "the same within the noise: vllm" in text
+    assert re.search(r"vllm .* same ", table(text)["vllm"])
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(33, 32), (100, 128), (4096, 512), (90, 64), (91, 128)])
+def test_the_nearest_measured_batch_size_is_taken_and_said(results, asked, taken):
+    text = ask(results, "model=mixtral", f"tokens={asked}")
+    assert f", {taken} tokens, skew 0" in text.splitlines()[0]
+    assert text.splitlines()[1].startswith(f"{asked} tokens were not measured: this is the nearest, a factor of ")
+    assert text.splitlines()[1].endswith(" away; measured are 1, 2, 4, 8, 16, 32, 64, 128, 256, 512")
+
+
+def test_a_batch_size_far_from_all_is_told_in_plain_numbers(results):
+    assert " a factor of 195 away;" in ask(results, "model=mixtral", "tokens=100000")
+
+
+def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
+    text = ask(results, "model=qwen2_paper", "num_experts=128", "top_k=8", "ffn_dim=1280", "tokens=32")
+    assert text.startswith("qwen2_paper (128 experts, top-8, 3584 x 1280), 32 tokens")
+    assert "experts.csv" in text
+    assert "skew.csv" in ask(results, "model=qwen2_paper", "tokens=32", "skew=0.4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["model=kimi_k2", "tokens=1"], "measured are mixtral (8 experts, top-2, 4096 x 14336), qwen2_paper"),
+        (["model=kimi_k2", "tokens=1"], "`python experiments/sweep.py model=kimi_k2 tokens=1` measures it"),
+        (
+            ["model=mixtral", "tp=8", "tokens=1"],
+            f"no shard of the shape mixtral tp8 (8 experts, top-2, 4096 x 1792) was measured on {DEVICE}; on that GPU "
+            "`python experiments/sweep.py model=mixtral tp=8 tokens=1` measures it",
+        ),
+        (
+            ["model=mixtral", "ffn_dim=7168", "ep=2", "tokens=1", "skew=1.2", "dtype=fp16"],
+            "sweep.py model=mixtral model.ffn_dim=7168 ep=2 tokens=1 skew=1.2 dtype=fp16`",
+        ),
+        (["model=mixtral", "ep=8", "tokens=1"], "leaves 1 of 8 experts"),
+        (["model=mixtrl", "tokens=1"], "did you mean mixtral?"),
+        (["model=mixtral", "tokens=1", "skew=0.3"], "measured: 0, 1.2"),
+        (["model=mixtral", "tokens=1", "dtype=fp32"], "measured: bf16, fp16"),
+        (["model=mixtral", "tokens=1", "gating=sigmoid"], "measured: softmax"),
+        (["model=mixtral", "tokens=1", "device=a100"], f"folders with some for: {DEVICE}"),
+        (["model=mixtral", "tokens=1", "TP=1", "tp=8"], "tp=8: tp=... is given twice"),
+        (["model=mixtral"], "tokens=... is needed"),
+        (["tokens=1"], "model=... is needed"),
+        (["model=mixtral", "tokens=few"], "a whole number"),
+        (["model=mixtral", "tokns=1"], "did you mean tokens=...?"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_clear_error(results, arguments, named):
+    with pytest.raises(PlanError) as error:
+        ask(results, *arguments)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_without_latencies_are_not_offered(results, tmp_path):
+    shutil.copytree(results / DEVICE, tmp_path / DEVICE)
+    (tmp_path / "interpreter").mkdir()
+    shutil.copy(results / DEVICE / "traffic.csv", tmp_path / "interpreter")
+    with pytest.raises(PlanError, match=f"device=interpreter: .* for: {DEVICE}$"):
+        ask(tmp_path, "model=mixtral", "tokens=32", "device=interpreter")
+
+
+def test_sizes_are_whole_whatever_the_csv(results, tmp_path):
+    rows = pd.read_csv(results / DEVICE / "headline.csv", dtype="string")
+    rows.loc[len(rows) - 1, ["num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens"]] = pd.NA
+    (tmp_path / DEVICE).mkdir()
+    rows.to_csv(tmp_path / DEVICE / "headline.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=33")
+    assert text.startswith("mixtral (8 experts, top-2, 4096 x 14336), 32 tokens, skew 0")
+    assert re.search(r"measured are [\d, ]+$", text.splitlines()[1])
+    with pytest.raises(PlanError) as error:
+        ask(tmp_path, "model=kimi_k2", "tokens=1")
+    assert ".0" not in str(error.value)
+
+
+@pytest.mark.parametrize(("p80", "told"), [(1.21, True), (1.02, False)])
+def test_a_share_above_the_limit_is_explained_where_the_limit_varied(results, tmp_path, p80, told):
+    rows = pd.read_csv(results / DEVICE / "headline.csv")
+    best = point(results, "headline", model="mixtral", tokens=32, skew=0.0, status="ok").sort_values("p50_us")
+    best = best[best["implementation"] != "stream"].iloc[0]
+    here = rows["case_hash"] == best["case_hash"]
+    rows.loc[here, ["limit_us", "stream_us"]] = 1.02 * best["p50_us"]
+    graph = here & rows["implementation"].eq("stream") & rows["launch"].eq("graph")
+    rows.loc[graph, ["p50_us", "p20_us", "p80_us"]] = [[scale * best["p50_us"] for scale in (1.02, 1, p80)]]
+    (tmp_path / DEVICE).mkdir()
+    rows.to_csv(tmp_path / DEVICE / "headline.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=32")
+    assert "102 %" in table(text)[best["implementation"]]
+    assert ("varied by 21 % while it was timed" in text) == told
+
+
+def test_help_tells_how_to_ask(capsys):
+    assert choose.main(["--help"]) == 0
+    assert "choose.py model=mixtral tokens=32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            ["MODEL=mixtral", "TOKENS=32", "SKEW=1.2", "DTYPE=bf16"],
+            "mixtral (8 experts, top-2, 4096 x 14336), 32 tokens",
+        ),
+        (["model=mixtral", "tokens=32"], "mixtral (8 experts, top-2, 4096 x 14336), 32 tokens"),
+        (["MODEL=mixtral", "TOKENS=32", "TP=8"], "error: no shard of the shape mixtral tp8"),
+        (["MODEL=mixtral", "TOKENS=32", "ep=2"], "error: no shard of the shape mixtral ep2"),
+        (["MODEL=mixtral", "TOKENS=32", "TPS=8"], "error: TPS=8: did you mean tp=...?"),
+    ],
+)
+def test_make_hands_on_all_that_it_is_told(results, variables, said):
+    own = ["VENV=0", f"PY={sys.executable}", f"ARGS=results={results}"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make", "choose", *own, *variables], cwd=ROOT, capture_output=True, text=True, env=plain)
+    assert (done.stdout + done.stderr).startswith(said)
+
+
+def test_it_runs_with_neither_torch_nor_triton(results, tmp_path):
+    for name in ("torch", "triton"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('this machine has none')\n")
+    command = [sys.executable, str(ROOT / "experiments" / "choose.py"), "model=mixtral", f"results={results}"]
+    settings = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*command, "tokens=8"], capture_output=True, text=True, env=settings)
+    assert done.returncode == 0, done.stderr
+    assert "Fastest of" in done.stdout
+    done = subprocess.run([*command, "tokens=0"], capture_output=True, text=True, env=settings)
+    assert done.returncode == 1
+    assert done.stderr == "error: tokens=... is needed, at least 1\n"

@@ -1,0 +1,312 @@
+"""The adapter of SGLang over a stub of the API that it calls, the tool that prunes its wheels, and its own code."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_layer import case, error_of, load, stub_modules
+
+from tritonmoe_bench.baselines import sglang as adapters
+from tritonmoe_bench.baselines.install import sglang_tree, tree
+from tritonmoe_bench.experiments.workload.reference import route
+from tritonmoe_bench.kernels.gating import Gating
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "baselines" / "builds" / "offline"
+TRITON_UTILS = "sglang.srt.layers.moe.moe_runner.triton_utils"
+MODULES = (f"{TRITON_UTILS}.fused_moe", f"{TRITON_UTILS}.fused_moe_triton_config", "sglang.srt.arg_groups.arg_utils",
+           "sglang.srt.runtime_context", "sglang.kernels.ops.moe.moe_fused_gate", "sglang.kernels.jit.utils",
+           "sglang.kernels.ops.activation.activation", "sglang.kernels.ops.gemm.dsv3_router_gemm")  # fmt: skip
+
+
+def forget() -> None:
+    for function in (adapters._problem, adapters._activation, adapters._router_gemm, sglang_tree.one_gpu):
+        function.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_built(monkeypatch, tmp_path):
+    """No .peers, and no answer kept from another test."""
+    monkeypatch.setattr(tree, "FOLDER", tmp_path / ".peers")
+    forget()
+    yield
+    forget()
+
+
+@dataclass(frozen=True)
+class NS:
+    path: str
+
+
+@dataclass
+class MoeRunnerConfig:
+    num_experts: int
+    num_local_experts: int
+    top_k: int
+    hidden_size: int
+    intermediate_size_per_partition: int
+    inplace: bool
+
+
+class Stub:
+    """A STUB of the part of SGLang 0.5.17 that the adapter calls; it computes in PyTorch and notes the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+        self.settings: object = None
+        self.compiler = True
+
+    def fused_experts(self, x, w1, w2, topk_output, runner):
+        weights, experts, _ = topk_output
+        self.calls.append(("fused_experts", tuple(w1.shape), tuple(w2.shape), runner))
+        assert w1.is_contiguous()
+        assert w2.is_contiguous()
+        assert self.fused_moe.get_tp_group().world_size == 1
+        y = torch.zeros_like(x, dtype=torch.float32)
+        for token, row in enumerate(x.float()):
+            for weight, expert in zip(weights[token], experts[token]):
+                gate, up = (w1[expert].float() @ row).chunk(2)
+                y[token] += weight * (w2[expert].float() @ (torch.nn.functional.silu(gate) * up))
+        return y.to(x.dtype)
+
+    def moe_fused_gate(self, scores, bias, topk, scoring_func, renormalize, routed_scaling_factor,
+                       apply_routed_scaling_factor_on_output, num_expert_group, topk_group):  # fmt: skip
+        self.calls.append(("gate", topk, scoring_func, renormalize, num_expert_group, topk_group))
+        assert bias.dtype == torch.float32
+        assert bias.shape == (scores.shape[1],)
+        scale = routed_scaling_factor if apply_routed_scaling_factor_on_output else 1.0
+        gating = Gating(scoring_func, renormalize, num_expert_group, topk_group, bool(bias.any()), scale)
+        weights, experts = route(scores, topk, gating, bias if bias.any() else None)
+        return weights, experts.int()
+
+    def activation_module(self, dtype):
+        if not self.compiler:
+            raise FileNotFoundError("nvcc")
+
+    def dsv3_router_gemm_module(self, num_experts, hidden_dim, use_pdl, out_float):
+        if not self.compiler:
+            raise FileNotFoundError("nvcc")
+
+    def dsv3_router_gemm(self, x, router, out_dtype):
+        self.calls.append(("dsv3_router_gemm", out_dtype))
+        return x.to(out_dtype) @ router.to(out_dtype).T
+
+    def try_get_optimal_moe_config(self, w1, w2, top_k, dtype, tokens, return_down_config):
+        return {"BLOCK_SIZE_M": 16, "shape": tuple(w2)}, ({"BLOCK_SIZE_M": 16, "USE_TMA": True}, 16)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    made = Stub()
+    sgl_kernel, sglang, *_ = stub_modules(monkeypatch, "sgl_kernel", "sglang", *MODULES)
+    runner, kernels = sglang.srt.layers.moe.moe_runner, sglang.kernels
+    made.fused_moe = runner.triton_utils.fused_moe
+    made.fused_moe.fused_experts = made.fused_experts
+    made.fused_moe.silu_and_mul = "SGLang's own"
+    sgl_kernel.silu_and_mul = "compiled"
+    tables = runner.triton_utils.fused_moe_triton_config
+    tables.try_get_optimal_moe_config = made.try_get_optimal_moe_config
+    tables.get_moe_configs = lambda E, N, dtype, block_n, block_k: {1: {}, 64: {}} if (E, N) == (8, 48) else None
+    tables.get_config_file_name = lambda E, N, dtype: f"E={E},N={N},device_name=STUB.json"
+    runner.MoeRunnerConfig = MoeRunnerConfig
+    sglang.srt.arg_groups.arg_utils.NS = NS
+    context = types.SimpleNamespace(set_server_args=lambda settings: setattr(made, "settings", settings))
+    sglang.srt.runtime_context.get_context = lambda: context
+    kernels.ops.moe.moe_fused_gate.moe_fused_gate = made.moe_fused_gate
+    kernels.jit.utils.is_arch_support_pdl = lambda: True
+    kernels.ops.activation.activation.activation_module = made.activation_module
+    gemm = kernels.ops.gemm.dsv3_router_gemm
+    gemm.dsv3_router_gemm, gemm.dsv3_router_gemm_module = made.dsv3_router_gemm, made.dsv3_router_gemm_module
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    return made
+
+
+def test_unavailable_says_why_and_what_to_type(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check = adapters.Sglang().check(case())
+    assert check.status.value == "unavailable"
+    assert check.reason == "SGLang's kernels need an NVIDIA GPU: pip install sglang==0.5.17"
+    forget()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setitem(sys.modules, "sglang", None)
+    check = adapters.Sglang().check(case())
+    assert check.status.value == "unavailable"
+    assert check.reason.endswith(": pip install sglang==0.5.17")
+    assert "sglang" in check.reason.split(": pip")[0]
+    assert adapters.Sglang().search_path() == []
+
+
+def test_a_tree_for_another_gpu_is_unavailable(stub):
+    folder = tree.FOLDER / "sglang"
+    (folder / "sglang").mkdir(parents=True)
+    (folder / "BUILD.json").write_text(json.dumps({"sglang": "0.5.17", "sglang_kernel": "0.4.5", "arch": "8.0"}))
+    check = adapters.Sglang().check(case())
+    assert check.status.value == "unavailable"
+    assert "made for compute capability 8.0, this GPU has 9.0" in check.reason
+    assert adapters.Sglang().search_path() == [folder]
+    assert adapters.Sglang().version() == "0.5.17 (sglang-kernel 0.4.5)"
+
+
+@pytest.mark.parametrize("gating", ["softmax", "softmax_renorm", "sigmoid", "sigmoid_renorm"])
+def test_layouts_and_flags(stub, gating):
+    adapter, point = adapters.Sglang(), case(gating=gating)
+    assert adapter.check(point).status.value == "ok"
+    assert error_of(adapter, point) < 0.01
+    assert stub.calls[-2] == ("gate", 2, point.gate.scoring, point.gate.renormalize, 1, 1)
+    runner = MoeRunnerConfig(8, 8, 2, 64, 48, inplace=False)
+    assert stub.calls[-1] == ("fused_experts", (8, 96, 64), (8, 64, 48), runner)
+    assert adapter.config(point) == (
+        "BLOCK_SIZE_M=16 shape=(8, 64, 48) down: BLOCK_SIZE_M=16 USE_TMA=True (E=8,N=48,device_name=STUB.json at M=1) "
+        "router_gemm=torch silu_and_mul=jit"
+    )
+    assert stub.fused_moe.silu_and_mul == "SGLang's own"
+
+
+@pytest.mark.parametrize(
+    ("gating", "groups", "top_groups"), [("deepseek_v3", 8, 4), ("kimi_k2", 1, 1)]
+)  # fmt: skip
+def test_native_gating_of_deepseek_and_kimi(stub, gating, groups, top_groups):
+    adapter, point = adapters.Sglang(), case(num_experts=32, top_k=4, gating=gating)
+    assert adapter.check(point).status.value == "ok"
+    assert error_of(adapter, point) < 0.01
+    assert stub.calls[-2] == ("gate", 4, "sigmoid", True, groups, top_groups)
+    assert "(default heuristic)" in adapter.config(point)
+
+
+@pytest.mark.parametrize(("tokens", "dtype", "own"), [(16, "bf16", True), (17, "bf16", False), (3, "fp16", False)])
+def test_router_gemm_of_sglang_where_it_serves(stub, tokens, dtype, own):
+    adapter = adapters.Sglang()
+    point = case(num_experts=256, hidden_dim=1024, ffn_dim=8, tokens=tokens, dtype=dtype)
+    assert error_of(adapter, point) < 0.01
+    assert (("dsv3_router_gemm", torch.float32) in stub.calls) is own
+    assert ("router_gemm=jit" in adapter.config(point)) is own
+
+
+def test_without_a_compiler_the_shipped_kernels_serve_and_the_row_says_so(stub):
+    stub.compiler = False
+    adapter, point = adapters.Sglang(), case(num_experts=256, hidden_dim=1024, ffn_dim=8, tokens=2)
+    assert error_of(adapter, point) < 0.01
+    assert stub.fused_moe.silu_and_mul == "compiled"
+    assert not any(call[0] == "dsv3_router_gemm" for call in stub.calls)
+    assert "router_gemm=torch (no jit: FileNotFoundError: nvcc)" in adapter.config(point)
+    assert adapter.config(point).endswith("silu_and_mul=sgl_kernel (no jit: FileNotFoundError: nvcc)")
+
+
+def test_settings_are_what_sglang_reads_at_its_defaults(stub):
+    from typing import get_args, get_type_hints
+
+    sglang_tree.one_gpu()
+    hints = get_type_hints(type(stub.settings), include_extras=True)
+    read = {name: get_args(hint) for name, hint in hints.items()}
+    assert read == {name: (bool, NS(path)) for name, path in sglang_tree.SETTINGS.items()}
+    assert not any(vars(stub.settings).values())
+
+
+# The tool that makes .peers/sglang.
+
+
+@pytest.fixture
+def prune(monkeypatch):
+    monkeypatch.syspath_prepend(str(BUILD))
+    return load(BUILD / "prune_sglang.py")
+
+
+def wheels(folder: Path, prune: types.ModuleType, without: str = "") -> Path:
+    """Wheels that hold the kept files with an import of something left out, and a file that is not kept."""
+    for name, version in prune.VERSIONS.items():
+        with zipfile.ZipFile(folder / f"{name}-{version}-cp312-none-any.whl", "w") as archive:
+            archive.writestr(f"{name}-{version}.dist-info/METADATA", name)
+            if name == "sglang":
+                for file in prune.FILES:
+                    if file != without:
+                        archive.writestr(file, "import zmq_of_the_test\nfrom sglang.srt.gone.module import NAME\n")
+                archive.writestr("sglang/srt/server_args.py", "")
+                archive.writestr("sglang/kernels/ops/moe/__init__.py", "")
+            if name == "sglang_kernel":
+                archive.writestr("sgl_kernel/__init__.py", "")
+                for library in prune.libraries("all"):
+                    archive.writestr(library, "library")
+    return folder
+
+
+def test_pruned_tree_holds_what_is_listed_unchanged(prune, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(prune, "_library", lambda data, arch: data + arch.encode())
+    out = tmp_path / "out"
+    assert prune.main(["--wheels", str(wheels(tmp_path, prune)), "--out", str(out)]) == 0
+    assert "SGLang 0.5.17 for compute capability 9.0" in capsys.readouterr().out
+    assert (out / "sglang/srt/environ.py").read_text().startswith("import zmq_of_the_test")
+    assert not (out / "sglang/srt/server_args.py").exists()
+    assert (out / "sglang/kernels/ops/moe/__init__.py").exists()
+    assert (out / "sgl_kernel/sm90/common_ops.abi3.so").read_bytes() == b"library9.0"
+    assert not (out / "sgl_kernel/sm100").exists()
+    assert json.loads((out / "BUILD.json").read_text())["sglang_kernel"] == "0.4.5"
+    assert prune.libraries("8.0") == ("sgl_kernel/sm100/common_ops.abi3.so",)
+
+
+def test_what_is_left_out_imports_inside_and_only_inside(prune, monkeypatch, tmp_path):
+    monkeypatch.setattr(prune, "_library", lambda data, arch: data)
+    monkeypatch.setattr(prune, "ABSENT", ("sglang", "zmq_of_the_test"))
+    assert prune.main(["--wheels", str(wheels(tmp_path, prune)), "--out", str(tmp_path / "out")]) == 0
+    code = """
+import importlib.util, sys
+import pruned_sglang
+with pruned_sglang.importable():
+    from sglang.srt import environ
+assert environ.NAME is not None
+try:
+    environ.NAME()
+except ImportError as error:
+    assert "sglang.srt.gone.module.NAME" in str(error)
+else:
+    raise SystemExit("a name that was left out could be used")
+assert importlib.util.find_spec("zmq_of_the_test") is None
+assert "sglang.srt.gone.module" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_wheels_that_are_not_there_or_lack_a_file_are_refused(prune, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(prune, "_library", lambda data, arch: data)
+    assert prune.main(["--wheels", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "no sglang-0.5.17-*.whl" in capsys.readouterr().err
+    folder = wheels(tmp_path, prune, without="sglang/srt/environ.py")
+    assert prune.main(["--wheels", str(folder), "--out", str(tmp_path / "out")]) == 1
+    assert "the wheels lack sglang/srt/environ.py" in capsys.readouterr().err
+
+
+# SGLang's own Python code, where the tree is there.
+
+PEERS = ROOT / ".peers" / "sglang"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (PEERS / "sglang").is_dir() or sys.version_info[:2] != (3, 12),
+    reason="no .peers/sglang (python baselines/builds/offline/prune_sglang.py), or not the Python 3.12 that it is for",
+)
+def test_over_sglangs_own_python_code():
+    command = [sys.executable, str(ROOT / "tests" / "sglang_process.py"), str(PEERS)]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert len(results) == 8
+    for result in results:
+        assert result["error"] < 0.008
+        assert result["unchanged"]
+        assert len(result["launches"]) == 4
+        assert result["config"].endswith("silu_and_mul=sgl_kernel (no jit: RuntimeError: no nvcc in this test)")
+    assert results[4]["routed"][-1] == {"groups": 8, "top_groups": 4, "scale": 2.5, "biased": True}
+    assert "router_gemm=torch (no jit: RuntimeError: no nvcc in this test)" in results[6]["config"]
+    assert "(E=8,N=14336,device_name=NVIDIA_H200.json at M=32)" in results[-1]["config"]
+    assert results[-1]["launches"][-1]["BLOCK_SIZE_N"] == 128

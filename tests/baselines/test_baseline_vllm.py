@@ -1,0 +1,250 @@
+"""The adapters of vLLM over a stub of the API that they call, and, where .peers is, over vLLM's own Python code."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_layer import case, error_of, stub_modules
+
+from tritonmoe_bench.baselines import vllm
+from tritonmoe_bench.baselines.install import tree
+from tritonmoe_bench.baselines.parts import vllm_tuning
+from tritonmoe_bench.experiments.workload.reference import route
+from tritonmoe_bench.experiments.workload.weights import Weights
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = {1: {"BLOCK_SIZE_M": 16}, 64: {"BLOCK_SIZE_M": 64}}
+TILE = {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}
+
+
+@pytest.fixture(autouse=True)
+def nothing_built(monkeypatch, tmp_path):
+    """No .peers, no file of tuned tiles, and no answer kept from another test."""
+    monkeypatch.setattr(tree, "FOLDER", tmp_path / ".peers")
+    monkeypatch.setenv("TRITONMOE_VLLM_TUNED", str(tmp_path / "tuned.json"))
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    vllm_tuning._memory.clear()
+    vllm._problem.cache_clear()
+    yield
+    vllm._problem.cache_clear()
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """A STUB of the part of vLLM 0.22.1 that the adapter calls; it computes in PyTorch and notes the calls."""
+    calls: list[tuple] = []
+
+    def fused_topk(hidden_states, gating_output, topk, renormalize, indices_type=None, scoring_func="softmax"):
+        calls.append(("fused_topk", topk, renormalize, scoring_func))
+        scores = gating_output.float()
+        scores = scores.softmax(-1) if scoring_func == "softmax" else scores.sigmoid()
+        weights, experts = scores.topk(topk, dim=-1)
+        weights = weights / weights.sum(-1, keepdim=True) if renormalize else weights
+        return weights, experts.int(), experts.int()
+
+    def fused_experts(hidden_states, w1, w2, topk_weights, topk_ids, inplace=False, activation="silu",
+                      apply_router_weight_on_input=False):  # fmt: skip
+        calls.append(("fused_experts", tuple(w1.shape), tuple(w2.shape), inplace, apply_router_weight_on_input,
+                      layers.get_config()))  # fmt: skip
+        assert w1.is_contiguous()
+        assert w2.is_contiguous()
+        y = torch.zeros_like(hidden_states, dtype=torch.float32)
+        for token, row in enumerate(hidden_states.float()):
+            for weight, expert in zip(topk_weights[token], topk_ids[token]):
+                gate, up = (w1[expert].float() @ row).chunk(2)
+                y[token] += weight * (w2[expert].float() @ (torch.nn.functional.silu(gate) * up))
+        return y.to(hidden_states.dtype)
+
+    def grouped_topk(scores, n_group, topk_group, topk, renormalize, scale, bias, scoring_func):
+        calls.append(("grouped_topk", n_group, topk_group, topk, renormalize, scale, scoring_func))
+        gating = vllm.Gating("sigmoid", renormalize, n_group, topk_group, True, scale)
+        weights, experts = route(scores, topk, gating, bias)
+        return weights, experts.int()
+
+    def dsv3_router_gemm(hidden_states, router_weight, output_dtype):
+        calls.append(("dsv3_router_gemm", output_dtype))
+        return (hidden_states @ router_weight.T).to(output_dtype)
+
+    names = ("vllm.model_executor.layers.fused_moe", "vllm._custom_ops", "vllm.platforms",
+             "vllm.model_executor.layers.fused_moe.fused_moe",
+             "vllm.model_executor.layers.fused_moe.router.fused_topk_router")  # fmt: skip
+    layers, ops, platforms, module, router = stub_modules(monkeypatch, *names)
+    layers.current = None
+
+    @contextmanager
+    def override_config(config):
+        layers.current, before = config, layers.current
+        yield
+        layers.current = before
+
+    layers.override_config, layers.get_config = override_config, lambda: layers.current
+    module.fused_experts = fused_experts
+    module.get_moe_configs = lambda E, N, dtype: TABLE if (E, N) == (8, 48) else None
+    module.get_config_file_name = lambda E, N, dtype: f"E={E},N={N},device_name=STUB.json"
+    module.try_get_optimal_moe_config = lambda w1, w2, top_k, dtype, M: {"BLOCK_SIZE_M": 16, "shape": tuple(w2)}
+    router.fused_topk = fused_topk
+    ops.grouped_topk, ops.dsv3_router_gemm = grouped_topk, dsv3_router_gemm
+    platforms.current_platform = types.SimpleNamespace(is_cuda=lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    return calls
+
+
+@pytest.mark.parametrize("adapter", [vllm.Vllm(), vllm.VllmTuned()], ids=lambda adapter: adapter.name)
+def test_unavailable_says_why_and_what_to_type(adapter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    check = adapter.check(case())
+    assert check.status.value == "unavailable"
+    assert check.reason.endswith(": pip install vllm==0.22.1")
+    assert "vllm" in check.reason.split(": pip")[0]
+    assert adapter.search_path() == []
+
+
+def test_a_tree_for_another_gpu_is_unavailable(stub):
+    (tree.FOLDER / "vllm" / "vllm").mkdir(parents=True)
+    (tree.FOLDER / "BUILD.json").write_text(json.dumps({"vllm": "0.22.1", "arch": "8.0"}))
+    check = vllm.Vllm().check(case())
+    assert check.status.value == "unavailable"
+    assert "made for compute capability 8.0, this GPU has 9.0" in check.reason
+    assert vllm.Vllm().search_path() == [tree.FOLDER / "vllm"]
+    assert vllm.Vllm().version() == "0.22.1"
+
+
+@pytest.mark.parametrize("gating", ["softmax", "softmax_renorm", "sigmoid", "sigmoid_renorm"])
+def test_layouts_and_flags(stub, gating):
+    adapter, point = vllm.Vllm(), case(gating=gating)
+    assert adapter.check(point).status.value == "ok"
+    assert error_of(adapter, point) < 0.01
+    assert stub[-2] == ("fused_topk", 2, point.gate.renormalize, point.gate.scoring)
+    assert stub[-1] == ("fused_experts", (8, 96, 64), (8, 64, 48), False, False, None)
+    assert adapter.config(point) == "BLOCK_SIZE_M=16 shape=(8, 64, 48) (E=8,N=48,device_name=STUB.json at M=1)"
+
+
+@pytest.mark.parametrize(
+    ("gating", "groups", "top_groups", "scale"), [("deepseek_v3", 8, 4, 2.5), ("kimi_k2", 1, 1, 2.827)]
+)
+def test_native_gating_of_deepseek_and_kimi(stub, gating, groups, top_groups, scale):
+    adapter, point = vllm.Vllm(), case(num_experts=32, top_k=4, gating=gating)
+    assert adapter.check(point).status.value == "ok"
+    assert error_of(adapter, point) < 0.01
+    assert stub[-2] == ("grouped_topk", groups, top_groups, 4, True, scale, 1)
+    assert adapter.config(point).endswith("(default heuristic)")
+
+
+@pytest.mark.parametrize(("tokens", "dtype", "own"), [(16, "bf16", True), (17, "bf16", False), (3, "fp16", False)])
+def test_router_gemm_of_vllm_where_it_serves(stub, tokens, dtype, own):
+    point = case(num_experts=256, hidden_dim=7168, ffn_dim=8, tokens=tokens, dtype=dtype)
+    assert error_of(vllm.Vllm(), point) < 0.01
+    assert (("dsv3_router_gemm", torch.bfloat16) in stub) is own
+
+
+def test_tuned_leaves_shapes_with_a_table_alone(stub):
+    check = vllm.VllmTuned().check(case())
+    assert check.status.value == "unsupported"
+    assert "E=8,N=48,device_name=STUB.json" in check.reason
+    vllm_tuning.remember(case(), TILE)
+    assert vllm.VllmTuned().check(case()).status.value == "ok"
+
+
+def test_tuned_runs_with_the_fastest_tile_and_remembers_it(stub, monkeypatch):
+    timed = []
+
+    def time_us(call, x):
+        call(x)
+        timed.append(stub[-1][-1])
+        return abs(timed[-1]["BLOCK_SIZE_N"] - 64) + timed[-1]["num_stages"] + (timed[-1]["GROUP_SIZE_M"] != 16)
+
+    monkeypatch.setattr(vllm_tuning, "time_us", time_us)
+    monkeypatch.setattr(vllm_tuning, "compile_only", nullcontext)
+    adapter, point = vllm.VllmTuned(), case(ffn_dim=40)
+    assert error_of(adapter, point) < 0.01
+    best = stub[-1][-1]
+    assert (best["BLOCK_SIZE_N"], best["num_stages"]) == (64, 2)
+    first = len(vllm_tuning.first_round(5, 8, 2))
+    assert timed[:first] == vllm_tuning.first_round(5, 8, 2)
+    assert best in timed[first:]
+    assert adapter.config(point).endswith("(tuned now)")
+    vllm_tuning._memory.clear()
+    timed.clear()
+    assert error_of(adapter, point) < 0.01
+    assert timed == []
+    assert stub[-1][-1] == best
+    assert adapter.config(point).endswith("(tuned before)")
+
+
+def test_no_tile_that_runs_is_an_error(stub, monkeypatch):
+    monkeypatch.setattr(vllm_tuning, "time_us", lambda call, x: float("inf"))
+    monkeypatch.setattr(vllm_tuning, "compile_only", nullcontext)
+    point = case(ffn_dim=40)
+    with pytest.raises(RuntimeError, match=r"none of \d+ tiles"):
+        vllm.VllmTuned().build(point, Weights(point, "cpu"))
+
+
+@pytest.mark.parametrize("shape", [(1, 256, 8), (32, 256, 8), (512, 256, 8), (512, 8, 2), (8192, 8, 2), (8192, 1, 1)])
+def test_tiles_lie_in_vllms_space_and_suit_the_load(shape):
+    tokens, num_experts, top_k = shape
+    first = vllm_tuning.first_round(*shape)
+    tiles = first + [other for tile in first for other in vllm_tuning.second_round(tile)]
+    space = {"BLOCK_SIZE_M": vllm_tuning.BLOCK_M, "BLOCK_SIZE_N": vllm_tuning.BLOCK_N,
+             "BLOCK_SIZE_K": vllm_tuning.BLOCK_K, "GROUP_SIZE_M": vllm_tuning.GROUP_M,
+             "num_warps": vllm_tuning.WARPS, "num_stages": vllm_tuning.STAGES}  # fmt: skip
+    assert all(tile[name] in allowed for tile in tiles for name, allowed in space.items())
+    assert 0 < len(first) <= 24
+    rows = tokens * top_k / min(num_experts, tokens * top_k)
+    assert min(tile["BLOCK_SIZE_M"] for tile in first) >= min(rows, 256)
+    assert all(
+        vllm_tuning.shared_bytes(*(tile[f"BLOCK_SIZE_{axis}"] for axis in "MNK"), tile["num_stages"]) <= 227 * 1024
+        for tile in tiles
+    )
+
+
+def test_tuned_tiles_of_another_version_are_left_aside():
+    vllm_tuning.remember(case(), TILE)
+    file = vllm_tuning.path()
+    assert vllm_tuning.known(case()) == TILE
+    assert vllm_tuning.known(case(skew=1.2, seed=3, dtype="fp16")) == TILE
+    assert vllm_tuning.known(case(tokens=6)) is None
+    file.write_text(file.read_text().replace('"0.22.1"', '"0.1.0"'))
+    vllm_tuning._memory.clear()
+    assert vllm_tuning.known(case()) is None
+
+
+def test_compile_only_compiles_and_launches_nothing(stub):
+    pytest.importorskip("triton.runtime._async_compile")
+    module = sys.modules["vllm.model_executor.layers.fused_moe.fused_moe"]
+    warmed = []
+    kernel = module.fused_moe_kernel = types.SimpleNamespace(warmup=lambda *a, grid, **k: warmed.append((a, grid, k)))
+    with vllm_tuning.compile_only():
+        module.fused_moe_kernel[(3,)](1, 2, BLOCK=4)
+    assert warmed == [((1, 2), (3,), {"BLOCK": 4})]
+    assert module.fused_moe_kernel is kernel
+
+
+PEERS = ROOT / ".peers" / "vllm"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (PEERS / "vllm").is_dir(), reason="no .peers: python baselines/builds/offline/prune_vllm.py")
+def test_over_vllms_own_python_code():
+    pytest.importorskip("regex")
+    command = [sys.executable, str(ROOT / "tests" / "vllm_process.py"), str(PEERS)]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert len(results) == 9
+    for result in results:
+        assert result["error"] < 0.008
+        assert result["tuned_error"] < 0.008
+        assert {name: result["tuned_launch"][name] for name in result["tile"]} == result["tile"]
+    assert results[-1]["table"] == "E=8,N=14336,device_name=NVIDIA_H200.json"
+    assert results[-1]["config"].endswith("(E=8,N=14336,device_name=NVIDIA_H200.json at M=32)")
+    assert results[-1]["launch"]["BLOCK_SIZE_N"] == 128
+    assert results[-2]["called"] == ["dsv3_router_gemm"] * 3
+    assert [result["launch"]["naive"] for result in results] == [False] * 4 + [True] + [False] * 2 + [True, False]

@@ -1,0 +1,257 @@
+"""A system that nobody has heard of, in one new file: it is listed, run, tabled and drawn, with no other change."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import make_results
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+
+from tritonmoe_bench.experiments.analysis import choose
+from tritonmoe_bench.experiments.analysis.names import SYSTEMS
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.implementation import registry
+from tritonmoe_bench.experiments.reporting import render
+from tritonmoe_bench.experiments.sweeping import summary
+from tritonmoe_bench.experiments.table import store
+from tritonmoe_bench.experiments.workload.config import GridConfig, StudyConfig, SweepConfig
+from tritonmoe_bench.experiments.workload.plan import make_plan
+from tritonmoe_bench.plots.parts import registry as figures
+from tritonmoe_bench.plots.parts import style
+
+matplotlib.use("Agg")
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "lightning_moe"
+ADAPTER = f'''
+from tritonmoe_bench.experiments.implementation.contract import OK, Implementation
+
+
+class Lightning(Implementation):
+    name = "{NAME}"
+    family = "serving"
+    source = "tests"
+    needs_gpu = False
+
+    def version(self):
+        return "9.8.7"
+
+    def check(self, case):
+        return OK
+
+    def build(self, case, weights):
+        from tritonmoe_bench.baselines.reference import moe_forward
+
+        return lambda x: moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, None, x.dtype)
+'''
+FAULTS = {
+    # file: (what stands instead of what in the adapter, the name, the reason)
+    "no_method": ("    def check(self", "    def checks(self", "no_method", "Lightning lacks check()"),
+    "no_family": ("    family", "    kin", "no_family", "Lightning lacks family"),
+    "no_name": ("    name", "    title", "no_name", "Lightning lacks a name of its own"),
+    "no_package": ("\nfrom", "\nimport made_up_package\nfrom", "no_package",
+                   "ModuleNotFoundError: No module named 'made_up_package'; import the system inside check"),
+    "syntax": ("family = ", "family : = ", "syntax", "SyntaxError: invalid syntax"),
+    "init": ("    needs_gpu", "    __init__ = lambda self: [][0]\n    needs_gpu", "init", "IndexError: list index"),
+    "twin_of_ours": (NAME, "vllm", "vllm", "Vllm has the name vllm, and so has Lightning in"),
+}  # fmt: skip
+RAISING = {
+    "raises": ('return "9.8.7"', "raise OSError('gone')", "OSError: gone"),
+    "true": ("return OK", "return True", "TypeError: check() returned True: allowed are OK"),
+}
+DRAWN = ("throughput", "limit_share", "latency_vs_skew", "latency_vs_experts", "headline")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    (folder / "lightning.py").write_text(ADAPTER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    """The made-up results with rows of the new system in every study, and its family in the records."""
+    root = tmp_path_factory.mktemp("results")
+    folder = make_results.make_results(root)
+    make_results.SYSTEMS[NAME] = (0.85, 22.0, 95.0, 0.1, 1.05, "9.8.7")
+    for study, cases in (
+        ("throughput", "throughput_cases"), ("headline", "headline_cases"), ("skew", "skew_cases"),
+        ("experts", "expert_cases"),
+    ):  # fmt: skip
+        for case in getattr(make_results, cases)():
+            for row in make_results.layer_rows(study, case, NAME):
+                store.append(folder / f"{study}.csv", row)
+        notes = folder / f"{study}.json"
+        notes.write_text(json.dumps(json.loads(notes.read_text()) | {"families": {NAME: "serving"}}))
+    return Results(root, folder.name)
+
+
+def test_it_is_listed_planned_and_run_and_its_family_recorded(adapters, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITONMOE_ADAPTERS", str(adapters))
+    registry.adapters.cache_clear()
+    try:
+        assert re.search(rf"^{NAME} +9\.8\.7 +serving +can run here$", summary.implementations_text(), re.MULTILINE)
+        study = StudyConfig(name="adhoc", grids=[GridConfig(models=["tiny"], tokens=[1])])
+        assert NAME in make_plan(SweepConfig(study=study), list(registry.implementations())).implementations
+    finally:
+        registry.adapters.cache_clear()
+    command = [
+        sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "modes=[eager]",
+        f"implementations=[{NAME}]", f"results={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*/adhoc.csv")
+    rows = store.read(path).set_index("implementation")
+    assert rows.loc[NAME, "status"] == "ok"
+    assert rows.loc[NAME, "implementation_version"] == "9.8.7"
+    assert json.loads(path.with_suffix(".json").read_text())["families"] == {"stream": "limit", NAME: "serving"}
+
+
+@pytest.fixture
+def faulty(tmp_path, monkeypatch) -> Path:
+    """A folder with a sound adapter and one of each fault."""
+    (tmp_path / "lightning.py").write_text(ADAPTER)
+    for file, (old, new, *_) in (FAULTS | RAISING).items():
+        (tmp_path / f"{file}.py").write_text(ADAPTER.replace(old, new).replace(NAME, file))
+    monkeypatch.setenv("TRITONMOE_ADAPTERS", str(tmp_path))
+    registry.adapters.cache_clear()
+    yield tmp_path
+    registry.adapters.cache_clear()
+
+
+def test_a_faulty_file_costs_its_own_adapter_alone_and_is_listed_with_the_reason(faulty):
+    lines = summary.implementations_text().splitlines()
+    listed = {line.split()[0] for line in lines if not line.startswith("broken: ")}
+    told = [line for line in lines if line.startswith("broken: ")]
+    assert {NAME, "stream", "fast", "vllm_tuned"} <= listed
+    assert not listed & {"vllm", *FAULTS, *RAISING}
+    assert len(told) == len(FAULTS) + len(RAISING)
+    for file, (*_, reason) in (FAULTS | RAISING).items():
+        [line] = [line for line in told if f"/{file}.py" in line]
+        assert reason in line
+    assert NAME in registry.implementations()
+
+
+def test_a_broken_adapter_asked_for_by_name_is_one_line_with_file_and_reason(faulty):
+    for file, (_, _, name, reason) in FAULTS.items():
+        with pytest.raises(ValueError, match=re.escape(reason)) as error:
+            registry.get(name)
+        assert f"{faulty / file}.py" in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"implementation 'nowhere': allowed are .*{NAME}"):
+        registry.get("nowhere")
+
+
+def test_two_files_with_one_name_are_both_named(faulty):
+    with pytest.raises(ValueError, match=r"baselines/vllm\.py: Vllm has the name vllm, .* in .*twin_of_ours\.py"):
+        registry.get("vllm")
+
+
+def test_other_commands_run_with_the_good_ones(faulty):
+    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "dry_run=true"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("  implementations: ")]
+    assert {NAME, "stream", "fast"} <= set(line.removeprefix("  implementations: ").split(", "))
+    assert not set(line.split(", ")) & set(FAULTS)
+    done = subprocess.run([*command, "implementations=[no_method]"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: implementations=no_method: [^\n]+no_method\.py: [^\n]+\n", done.stderr)
+
+
+def test_what_is_broken_is_told_by_a_sweep_and_ends_a_strict_one(faulty):
+    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "dry_run=true"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.stdout.count("note: left out, as it is broken: ") == len(FAULTS)
+    done = subprocess.run([*command, "strict=true"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: strict=true: [^\n]+\n", done.stderr)
+
+
+def test_no_adapter_of_the_project_is_broken():
+    assert registry.broken() == []
+
+
+def test_it_stands_in_the_tables_of_the_report_and_in_the_answer_of_choose(results, tmp_path):
+    for path in render.write_report(results.root, tmp_path / "figures", results.device, tmp_path / "no.md"):
+        text = path.read_text()
+        section = text[text.rindex("Ranking") :]
+        assert re.search(rf"{NAME} [\d.]+ µs \(graph, \d+ %\)", section), path
+    answer = choose.answer(choose.parse(["model=mixtral", "tokens=32", f"results={results.root}"]))
+    assert re.search(rf"^ *{NAME} +9\.8\.7 ", answer, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_it_is_drawn_in_the_hue_of_its_family(results, name):
+    figure = figures.figures()[name].draw(results)
+    (handle,) = [one for legend in figure.legends for one in legend.legend_handles if one.get_label() == NAME]
+    lines = [line for axes in figure.axes for line in axes.lines if line.get_label() == NAME]
+    pyplot.close(figure)
+    assert len(lines) >= 3
+    assert all(len(line.get_xdata()) > 1 for line in lines)
+    assert {line.get_color() for line in lines} == {handle.get_color()} == {style.look(NAME).color}
+    assert style.look(NAME).family == "serving"
+    family = {colour for look in map(style.look, SYSTEMS) if look.family == "serving" for colour in [look.color]}
+    assert handle.get_color() not in family
+    hues = [colorsys.rgb_to_hls(*to_rgb(colour))[0] for colour in (style.look("vllm").color, handle.get_color())]
+    assert abs(hues[0] - hues[1]) < 0.02
+    listed = {(look.marker, look.linestyle) for look in map(style.look, SYSTEMS)}
+    assert (style.look(NAME).marker, style.look(NAME).linestyle) not in listed
+
+
+def test_it_is_ranked_on_the_map(results):
+    figure = figures.figures()["ranking"].draw(results)
+    names = [[label.get_text() for label in panel.get_yticklabels()] for panel in figure.axes]
+    colours = {label.get_text(): label.get_color() for label in figure.axes[0].get_yticklabels()}
+    pyplot.close(figure)
+    assert all(NAME in panel for panel in names)
+    assert colours[NAME] == style.look(NAME).color
+
+
+def test_thirty_systems_look_different():
+    names = [f"new_system_{index}" for index in range(6)]
+    looks = [style.look(name) for name in [*SYSTEMS, *names]]
+    assert len({look.color for look in looks}) == len(looks)
+    combined = {(look.marker, look.linestyle) for look in looks}
+    assert len(combined) == len(looks)
+
+
+def test_a_run_before_families_were_recorded_goes_by_the_name():
+    assert style.look("vllm_next").family == "serving"
+    assert style.look("paper_next").family == "paper"
+    assert style.look("unheard_of").family == "unheard"
+
+
+def test_the_map_holds_the_ratios_of_the_rows(results):
+    rows = pd.read_csv(results.path("headline"))
+    picture = figures.figures()["ranking"].draw(results)
+    panel = picture.axes[0]
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels[0] == style.look("stream").label
+    here = rows[(rows["skew"] == 0) & (rows["status"] == "ok")]
+    best = here.groupby(["case_hash", "implementation"])["p50_us"].min().unstack()
+    ratios = best.div(best.drop(columns="stream").min(axis=1), axis=0)
+    for name in ("fast", NAME, "megablocks_sparse"):
+        row = labels.index(style.look(name).label)
+        printed = sorted(float(text.get_text()) for text in panel.texts if text.get_position()[1] == row
+                         and re.fullmatch(r"[\d.]+", text.get_text()))  # fmt: skip
+        assert printed == pytest.approx(sorted(ratios[name].dropna()), abs=0.006, rel=0.05)
+    picture.draw_without_rendering()
+    edge, renderer = picture.bbox, picture.canvas.get_renderer()
+    for text in [*panel.texts, *panel.get_yticklabels(), *picture.texts]:
+        box = text.get_window_extent(renderer)
+        assert edge.x0 <= box.x0 < box.x1 <= edge.x1, text
+        assert edge.y0 <= box.y0 < box.y1 <= edge.y1, text
+        assert text.get_fontsize() >= style.FONT_PT
+    pyplot.close(picture)

@@ -1,0 +1,295 @@
+"""The report from a results folder of made-up rows: complete, self-contained, and the same when made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import make_results
+import outcomes
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from tritonmoe_bench.experiments.claims import CLAIMS, Verdict
+from tritonmoe_bench.experiments.reporting import context, headline, ranking, render
+from tritonmoe_bench.experiments.reporting import tables as report_tables
+from tritonmoe_bench.experiments.table import store
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = make_results.DEVICE
+IDS = [claim["id"] for claim in yaml.safe_load(CLAIMS.read_text())]
+FIGURES = ("ratio_to_megablocks", "headline", "skew_map")
+
+
+class Page(HTMLParser):
+    """Tags and attributes that load something, links, and the text of the claims' first cells."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.ids: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        values = {name: value or "" for name, value in attrs}
+        self.ids.add(values.get("id", ""))
+        (self.links if tag == "a" else self.loaded).extend(values[name] for name in ("src", "href") if name in values)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A folder with results/, plots/figures/ and README.md, and the report in it."""
+    root = tmp_path_factory.mktemp("checkout")
+    make_results.make_results(root / "results")
+    figures = root / "plots" / "figures" / DEVICE
+    figures.mkdir(parents=True)
+    for name in FIGURES:
+        Image.new("RGB", (40, 20), "white").save(figures / f"{name}.png")
+    (root / "README.md").write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nkept\n")
+    render.write_report(root / "results", figures.parent, DEVICE, root / "README.md")
+    return root
+
+
+def test_markdown_has_each_claim_once_in_a_row_that_starts_with_its_id(written):
+    lines = (written / "results" / "REPORT.md").read_text().splitlines()
+    verdicts = "|".join(verdict.value for verdict in Verdict)
+    for claim in IDS:
+        rows = [line for line in lines if line.startswith(f"| {claim} |")]
+        assert len(rows) == 1, claim
+        assert len(re.findall(rf"\*\*({verdicts})\*\*", rows[0])) == 1
+        assert len(re.split(r"(?<!\\)\|", rows[0])) == 9
+
+
+def test_html_has_each_claim_once(written):
+    html = (written / "results" / "report.html").read_text()
+    assert re.findall(r'<th scope="row">([^<]+)</th>', html) == IDS
+
+
+def test_html_needs_no_network(written):
+    html = (written / "results" / "report.html").read_text()
+    page = Page(html)
+    assert page.loaded
+    assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    assert all(link.startswith(("#", "https://arxiv.org/")) for link in page.links)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
+    assert not {"script", "iframe", "link"} & set(page.tags)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_markdown_links_to_pictures_that_exist(written):
+    text = (written / "results" / "REPORT.md").read_text()
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert [Path(picture).stem for picture in pictures] == list(FIGURES)
+    assert all((written / "results" / picture).exists() for picture in pictures)
+    assert f"../plots/figures/{DEVICE}/ratio_to_megablocks.png" in pictures
+
+
+def test_readme_block_is_replaced_and_nothing_else(written):
+    readme = written / "README.md"
+    first = readme.read_text()
+    assert first.startswith("# Title\n\n" + render.BEGIN)
+    assert first.endswith(render.END + "\n\nkept\n")
+    assert "old" not in first.splitlines()
+    assert all(first.count(f"| {claim} |") == 1 for claim in IDS)
+    assert f"](plots/figures/{DEVICE}/ratio_to_megablocks.png)" in first
+    render.write_report(written / "results", written / "plots" / "figures", DEVICE, readme)
+    assert readme.read_text() == first
+
+
+@pytest.mark.parametrize("text", ["no markers\n", f"{render.END}\n{render.BEGIN}\n", f"{render.BEGIN}\n"])
+def test_readme_without_both_markers_is_left_alone(tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    assert not render.replace_block(path, "block")
+    assert path.read_text() == text
+
+
+def test_ratio_table_is_that_of_the_rows_beside_the_published_one(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "throughput.csv")
+    tables = {table.title: table for table in report_tables.ratio_tables(rows)}
+    table = tables["Mixtral-8x7B, fp16, softmax"]
+    line = next(dict(zip(table.header, row)) for row in table.rows if row[0] == "32")
+    case = rows[(rows["model"] == "mixtral") & (rows["dtype"] == "fp16") & (rows["tokens"] == 32)]
+    eager = case[case["launch"] == "eager"].set_index("implementation")["p50_us"]
+    assert line["published"] == "1.31"
+    assert line["paper_fused / sparse, eager"].lstrip("≈") == f"{eager['megablocks_sparse'] / eager['paper_fused']:.2f}"
+    assert line["paper_fused / grouped_cublas, eager"] == "unsupported"
+    best = case[case["implementation"] == "paper_fused_graph"]["p50_us"].min()
+    assert line["paper_fused_graph / sparse, best"].lstrip("≈") == f"{eager['megablocks_sparse'] / best:.2f}"
+
+
+def test_a_share_of_a_limit_that_varied_while_it_was_timed_is_marked(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+
+    def shares(frame):
+        return [line[3] for table in headline.field_tables(frame) for line in table.rows]
+
+    assert not any("≈" in share for share in shares(rows))
+    of_limit = (rows["implementation"] == "stream") & (rows["model"] == "mixtral") & (rows["tokens"] == 32)
+    varied = rows.assign(p80_us=rows["p80_us"].where(~of_limit, 1.2 * rows["p50_us"]))
+    assert sum("≈" in share for share in shares(varied)) == rows.loc[of_limit, "case_hash"].nunique()
+
+
+def test_field_table_and_its_means_are_those_of_the_rows(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+    best = rows[rows["p50_us"].notna()].groupby(["case_hash", "implementation"])["p50_us"].min().unstack()
+    peers = ["torch_grouped_mm", "megablocks_sparse", "megablocks_grouped_cutlass", "vllm"]
+    over_peers = best[peers].min(axis=1) / best["fast"]
+    tables = {table.title: table for table in headline.field_tables(rows)}
+    table = tables["fast: Mixtral-8x7B, bf16, softmax"]
+    assert len(table.rows) == 10
+    case = rows[(rows["model"] == "mixtral") & (rows["tokens"] == 32) & (rows["skew"] == 1.2)]
+    line = next(cells for cells in table.rows if cells[:2] == ["32", "1.2"])
+    one = best.loc[case["case_hash"].iloc[0]]
+    assert line[2] == f"{one['fast']:.0f}"
+    assert line[3] == f"{100 * case['limit_us'].iloc[0] / one['fast']:.0f} %"
+    assert line[4:6] == [one[peers].idxmin(), f"{one[peers].min():.0f}"]
+    assert line[6].lstrip("≈") == f"{one[peers].min() / one['fast']:.2f}"
+    assert line[8].lstrip("≈") == f"{one[peers[1:3]].min() / one['fast']:.2f}"
+    first, *_, last = headline.field_sentences(rows)
+    assert f"geometric mean {over_peers.prod() ** (1 / len(over_peers)):.2f} " in first
+    ahead = best["fast"] <= best.drop(columns=["fast", "stream"]).min(axis=1)
+    assert f"at {ahead.sum()} of {len(best)} points" in last
+    assert first in (written / "README.md").read_text()
+    assert last.split(";")[0] in (written / "results" / "REPORT.md").read_text()
+
+
+def test_where_fast_is_not_the_fastest_is_named(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+    slow = (
+        (rows["implementation"] == "fast") & (rows["tokens"] == 8) & (rows["model"] == "mixtral") & (rows["skew"] == 0)
+    )
+    rows.loc[slow, ["p50_us", "p20_us", "p80_us"]] *= 10
+    assert "Mixtral-8x7B, 8 tokens, skew 0: " in headline.field_sentences(rows)[-1]
+    assert headline.field_sentences(rows[rows["implementation"] != "fast"]) == []
+
+
+def test_ranking_is_sorted_and_leaves_out_the_limit(written):
+    frames = {name: pd.read_csv(written / "results" / DEVICE / f"{name}.csv") for name in ("throughput", "headline")}
+    tables = ranking.ranking_tables(frames)
+    assert any(table.title == "Mixtral-8x7B, bf16, softmax (11 systems, study throughput)" for table in tables)
+    for table in tables:
+        for line in table.rows:
+            cells = [cell for cell in line[1:6] if cell]
+            times = [float(re.search(r"([\d.]+) µs", cell).group(1)) for cell in cells]
+            assert times == sorted(times)
+            others = [float(cell.split()[-1]) for cell in line[6].split(", ")] if len(line) > 6 and line[6] else []
+            assert others == sorted(others)
+            assert not any("stream" in cell for cell in line)
+    line = next(table.rows[0] for table in tables if table.title.startswith("Mixtral-8x7B, bf16"))
+    best = frames["throughput"].query("model == 'mixtral' and dtype == 'bf16' and tokens == 1 and status == 'ok'")
+    best = best.groupby("implementation")["p50_us"].min().drop("stream").sort_values()
+    named = [re.sub("^≈ ", "", cell).split()[0] for cell in line[1:6]]
+    assert [*named, *(cell.split()[0] for cell in line[6].split(", "))] == list(best.index)
+    assert line[6].endswith(f" {best.iloc[-1] / best.iloc[0]:.2f}")
+
+
+def test_ranking_takes_for_each_model_the_study_with_most_systems(written):
+    frames = {name: pd.read_csv(written / "results" / DEVICE / f"{name}.csv") for name in ("throughput", "headline")}
+    few = frames["throughput"]
+    few = few[few["implementation"].isin(["stream", "fast", "vllm"])]
+    titles = [table.title for table in ranking.ranking_tables(frames | {"throughput": few})]
+    assert "Mixtral-8x7B, bf16, softmax (6 systems, study headline)" in titles
+    assert "Mixtral-8x7B, fp16, softmax (2 systems, study throughput)" in titles
+    assert ranking.ranking_tables({"throughput": pd.DataFrame()}) == []
+
+
+def test_every_row_without_a_timing_is_counted_with_its_reason(written):
+    folder = written / "results" / DEVICE
+    frames = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+    counted = sum(int(row[4]) for row in report_tables.missing_table(frames).rows)
+    assert counted == sum(int((frame["status"] != "ok").sum()) for frame in frames.values()) > 0
+    assert all(row[5] for row in report_tables.missing_table(frames).rows)
+
+
+def test_report_without_any_results_says_so(tmp_path):
+    (tmp_path / "results").mkdir()
+    render.write_report(tmp_path / "results", tmp_path / "figures", "no device", tmp_path / "README.md")
+    text = (tmp_path / "results" / "REPORT.md").read_text()
+    assert text.count("**undecided**") == len(IDS)
+    assert "There are no rows" in text
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_command_line(written, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(written / "results" / DEVICE, results / DEVICE)
+    arguments = [
+        "--results", str(results), "--figures", str(written / "plots" / "figures"), "--readme", str(tmp_path / "no.md"),
+    ]  # fmt: skip
+    command = [sys.executable, str(ROOT / "experiments" / "report.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert DEVICE in (results / "REPORT.md").read_text()
+    done = subprocess.run([*command, "--device", "nvidia-h2000"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"error: no results of device nvidia-h2000; there are: {DEVICE}"
+    (results / "REPORT.md").unlink()
+    (results / "REPORT.md").mkdir()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"error: cannot write {results / 'REPORT.md'}: Is a directory"
+    (results / DEVICE / "skew.json").write_text("{")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: {results / DEVICE / 'skew.json'}: no JSON")
+
+
+@pytest.mark.parametrize("name", ["tests-here.json", "portability.csv"])
+def test_a_damaged_file_beside_the_devices_is_named(name, tmp_path):
+    (tmp_path / name).write_text("")
+    with pytest.raises(store.Damaged, match=name):
+        context.load_outcomes(tmp_path)
+
+
+def test_hazards_are_those_of_the_papers_readme_and_tables(written):
+    html = (written / "results" / "report.html").read_text()
+    assert "7.93 ms" in html
+    assert "3.99 ms" in html
+    with pytest.raises(IndexError):
+        context.hazards("# a readme without that heading")
+
+
+def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
+    (tmp_path / "outcomes.py").write_text(
+        Path(outcomes.__file__).read_text().replace("Path(__file__).resolve().parents[1]", "Path(__file__).parent")
+    )
+    (tmp_path / "results").mkdir()
+    (tmp_path / "conftest.py").write_text("from outcomes import *\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = paper_grid\n")
+    (tmp_path / "test_some.py").write_text(
+        "import outcomes, pytest\n"
+        "outcomes.where = lambda: 'somewhere'\n"
+        "outcomes.stamp = lambda: {'commit': 'c0ffee', 'when_utc': 'today'}\n"
+        "@pytest.mark.paper_grid\n@pytest.mark.parametrize('n', range(3))\ndef test_grid(n): assert n\n"
+        "@pytest.fixture\ndef broken():\n    yield\n    raise ValueError\n"
+        "def test_ours(broken): assert False\n"
+        "def test_skipped(): pytest.skip('why')\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    path = tmp_path / "results" / "tests-somewhere.json"
+    plain = {name: value for name, value in os.environ.items() if name != outcomes.SWITCH}
+    told = subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain, text=True).stdout
+    assert "the paper's cases on somewhere: 2 passed, 1 failed" in told
+    assert "tests of our own on somewhere: 1 failed, 1 skipped" in told
+    assert not path.exists()
+    subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain | {outcomes.SWITCH: "1"})
+    of = {"where": "somewhere", "commit": "c0ffee", "when_utc": "today"}
+    assert json.loads(path.read_text()) == {
+        "ours": {"passed": 0, "failed": 1, "skipped": 1} | of,
+        "paper_grid": {"passed": 2, "failed": 1, "skipped": 0} | of,
+    }

@@ -1,0 +1,247 @@
+"""The rows of a CSV: what may stand in one, that a kill tears none that was finished, and what a damaged file says."""
+
+import errno
+import json
+import os
+
+import pandas as pd
+import pytest
+
+from tritonmoe_bench.experiments.table import columns, store
+from tritonmoe_bench.experiments.table.run import SAME_RUN, Run
+from tritonmoe_bench.experiments.workload.case import Case
+
+ROW = {"run_id": "r1", "case_hash": "abc", "implementation": "x", "launch": "graph", "status": "ok", "p50_us": 3.5,
+       "timestamp_utc": "2026-01-01T00:00:00Z"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"status": "fine"}, "allowed are ok"),
+        ({"status": "oom", "reason": "full"}, "carries timings"),
+        ({"status": "oom", "p50_us": None}, "needs a reason"),
+        ({"p50_us": float("nan")}, "p50_us=nan"),
+        ({"rel_error": float("inf")}, "rel_error=inf"),
+        ({"p50_us": 0.0}, "a latency is positive"),
+        ({"latency": 3}, "unknown columns"),
+    ],
+)
+def test_a_row_that_no_csv_may_hold_is_refused(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        store.append(tmp_path / "a.csv", {**ROW, **changes})
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_rows_come_back_and_the_last_of_a_key_stands(tmp_path):
+    path = tmp_path / "a.csv"
+    store.append(path, ROW)
+    store.append(path, {**ROW, "p50_us": 4.5, "reason": 'with "quotes", and\nlines'})
+    store.append(path, {**ROW, "launch": "eager"})
+    frame = store.read(path)
+    assert sorted(frame["p50_us"]) == [3.5, 4.5]
+    assert len(frame) == 2
+
+
+def test_a_line_torn_by_a_kill_is_left_out_and_the_next_row_is_whole(tmp_path):
+    path = tmp_path / "a.csv"
+    store.append(path, ROW)
+    with open(path, "a") as handle:
+        handle.write("r1,adhoc,tiny,8,2")
+    store.append(path, {**ROW, "launch": "eager", "p50_us": 9.0})
+    frame = store.read(path)
+    assert dict(zip(frame["launch"], frame["p50_us"])) == {"graph": 3.5, "eager": 9.0}
+
+
+def test_no_file_is_an_empty_frame(tmp_path):
+    assert store.read(tmp_path / "none.csv").empty
+
+
+def test_compacting_keeps_the_last_row_of_a_key_and_drops_what_a_kill_tore(tmp_path):
+    path = tmp_path / "a.csv"
+    for latency in (1.5, 2.5):
+        store.append(path, {**ROW, "p50_us": latency})
+    with open(path, "a") as handle:
+        handle.write("r1,adhoc,tiny")
+    store.append(path, {**ROW, "launch": "eager"})
+    before = store.read(path)
+    store.compact(path, columns.ROW_KEY)
+    after = store.read(path)
+    assert path.read_text().count("\n") == 3
+    assert after[["launch", "p50_us"]].equals(before[["launch", "p50_us"]])
+    assert sorted(after["p50_us"]) == [2.5, 3.5]
+
+
+def test_a_file_of_an_older_schema_keeps_its_rows_beside_the_new_ones(tmp_path):
+    path = tmp_path / "a.csv"
+    older = tuple(name for name in columns.ROW_COLUMNS if name != "active_experts")
+    store.append(path, ROW, older)
+    with open(path, "a") as handle:
+        handle.write("r1,adhoc,tiny")
+    store.append(path, {**ROW, "launch": "eager", "active_experts": 7})
+    assert path.read_text().splitlines()[0] == ",".join(columns.ROW_COLUMNS)
+    frame = store.read(path).set_index("launch")
+    assert frame.loc["graph", "p50_us"] == frame.loc["eager", "p50_us"] == 3.5
+    assert frame["active_experts"].fillna(0).to_dict() == {"graph": 0, "eager": 7}
+
+
+WHOLE = {**ROW, "tokens": 8, "reason": "ö"}
+
+
+def damage(path, number, change):
+    """Replaces a line, the first is 1, of a CSV of three rows."""
+    for latency, launch in ((1.5, "graph"), (2.5, "eager"), (3.5, "other")):
+        store.append(path, {**WHOLE, "p50_us": latency, "launch": launch})
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1] = change(lines[number - 1])
+    path.write_bytes(b"\n".join(lines))
+
+
+BAD_LINES = [
+    (lambda line: b"garbage", "it has 1 of 46 fields"),
+    (lambda line: b'"garbage', "it is not CSV in UTF-8"),
+    (lambda line: line + b",more", " of 46 fields"),
+    (lambda line: line[:30], " of 46 fields"),
+    (lambda line: line.replace("ö".encode(), b"\xff"), "it is not CSV in UTF-8"),
+    (lambda line: line.replace(b"2.5", b"abc"), "p50_us=abc is no number"),
+    (lambda line: line.replace(b",8,", b",abc,"), "tokens=abc is no whole number"),
+    (lambda line: line.replace(b",8,", b",8.5,"), "tokens=8.5 is no whole number"),
+    (lambda line: line.replace(b",ok,", b",fine,"), "status=fine: allowed are ok"),
+    (lambda line: line.replace(b"2026-01-01T00:00:00Z", b""), "it has no timestamp_utc"),
+]
+
+
+@pytest.mark.parametrize(("change", "fault"), BAD_LINES)
+def test_a_line_that_cannot_be_read_is_told_once_and_left_out(change, fault, tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    damage(path, 3, change)
+    frame = store.read(path)
+    store.read(path)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {path} line 3: ")
+    assert fault in line
+    assert line.endswith("this row is left out")
+    assert list(frame["launch"]) == ["graph", "other"]
+    assert frame["tokens"].dtype == "int64"
+    assert frame["p50_us"].dtype == "float64"
+    store.append(path, {**WHOLE, "p50_us": 2.5, "launch": "eager"})
+    store.compact(path, columns.ROW_KEY)
+    assert len(pd.read_csv(path)) == 3
+
+
+def test_a_torn_last_line_is_left_out_without_a_word(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    damage(path, 4, lambda line: line[:-40])
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert list(store.read(path)["launch"]) == ["graph", "eager"]
+    store.append(path, {**WHOLE, "launch": "other"})
+    assert len(store.read(path)) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_last_row_that_only_lacks_its_end_is_kept(tmp_path):
+    path = tmp_path / "a.csv"
+    damage(path, 4, bytes)
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert len(store.read(path)) == 3
+    store.append(path, {**WHOLE, "launch": "fourth"})
+    assert len(store.read(path)) == 4
+
+
+def test_an_empty_file_is_told_and_the_next_row_has_its_header(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("")
+    assert store.read(path).empty
+    assert f"warning: {path} is empty" in capsys.readouterr().err
+    assert store.header(path) == []
+    store.append(path, ROW)
+    assert len(store.read(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda line: b"", "it lacks run_id, case_hash"),
+        (lambda line: b"\xff\xfe", "it lacks run_id, case_hash"),
+        (lambda line: line.replace(b"p50_us", b"p50_uss"), "has columns that no study has: p50_uss"),
+        (lambda line: line.replace(b"launch,", b"", 1), "it lacks launch"),
+    ],
+)
+def test_a_header_that_is_lost_or_misspelt_is_one_line_with_a_remedy(change, fault, tmp_path):
+    path = tmp_path / "a.csv"
+    damage(path, 1, change)
+    before = path.read_bytes()
+    with pytest.raises(store.Damaged) as raised:
+        store.read(path)
+    text = str(raised.value)
+    assert text.startswith(f"{path}: line 1")
+    assert fault in text
+    assert text.endswith("restore it from git, or move it away and make it anew")
+    if "launch" not in fault:  # a file of an older schema may lack columns
+        with pytest.raises(store.Damaged):
+            store.append(path, ROW)
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff"])
+def test_a_broken_json_is_one_line_that_names_it(text, tmp_path):
+    (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(store.Damaged, match=r"^\S+a\.json: no JSON.*restore it from git"):
+        store.read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("text", [b"", b"a,b\n1,2,3,4\n5\n6,7,8,9,10\n", b"\xff\n", b"b\n1\n"])
+def test_a_broken_table_is_one_line_that_names_it(text, tmp_path):
+    (tmp_path / "a.csv").write_bytes(text)
+    with pytest.raises(store.Damaged, match=r"^\S+a\.csv: .*restore it from git"):
+        store.read_table(tmp_path / "a.csv", ["a"])
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def fsync(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left") as raised:
+        store.append(tmp_path / "a.csv", ROW)
+    assert raised.value.filename == str(tmp_path / "a.csv")
+
+
+ENVIRONMENT = dict.fromkeys(SAME_RUN, "1") | {"device": "made-up-gpu"}
+CASE = Case("tiny", 8, 2, 128, 256, 4)
+
+
+def measured(launch):
+    return {**{name: ROW[name] for name in ("implementation", "status", "p50_us")}, "implementation_version": "1",
+            "revision": 1, "method_revision": "m", "launch": launch}  # fmt: skip
+
+
+def test_a_run_does_a_point_of_a_damaged_line_again_and_drops_the_line(tmp_path, capsys):
+    run = Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
+    run.put(CASE, [measured("graph"), measured("eager")])
+    assert run.done("x", ["graph", "eager"])
+    lines = run.path.read_text().splitlines()
+    run.path.write_text("\n".join([lines[0], "garbage", lines[2]]) + "\n")
+    assert not run.done("x", ["graph", "eager"])
+    assert run.done("x", ["eager"])
+    assert f"{run.path} line 2" in capsys.readouterr().err
+    run.put(CASE, [measured("graph")])
+    run.finish()
+    assert run.done("x", ["graph", "eager"])
+    assert len(pd.read_csv(run.path)) == 2
+
+
+def test_a_run_is_refused_before_it_measures_where_its_files_are_damaged(tmp_path):
+    run = Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
+    run.put(CASE, [measured("graph")])
+    whole, record = run.path.read_text(), run.path.with_suffix(".json")
+    run.path.write_text(whole.replace("p50_us", "p50_uss", 1))
+    del run
+    with pytest.raises(store.Damaged, match="p50_uss"):
+        Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
+    assert Run.open(tmp_path, "throughput", "layer", ENVIRONMENT, new=True).record["run_id"]
+    record.write_text("{")
+    with pytest.raises(store.Damaged, match=record.name):
+        Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
+    record.write_text(json.dumps({}))
+    assert Run.open(tmp_path, "throughput", "layer", ENVIRONMENT).record["run_id"]
