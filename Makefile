@@ -24,7 +24,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose cutlass peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint clean announce
+.PHONY: help choose cutlass peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean announce
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -46,6 +46,9 @@ lint: $(READY)  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy -p tritonmoe_bench
+
+revisions: $(READY)  ## record that what was edited changes no number, after raising the revisions of what does
+	$(RUN) -m tritonmoe_bench.experiments.measure.revisions --record
 
 smoke: $(READY)  ## the tiny shape on this machine: correctness and counted bytes, no timings
 	$(RUN) experiments/sweep.py study=smoke force=true $(STRICT)

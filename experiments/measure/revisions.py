@@ -1,7 +1,7 @@
 """The lock of everything that decides a number: a hash of each kernel, launch and measurement, as Python means it.
 
     python -m tritonmoe_bench.experiments.measure.revisions          # what differs from the lock; exit status 1 if any
-    python -m tritonmoe_bench.experiments.measure.revisions --record # writes the lock: no number can have changed
+    make revisions                                                   # writes the lock: no number can have changed
 
 A hash is taken of the syntax tree without docstrings, comments and annotations (`tl.constexpr` apart, which a compiler
 sees), and belongs to a name within its room. So a reformatted file and a moved function ask nothing. A changed body

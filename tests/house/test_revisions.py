@@ -1,0 +1,200 @@
+"""Rows survive an edit that changes no number, and an edit that may change one is asked about, once."""
+
+import ast
+import hashlib
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from tritonmoe_bench.experiments.measure import method, revisions
+from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.config import load
+from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
+from tritonmoe_bench.experiments.workload.settings import TimingSettings
+from tritonmoe_bench.experiments.workload.weights import Weights
+
+KERNEL = """
+@triton.jit(do_not_specialize=["tokens"])
+def _scale_kernel(x, y, tokens, BLOCK: tl.constexpr):
+    '''y = 2 x.'''
+    column = tl.arange(0, BLOCK)  # [BLOCK]
+    tl.store(y + column, 2.0 * tl.load(x + column))
+"""
+REFORMATTED = """
+@triton.jit(
+    do_not_specialize=["tokens"]
+)
+def _scale_kernel(
+    x, y,
+    tokens, BLOCK: tl.constexpr
+):
+    '''Another docstring.'''
+    # A comment.
+    column = tl.arange(0, BLOCK)
+    tl.store(
+        y + column,
+        2.0 * tl.load(x + column),
+    )
+"""
+GOLDEN = {
+    # case: (routing logits, experts, activations, one tile of the first expert's gate), a hash each
+    Case("tiny", 8, 2, 128, 256, 16): ("f3d732e19df5", "2353cbb55bfa", "1e24908e792f", "cf14e88748b2"),
+    Case("tiny", 8, 2, 128, 256, 64, skew=1.2, dtype="fp16"): (
+        "d322fe079317",
+        "076bc328a163",
+        "e628d78632f8",
+        "412d82031a49",
+    ),
+    Case("mixtral", 8, 2, 4096, 14336, 32, skew=1.2): ("bdeeba74c6d9", "d57a45e8f7e3", "da13b76b3e03", "9134c1307185"),
+    Case("qwen3_30b_a3b", 128, 8, 2048, 768, 8, seed=3): (
+        "9bc1b4f2efb6",
+        "5dbeb57bafa5",
+        "bcf03e2c2ff2",
+        "2c6420b7b9e8",
+    ),
+    Case("deepseek_v3", 256, 8, 7168, 2048, 4, gating="deepseek_v3"): (
+        "2ff616a93e40",
+        "443e1796b540",
+        "9a44074c3411",
+        "f2f8f5e170cd",
+    ),
+}
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of one kernel family and one measurement, which a test may edit."""
+    (tmp_path / "kernels" / "fast").mkdir(parents=True)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "kernels" / "fast" / "scale.py").write_text(KERNEL)
+    (tmp_path / "experiments" / "layer.py").write_text("def measure_layer(case):\n    return case\n")
+    monkeypatch.setattr(revisions, "ROOT", tmp_path)
+    return tmp_path
+
+
+def asks(before):
+    now = {"sources": revisions.hashes(), "revisions": {}, "method": {}}
+    return revisions.differences({"sources": before, "revisions": {}, "method": {}}, now)
+
+
+def test_reformatting_asks_nothing(checkout):
+    before = revisions.hashes()
+    (checkout / "kernels" / "fast" / "scale.py").write_text(REFORMATTED)
+    assert asks(before) == []
+
+
+def test_every_file_reformatted_asks_nothing():
+    for path in [*(revisions.ROOT / "kernels").rglob("*.py"), *(revisions.ROOT / "experiments").rglob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        again = ast.parse(ast.unparse(tree))  # every comment and line break is gone
+        assert [revisions.normalised(node) for node in tree.body] == [revisions.normalised(node) for node in again.body]
+
+
+def test_moving_a_function_asks_nothing(checkout):
+    before = revisions.hashes()
+    family = checkout / "kernels" / "fast"
+    (family / "elsewhere.py").write_text("import triton\n" + (family / "scale.py").read_text())
+    (family / "scale.py").unlink()
+    (checkout / "experiments" / "measure").mkdir()
+    (checkout / "experiments" / "layer.py").rename(checkout / "experiments" / "measure" / "layer.py")
+    assert asks(before) == []
+
+
+def test_a_renamed_variable_in_a_kernel_asks_once(checkout):
+    before = revisions.hashes()
+    path = checkout / "kernels" / "fast" / "scale.py"
+    path.write_text(path.read_text().replace("column", "place"))
+    (line,) = asks(before)
+    assert line.startswith("kernels/fast/_scale_kernel has changed: if a number can be another now, raise `revision`")
+    recorded = revisions.hashes()  # what `--record` writes
+    assert asks(recorded) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("kernels/fast/scale.py", "2.0 * tl.load", "3.0 * tl.load"),
+        ("kernels/fast/scale.py", "BLOCK: tl.constexpr", "BLOCK"),
+        ("kernels/fast/scale.py", 'do_not_specialize=["tokens"]', ""),
+        ("experiments/layer.py", "return case", "return 2 * case"),
+    ],
+)
+def test_what_may_change_a_number_asks(checkout, path, old, new):
+    before = revisions.hashes()
+    text = (checkout / path).read_text()
+    assert old in text
+    (checkout / path).write_text(text.replace(old, new))
+    assert len(asks(before)) == 1
+
+
+def test_a_new_kernel_and_one_that_is_gone_ask(checkout):
+    before = revisions.hashes()
+    path = checkout / "kernels" / "fast" / "scale.py"
+    path.write_text(path.read_text().replace("_scale_kernel", "_double_kernel"))
+    assert [line.split(":")[0] for line in asks(before)] == [
+        "kernels/fast/_double_kernel is new",
+        "kernels/fast/_scale_kernel is gone",
+    ]
+
+
+def test_the_lock_is_of_this_code():
+    lines = revisions.differences(revisions.locked(), revisions.current())
+    assert not lines, "\n".join([*lines, "then: make revisions"])
+
+
+def test_everything_of_ours_that_is_timed_is_under_the_lock():
+    sources = revisions.locked()["sources"]
+    for name in ("kernels/fast:_gate_up_kernel", "kernels/fast:launch_gate_up", "kernels/paper:launch_permute",
+                 "kernels:_stream_kernel", "experiments:time_calls", "experiments:draw_routing"):  # fmt: skip
+        assert name in sources
+
+
+def test_a_row_states_the_versions_it_depends_on():
+    default = asdict(TimingSettings())
+    assert method.method_revision("layer", default, {"workload": 1, "latency": 2}) == "workload1+latency2+default"
+    thorough = asdict(load("timing", "thorough"))
+    assert method.method_revision("layer", thorough).endswith("+thorough")
+    other = method.method_revision("layer", {**default, "samples": 41})
+    assert other != method.method_revision("layer", default)
+    assert other == method.method_revision("layer", {**default, "samples": 41})
+    assert method.method_revision("traffic", default) == method.method_revision("traffic", thorough)
+
+
+def test_older_versions_are_told():
+    versions = method.METHOD
+    today = method.method_revision("energy", asdict(TimingSettings()))
+    assert method.older("energy", today) == []
+    assert method.older("energy", today.replace(f"energy{versions['energy']}", "energy1")) == ["energy1"]
+
+
+def test_every_version_of_the_method_has_its_reason():
+    text = (revisions.LOCK.parent / "method.py").read_text(encoding="utf-8")
+    for name, version in method.METHOD.items():
+        (line,) = [line for line in text.splitlines() if line.strip('"').startswith(f"{name}: ")]
+        assert f" {version}: " in line
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=str)
+def test_the_workload_is_what_committed_rows_were_measured_on(case):
+    """Another hash here means that rows measured before are of another workload: raise METHOD["workload"]."""
+    routing = draw_routing(case)
+    x = activations(case, routing, "cpu")
+    gate, _, _ = Weights(case, "cpu").expert(0)
+    found = (routing.logits, routing.experts.astype(np.int64), x.view(torch.int16), gate[:16, :16].view(torch.int16))
+    hashes = tuple(hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest()[:12] for part in found)
+    assert hashes == GOLDEN[case]
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (Case("mixtral", 8, 2, 4096, 14336, 32), "e5b15891a931ed93"),
+        (Case("deepseek_v3", 256, 8, 7168, 2048, 512, skew=1.2), "18aca8c77ca12220"),
+    ],
+    ids=str,
+)
+def test_a_case_keeps_its_hash(case, expected):
+    """Committed rows name their case by it; a new field of `Case` at its default stays out of it."""
+    assert case.case_hash == expected
