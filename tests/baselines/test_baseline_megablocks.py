@@ -15,6 +15,7 @@ from tritonmoe_bench.baselines import megablocks
 from tritonmoe_bench.experiments.workload.case import Case
 
 ROOT = Path(__file__).resolve().parents[2]
+PROCESS = Path(__file__).with_name("megablocks_process.py")
 FOLDER = ROOT / "baselines" / "builds" / "megablocks"
 PATCHES = sorted((FOLDER / "patches").glob("*.patch"))
 ADAPTERS = (megablocks.MegablocksSparse(), megablocks.MegablocksGroupedCublas(), megablocks.MegablocksGroupedCutlass())
@@ -216,7 +217,7 @@ needs_build = pytest.mark.skipif(
 def in_process(action: str, adapter, point: Case) -> dict:
     fields = {name: getattr(point, name) for name in point.__dataclass_fields__}
     answer = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "megablocks_process.py"), action, adapter.name, json.dumps(fields)],
+        [sys.executable, str(PROCESS), action, adapter.name, json.dumps(fields)],
         capture_output=True, text=True,
         env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET" or action != "compile"},
     )  # fmt: skip

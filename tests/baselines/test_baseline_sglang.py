@@ -19,6 +19,7 @@ from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.gating import Gating
 
 ROOT = Path(__file__).resolve().parents[2]
+PROCESS = Path(__file__).with_name("sglang_process.py")
 BUILD = ROOT / "baselines" / "builds" / "offline"
 TRITON_UTILS = "sglang.srt.layers.moe.moe_runner.triton_utils"
 MODULES = (f"{TRITON_UTILS}.fused_moe", f"{TRITON_UTILS}.fused_moe_triton_config", "sglang.srt.arg_groups.arg_utils",
@@ -295,7 +296,7 @@ PEERS = ROOT / ".peers" / "sglang"
     reason="no .peers/sglang (python baselines/builds/offline/prune_sglang.py), or not the Python 3.12 that it is for",
 )
 def test_over_sglangs_own_python_code():
-    command = [sys.executable, str(ROOT / "tests" / "sglang_process.py"), str(PEERS)]
+    command = [sys.executable, str(PROCESS), str(PEERS)]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

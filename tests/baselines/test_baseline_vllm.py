@@ -19,6 +19,7 @@ from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.experiments.workload.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[2]
+PROCESS = Path(__file__).with_name("vllm_process.py")
 TABLE = {1: {"BLOCK_SIZE_M": 16}, 64: {"BLOCK_SIZE_M": 64}}
 TILE = {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}
 
@@ -233,7 +234,7 @@ PEERS = ROOT / ".peers" / "vllm"
 @pytest.mark.skipif(not (PEERS / "vllm").is_dir(), reason="no .peers: python baselines/builds/offline/prune_vllm.py")
 def test_over_vllms_own_python_code():
     pytest.importorskip("regex")
-    command = [sys.executable, str(ROOT / "tests" / "vllm_process.py"), str(PEERS)]
+    command = [sys.executable, str(PROCESS), str(PEERS)]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from tritonmoe_bench.experiments.workload.reference import moe_forward, relative
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import target
-from tritonmoe_bench.kernels.fast import choose, gemm, layer
+from tritonmoe_bench.kernels.fast import choose, forward, gemm
 from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles, FewTile, FewTiles, choose_tiles, tiled
 from tritonmoe_bench.kernels.target import Target
 
@@ -102,8 +102,8 @@ def test_gather_and_permute_run_the_gemms_on_the_same_tiles(device, monkeypatch)
 def test_the_forced_path_is_taken(device, monkeypatch):
     paths = []
     for name in ("launch_few", "launch_gate_up"):
-        real = getattr(layer, name)
-        monkeypatch.setattr(layer, name, lambda *a, name=name, real=real: paths.append(name) or real(*a))
+        real = getattr(forward, name)
+        monkeypatch.setattr(forward, name, lambda *a, name=name, real=real: paths.append(name) or real(*a))
     point = case(1, ffn_dim=8)
     weights = Weights(point, device)
     x = activations(point, draw_routing(point), device)
@@ -174,7 +174,7 @@ def test_stages_of_fast_end_in_its_output(few, gating, device, monkeypatch):
     if few:
         small = FewTiles(FewTile(16, 32, 2), FewTile(32, 16, 2))
         monkeypatch.setattr(choose, "choose_tiles", lambda *_: small)
-        monkeypatch.setattr(layer, "choose_tiles", lambda *_: small)
+        monkeypatch.setattr(forward, "choose_tiles", lambda *_: small)
     point = case(9, gating=gating, num_experts=16)
     weights = Weights(point, device)
     x = activations(point, draw_routing(point), device)

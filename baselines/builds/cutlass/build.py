@@ -22,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "grouped_gemm.cu"
-DEFAULT_OUT = HERE.parents[1] / ".peers" / "cutlass"
+DEFAULT_OUT = HERE.parents[2] / ".peers" / "cutlass"
 PACKAGE, VERSION = "nvidia-cutlass", "4.2.0.0"
 IN_WHEEL = "cutlass_library/source/include/"
 ELEMENTS = {"bf16": "bfloat16_t", "fp16": "half_t"}

@@ -27,7 +27,7 @@ from unified_diff import apply_patch
 
 HERE = Path(__file__).resolve().parent
 PATCHES = HERE / "patches"
-DEFAULT_OUT = HERE.parents[1] / ".megablocks"
+DEFAULT_OUT = HERE.parents[2] / ".megablocks"
 VERSIONS = {"stanford-stk": "0.7.1", "megablocks": "0.10.0", "grouped_gemm": "0.3.0"}
 DEFAULT_ARCH = "9.0"
 HEADERS = ("cublas_v2.h", "cusparse.h", "cusolverDn.h")

@@ -22,7 +22,7 @@ from pathlib import Path
 from importable import add_to
 
 VERSION = "0.19.8"
-DEFAULT_OUT = Path(__file__).resolve().parents[2] / ".peers" / "deepspeed"
+DEFAULT_OUT = Path(__file__).resolve().parents[3] / ".peers" / "deepspeed"
 FILES = (
     "deepspeed/moe/__init__.py", "deepspeed/moe/ep_count.py", "deepspeed/moe/ep_experts.py",
     "deepspeed/moe/ep_kernels.py", "deepspeed/moe/ep_repack.py", "deepspeed/moe/ep_router.py",

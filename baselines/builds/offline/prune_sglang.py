@@ -28,7 +28,7 @@ from prune_vllm import _library, _write
 VERSIONS = {"sglang": "0.5.17", "sglang_kernel": "0.4.5", "apache_tvm_ffi": "0.1.11", "msgspec": "0.22.0"}
 """Of the wheels, by the name that their files begin with: the newest SGLang for torch 2.11, and what it pins."""
 HERE = Path(__file__).resolve().parent
-DEFAULT_OUT = HERE.parents[1] / ".peers" / "sglang"
+DEFAULT_OUT = HERE.parents[2] / ".peers" / "sglang"
 PLATFORMS = tuple(f"manylinux{tag}_x86_64" for tag in ("_2_34", "_2_28", "_2_24", "_2_17", "2014"))
 RUNNER = "sglang/srt/layers/moe/moe_runner"
 FILES = (

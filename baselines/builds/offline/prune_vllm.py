@@ -24,7 +24,7 @@ from fatbin import FatbinError, keep_architecture
 
 VERSION = "0.22.1"
 HERE = Path(__file__).resolve().parent
-DEFAULT_OUT = HERE.parents[1] / ".peers"
+DEFAULT_OUT = HERE.parents[2] / ".peers"
 PLATFORM = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_31_x86_64", "--python-version", "3.12")
 MOE = "vllm/model_executor/layers/fused_moe"
 MODULES = (

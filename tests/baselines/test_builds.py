@@ -1,0 +1,27 @@
+"""What the build tools make lies where the adapters look for it."""
+
+from pathlib import Path
+
+import pytest
+from tiny_layer import load
+
+from tritonmoe_bench.baselines import cutlass_grouped, megablocks
+from tritonmoe_bench.baselines.install import pruned, tree
+
+BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
+
+
+@pytest.mark.parametrize(
+    ("tool", "folder"),
+    [
+        ("megablocks/build.py", megablocks.FOLDER),
+        ("cutlass/build.py", cutlass_grouped.FOLDER),
+        ("offline/prune_vllm.py", tree.FOLDER),
+        ("offline/prune_sglang.py", pruned.folder("sglang")),
+        ("offline/prune_deepspeed.py", pruned.folder("deepspeed")),
+    ],
+)
+def test_a_build_lands_where_its_adapter_looks(tool, folder, monkeypatch):
+    path = BUILDS / tool
+    monkeypatch.syspath_prepend(path.parent)  # as when it is run as a file
+    assert load(path).DEFAULT_OUT == folder
