@@ -1,6 +1,6 @@
 """A SYNTHETIC results folder, for tests of plots and report: made-up latencies from a formula, never measured.
 
-    python tests/fixtures/make_results.py /tmp/results      writes /tmp/results/fixture-gpu/
+    python tests/make_results.py /tmp/results      writes /tmp/results/fixture-gpu/
 
 Its device is called `fixture-gpu`, so that nothing drawn from it passes for a measurement.
 """

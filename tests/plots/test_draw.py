@@ -91,7 +91,6 @@ def add_figure(tmp_path, monkeypatch):
         (folder / f"{module}.py").write_text("".join(f"{name} = {value}\n" for name, value in parts.items()))
         package = sys.modules["tritonmoe_bench.plots"]
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-        monkeypatch.setattr(registry, "folders", package.__path__)
         registry.scan.cache_clear()
 
     yield add

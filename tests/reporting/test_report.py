@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tritonmoe_bench.experiments.claims import CLAIMS, Verdict
 from tritonmoe_bench.experiments.reporting import context, headline, ranking, render
@@ -56,7 +57,10 @@ def written(tmp_path_factory) -> Path:
     figures = root / "plots" / "figures" / DEVICE
     figures.mkdir(parents=True)
     for name in FIGURES:
-        Image.new("RGB", (40, 20), "white").save(figures / f"{name}.png")
+        facts = PngInfo()  # as plots/draw.py writes them
+        facts.add_text("Title", f"Title of {name}")
+        facts.add_text("Source", "throughput")
+        Image.new("RGB", (40, 20), "white").save(figures / f"{name}.png", pnginfo=facts)
     (root / "README.md").write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nkept\n")
     render.write_report(root / "results", figures.parent, DEVICE, root / "README.md")
     return root
