@@ -13,6 +13,7 @@ import make_results
 import pandas as pd
 import pytest
 
+from tritonmoe_bench.experiments import choose as command
 from tritonmoe_bench.experiments.analysis import choose
 from tritonmoe_bench.experiments.workload.config import PlanError
 
@@ -200,7 +201,7 @@ def test_a_share_above_the_limit_is_explained_where_the_limit_varied(results, tm
 
 
 def test_help_tells_how_to_ask(capsys):
-    assert choose.main(["--help"]) == 0
+    assert command.main(["--help"]) == 0
     assert "choose.py model=mixtral tokens=32" in capsys.readouterr().out
 
 

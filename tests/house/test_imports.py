@@ -60,7 +60,7 @@ def test_both_import_from_an_installation(foreign, site, tmp_path):
 
 @pytest.mark.parametrize(
     ("script", "package"),
-    [("sweep", "hydra"), ("choose", "pandas"), ("report", "jinja2"), ("portability", "pandas"), ("tune", "tqdm")],
+    [("sweep", "hydra"), ("choose", "pandas"), ("report", "pandas"), ("tune", "hydra")],
 )
 def test_a_missing_package_is_one_line_that_says_how_to_get_it(script, package, tmp_path):
     done = python("-S", str(ROOT / "experiments" / f"{script}.py"), path=[], cwd=tmp_path)  # without site-packages
@@ -157,4 +157,5 @@ def test_everything_imports_with_no_gpu_and_no_megablocks(installed, site, tmp_p
     done = python("-c", f"import sys\n{code}", path=[site] if installed else [], cwd=tmp_path,
                   CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str((site / "tritonmoe_bench" if installed else ROOT) / "kernels" / "__init__.py")
+    where = site if installed else ROOT / ".src"
+    assert done.stdout.strip() == str(where / "tritonmoe_bench" / "kernels" / "__init__.py")

@@ -49,7 +49,7 @@ class Lightning(Implementation):
         return OK
 
     def build(self, case, weights):
-        from tritonmoe_bench.baselines.reference import moe_forward
+        from tritonmoe_bench.experiments.workload.reference import moe_forward
 
         return lambda x: moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, None, x.dtype)
 '''
