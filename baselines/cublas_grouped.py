@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
@@ -21,8 +23,6 @@ from tritonmoe_bench.experiments.implementation.contract import (
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 ALIGNMENT = 8
 """Elements: with rows of whole 16 bytes every expert's first row is aligned as cuBLAS asks."""

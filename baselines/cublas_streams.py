@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, Implementation, unavailable
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Case,
+    Check,
+    Forward,
+    Implementation,
+    Weights,
+    unavailable,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 STREAMS = 16
 """As FastMoE has them."""

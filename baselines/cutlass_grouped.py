@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
@@ -28,8 +30,6 @@ from tritonmoe_bench.experiments.implementation.contract import (
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 FOLDER = ROOT / ".peers" / "cutlass"
 MAKE = "python baselines/builds/cutlass/build.py"

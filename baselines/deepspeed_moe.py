@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
@@ -28,8 +30,6 @@ from .install import pruned, tree
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 VERSION = "0.19.8"
 INSTALL = f"pip install deepspeed=={VERSION}"

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, Implementation, unsupported
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Case,
+    Check,
+    Forward,
+    Implementation,
+    Weights,
+    unsupported,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
     from tritonmoe_bench.kernels.fast.choose import FastTiles, FewTiles
 
 

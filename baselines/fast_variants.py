@@ -9,15 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from tritonmoe_bench.experiments.implementation.contract import Check, Forward, Implementation, unsupported
+from tritonmoe_bench.experiments.implementation.contract import (
+    Case,
+    Check,
+    Forward,
+    Implementation,
+    Weights,
+    unsupported,
+)
 
 from .fast import Fast
 
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
     from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles, FewTiles
 
 MAX_DECODE_TOKENS = 64

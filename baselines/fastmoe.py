@@ -10,15 +10,21 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable, unsupported
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Case,
+    Check,
+    Forward,
+    Weights,
+    unavailable,
+    unsupported,
+)
 
 from .install import checkouts, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "fastmoe", "fmoe", "laekov/fastmoe"
 BUILD = " && (cd fastmoe && pip install dm-tree && USE_NCCL=0 python setup.py build_ext --inplace)"

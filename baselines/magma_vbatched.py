@@ -6,13 +6,14 @@ MAGMA has `magmablas_{s,d,c,z}gemm_vbatched`, float32 and float64, real and comp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tritonmoe_bench.experiments.implementation.contract import Check, Forward, Implementation, unsupported
-
-if TYPE_CHECKING:
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
+from tritonmoe_bench.experiments.implementation.contract import (
+    Case,
+    Check,
+    Forward,
+    Implementation,
+    Weights,
+    unsupported,
+)
 
 
 class MagmaVbatched(Implementation):

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
@@ -29,8 +31,6 @@ from tritonmoe_bench.kernels.gating import Gating
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 FOLDER = ROOT / ".megablocks"
 PATCHES = ROOT / "baselines" / "builds" / "megablocks" / "patches"

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
@@ -17,8 +19,6 @@ from tritonmoe_bench.experiments.implementation.contract import (
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
     from tritonmoe_bench.kernels.paper.tiles import Tiles
 
 

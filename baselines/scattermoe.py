@@ -12,15 +12,13 @@ import functools
 import inspect
 from typing import TYPE_CHECKING
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable
+from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Weights, unavailable
 
 from .install import checkouts, tree
 
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "scattermoe", "scattermoe", "shawntan/scattermoe"
 PARAMETERS = ("inputs", "expert_weights", "k", "sorted_expert_idxs", "sorted_scattered_idxs", "expert_offsets",

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
@@ -30,8 +32,6 @@ from .install import sglang_tree, tree
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
-
-if TYPE_CHECKING:
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 ALIGNMENT = 8
 """Elements: the kernel's operands must have rows of whole 16 bytes."""

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, Implementation
-
-if TYPE_CHECKING:
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
+from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Implementation, Weights
 
 
 class TorchLoop(Implementation):

@@ -10,7 +10,15 @@ import functools
 import inspect
 from typing import TYPE_CHECKING
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable, unsupported
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Case,
+    Check,
+    Forward,
+    Weights,
+    unavailable,
+    unsupported,
+)
 from tritonmoe_bench.kernels.gating import Gating
 
 from .install import checkouts, tree
@@ -18,8 +26,6 @@ from .install import checkouts, tree
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "tritonmoe", "triton_kernels/moe", "bassrehab/triton-kernels"
 PARAMETERS = ("hidden_states", "router_weight", "w_gate", "w_up", "w_down", "num_experts", "top_k", "gating")

@@ -11,7 +11,15 @@ import functools
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Check, Forward, unavailable, unsupported
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    Case,
+    Check,
+    Forward,
+    Weights,
+    unavailable,
+    unsupported,
+)
 from tritonmoe_bench.kernels.gating import Gating
 
 from .install import checkouts, tree
@@ -19,8 +27,6 @@ from .install import checkouts, tree
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 NAME, PACKAGE, REPOSITORY = "tutel", "tutel", "microsoft/tutel"
 BUILD = " && (cd tutel && python setup.py build_ext --inplace)"

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
     OK,
+    Case,
     Check,
     Forward,
     Implementation,
+    Weights,
     unavailable,
     unsupported,
 )
@@ -29,8 +31,6 @@ from .install import tree
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
 
 Tile = dict[str, int]
 Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]

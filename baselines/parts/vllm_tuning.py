@@ -21,9 +21,7 @@ from ..install import tree
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.experiments.implementation.contract import Forward
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
+    from tritonmoe_bench.experiments.implementation.contract import Case, Forward, Weights
 
 Tile = dict[str, int]
 

@@ -1,7 +1,12 @@
-"""What a system must offer to be measured: the one contract of our pipelines and of every baseline.
+"""What a system must offer to be measured: the one contract of our pipelines and of every baseline, whole in this file.
 
-To add a system, put one file into this folder that defines a subclass of `Implementation`; the registry finds it.
-Import the system itself inside `check`, `version` and `build` only: this module and the adapter must import anywhere.
+To add a system, put one file into baselines/ that defines a subclass of `Implementation`; the registry finds it. Its
+import line is
+
+    from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Implementation, Weights
+
+and `unavailable` and `unsupported` where it needs them. Import the system itself, and torch, inside `check`, `version`
+and `build` only: this module and the adapter must import anywhere.
 """
 
 from __future__ import annotations
@@ -11,15 +16,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from ..workload.case import Case as Case  # what an adapter is asked for
 
 if TYPE_CHECKING:
     import torch
 
-    from ..workload.case import Case
-    from ..workload.weights import Weights
-
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
+Layout = Literal["nk", "kn"]
+"""Which dimension of a weight matrix comes last: ``nk`` the reduced one, as nn.Linear has it, ``kn`` the other one."""
 
 
 class Status(str, enum.Enum):
@@ -57,6 +63,46 @@ def unavailable(reason: str) -> Check:
 def unsupported(reason: str) -> Check:
     """Installed, but cannot do this dtype, shape or gating."""
     return Check(Status.UNSUPPORTED, reason)
+
+
+class Weights(Protocol):
+    """The weights of a case's layer on the device, as `build` gets them, in the case's dtype.
+
+    Each stacked tensor is made when it is first asked for and kept until `release`. DeepSeek-V3's layer takes 22.5 GB,
+    so ask for one layout only and do not copy it. `set_index` numbers independent sets of weights of the same case.
+    """
+
+    case: Case
+    device: torch.device
+    dtype: torch.dtype
+    set_index: int
+
+    def router(self) -> torch.Tensor:
+        """[num_experts, hidden_dim]."""
+
+    def correction_bias(self) -> torch.Tensor | None:
+        """float32 [num_experts], added to the scores when experts are chosen; None for gatings without one."""
+
+    def expert(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Freshly made (gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn]) of one expert."""
+
+    def gate(self, layout: Layout = "nk") -> torch.Tensor:
+        """[num_experts, ffn, hidden], or [num_experts, hidden, ffn] for ``kn``."""
+
+    def up(self, layout: Layout = "nk") -> torch.Tensor:
+        """[num_experts, ffn, hidden], or [num_experts, hidden, ffn] for ``kn``."""
+
+    def gate_up(self, layout: Layout = "nk") -> torch.Tensor:
+        """[num_experts, 2 * ffn, hidden], gate rows then up rows, or [num_experts, hidden, 2 * ffn] for ``kn``."""
+
+    def down(self, layout: Layout = "nk") -> torch.Tensor:
+        """[num_experts, hidden, ffn], or [num_experts, ffn, hidden] for ``kn``."""
+
+    def flat(self) -> torch.Tensor:
+        """int32 [num_experts, expert_bytes / 4] of random words, as many bytes as the layer's, for `stream`."""
+
+    def release(self) -> None:
+        """Drops every tensor made so far."""
 
 
 class Implementation(ABC):

@@ -9,7 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-STATUSES = ("ok", "unavailable", "unsupported", "oom", "incorrect", "timeout", "error")
+from ..implementation.contract import Status
+
+STATUSES = tuple(status.value for status in Status)
 TIMING_METHODS = ("chain", "flush", "none")
 
 CASE_COLUMNS = (

@@ -33,7 +33,7 @@ matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "lightning_moe"
 ADAPTER = f'''
-from tritonmoe_bench.experiments.implementation.contract import OK, Implementation
+from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Implementation, Weights
 
 
 class Lightning(Implementation):
@@ -45,10 +45,10 @@ class Lightning(Implementation):
     def version(self):
         return "9.8.7"
 
-    def check(self, case):
+    def check(self, case: Case) -> Check:
         return OK
 
-    def build(self, case, weights):
+    def build(self, case: Case, weights: Weights) -> Forward:
         from tritonmoe_bench.experiments.workload.reference import moe_forward
 
         return lambda x: moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, None, x.dtype)

@@ -13,8 +13,7 @@ import torch
 from tritonmoe_bench.experiments.workload.reference import route
 
 if TYPE_CHECKING:
-    from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.weights import Weights
+    from tritonmoe_bench.experiments.implementation.contract import Case, Weights
 
 
 @dataclass(frozen=True)
