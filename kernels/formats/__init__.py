@@ -22,7 +22,7 @@ def formats() -> dict[str, type[Packed]]:
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
         for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, Packed) and kind.__module__ == module.__name__:
-                if "name" in vars(kind):
-                    found[kind.name] = kind
+            own = isinstance(kind, type) and issubclass(kind, Packed) and kind.__module__ == module.__name__
+            if own and "name" in vars(kind):
+                found[kind.name] = kind
     return dict(sorted(found.items()))

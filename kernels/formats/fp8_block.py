@@ -1,6 +1,7 @@
 """fp8_block: e4m3 values with one float32 scale per block of 128 x 128, as DeepSeek-V3 and Qwen3-FP8 are published.
 
-A checkpoint calls the scale `weight_scale_inv`, and yet a weight is its value times it. Gate and up rows share no block.
+A checkpoint calls the scale `weight_scale_inv`, and yet a weight is its value times it. Gate and up rows share no
+block.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Fp8Block(Packed):
     @classmethod
     def from_checkpoint(cls, weight: torch.Tensor, weight_scale_inv: torch.Tensor) -> Fp8Block:
         """Tensors as DeepSeek-V3 and Qwen3-FP8 publish them: weight float8_e4m3fn [experts, rows, columns],
-        weight_scale_inv float32 [experts, rows / 128, columns / 128]. Raises ValueError or TypeError if they do not fit.
+        weight_scale_inv float32 [experts, rows / 128, columns / 128]. Raises ValueError or TypeError if they do not
+        fit.
         """
         experts, rows, columns = weight.shape
         check_divides(cls.name, rows, BLOCK, "rows")

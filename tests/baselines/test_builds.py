@@ -24,4 +24,4 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
 def test_a_build_lands_where_its_adapter_looks(tool, folder, monkeypatch):
     path = BUILDS / tool
     monkeypatch.syspath_prepend(path.parent)  # as when it is run as a file
-    assert load(path).DEFAULT_OUT == folder
+    assert folder == load(path).DEFAULT_OUT

@@ -44,13 +44,13 @@ def test_the_error_is_that_of_the_format(kind, scale):
     dense = scale * weights(1, 128, 256)
     error = (kind.pack(dense).unpack() - dense).abs()
     steps = {"fp8_block": 2**-4, "mxfp4": 0.5 / 4}.get(kind.name, 0.5 / 7.5 + 2**-8)
-    # The half step of the widest interval, over the largest number near it; a clipped group of mxfp4 loses up to 2 of 8.
+    # The half step of the widest interval, over the largest number near it; a clipped group of mxfp4 loses 2 of 8.
     assert float(error.max()) <= (2 if kind.name == "mxfp4" else 1) * steps * float(dense.abs().max()) + 1e-30
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 128), (128, 192)])
 def test_fp8_refuses_part_blocks(rows, columns):
-    with pytest.raises(ValueError, match="fp8_block takes (rows|columns) in whole groups of 128: got"):
+    with pytest.raises(ValueError, match=r"fp8_block takes (rows|columns) in whole groups of 128: got"):
         Fp8Block.pack(weights(1, rows, columns))
 
 
