@@ -3,8 +3,8 @@
 The tile is SGLang's own choice: the table that it ships for the GPU and shape, newest Triton first, at the nearest
 batch size, else its default heuristic. A pruned tree in .peers/sglang (baselines/builds/offline) is used if it is
 there, else an installed sglang. The router GEMM of DeepSeek's gate and the activation are CUDA sources that SGLang
-compiles when they are first used, in `build`; where nvcc, ninja or apache-tvm-ffi are missing, PyTorch's GEMM and the compiled
-`silu_and_mul` of sglang-kernel serve, and the row's config says so.
+compiles when they are first used, in `build`; where nvcc, ninja or apache-tvm-ffi are missing, PyTorch's GEMM and the
+compiled `silu_and_mul` of sglang-kernel serve, and the row's config says so.
 """
 
 from __future__ import annotations
