@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.experiments.sweeping import cards
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.table.locks import take
@@ -184,7 +185,8 @@ def test_a_job_takes_the_limits_that_another_has_measured_meanwhile(tmp_path):
     first, second = open_run(tmp_path), open_run(tmp_path)
     first.append(CASES[0], row("stream", p50_us=3.0))
     first.save(matrix_tflops={"bf16": 700.0})
-    assert second.done("stream", ["graph"]) == [(CASES[0].case_hash, "1", "c")]
+    [held] = second.done("stream", ["graph"])
+    assert (held["case_hash"], held["revision"], held["method_revision"]) == (CASES[0].case_hash, "1", "m")
     second.append(CASES[0], row("fast"))
     read = store.read(first.path).set_index("implementation")
     assert read.loc["fast", "stream_us"] == 3.0
@@ -253,11 +255,10 @@ def test_each_job_leases_a_card_of_its_own_and_the_next_waits(tmp_path, monkeypa
 
 def test_a_killed_job_gives_its_card_back(tmp_path):
     program = (
-        f"import sys; sys.path.insert(0, {str(cards.IMPORT_PATH)!r})\n"
-        "from pathlib import Path\nfrom tritonmoe_bench.experiments import cards\nimport time\n"
+        "import time\nfrom pathlib import Path\nfrom tritonmoe_bench.experiments.sweeping import cards\n"
         f"held = cards.lease(Path({str(tmp_path)!r}))\ntime.sleep(60)\n"
     )
-    settings = os.environ | {"SUBMITIT_EXECUTOR": "local", cards.CARDS: "GPU-a"}
+    settings = checkout.program_environment(SUBMITIT_EXECUTOR="local", **{cards.CARDS: "GPU-a"})
     job = subprocess.Popen([sys.executable, "-c", program], env=settings, stdout=subprocess.PIPE, text=True)
     assert job.stdout.readline() == "pinned to GPU-a\n"
     assert take(tmp_path / "GPU-a.lock", wait=False) is None

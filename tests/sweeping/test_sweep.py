@@ -12,11 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from tritonmoe_bench.experiments import sweep as sweep_module
-from tritonmoe_bench.experiments.sweeping import summary
-from tritonmoe_bench.experiments.sweeping.command import main
+from tritonmoe_bench.experiments.sweeping import command, summary
 from tritonmoe_bench.experiments.table import columns, store
-from tritonmoe_bench.experiments.workload import config, plan
+from tritonmoe_bench.experiments.workload import config
 from tritonmoe_bench.experiments.workload.config import PlanError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,9 +24,9 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what 
 
 
 def sweep(*arguments, folder=None, check=True, **environment):
-    command = [*SWEEP, *arguments, *([f"results={folder}"] if folder else [])]
+    line = [*SWEEP, *arguments, *([f"results={folder}"] if folder else [])]
     settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS)} | environment
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, cwd=folder or ROOT, timeout=300)
+    done = subprocess.run(line, capture_output=True, text=True, env=settings, cwd=folder or ROOT, timeout=300)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -92,7 +90,7 @@ def rows(folder, study="adhoc"):
 def test_a_typo_or_an_impossible_value_ends_at_once_with_one_line(arguments, named, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
     with pytest.raises(SystemExit, match=r"\Aerror: .+\Z") as end:
-        main()
+        command.main()
     assert named in end.value.code
     assert capsys.readouterr() == ("", "")
 
@@ -117,7 +115,7 @@ def test_a_typo_or_an_impossible_value_ends_at_once_with_one_line(arguments, nam
 def test_a_file_of_conf_that_cannot_be_is_one_line_that_names_it(file, text, named, tmp_path, monkeypatch):
     (tmp_path / file).parent.mkdir()
     (tmp_path / f"{file}.yaml").write_text(text)
-    monkeypatch.setattr(plan, "CONF", tmp_path)
+    monkeypatch.setattr(config, "CONF", tmp_path)
     with pytest.raises(PlanError, match=rf"\Aconf/{file}\.yaml: .+\Z") as error:
         config.load(*file.split("/"))
     assert named in str(error.value)
@@ -134,10 +132,10 @@ def test_a_package_that_is_missed_within_hydra_is_one_line(arguments, monkeypatc
         raise ModuleNotFoundError("No module named 'tritn'", name="tritn")
 
     monkeypatch.setattr(summary, "implementations_text", missing)
-    monkeypatch.setattr(sweep_module, "_environment", missing)
+    monkeypatch.setattr(command, "_environment", missing)
     monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
     with pytest.raises(SystemExit, match=r"\Aerror: .+ has no package tritn, .+\Z"):
-        main()
+        command.main()
     assert capsys.readouterr() == ("", "")
 
 

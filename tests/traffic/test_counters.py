@@ -212,8 +212,9 @@ def test_a_wrong_output_is_a_row_with_its_reason(profile):
     ],
 )
 def test_what_cannot_be_counted_is_a_row_with_its_reason(profile, monkeypatch, tmp_path, mood, status, reason):
-    monkeypatch.setattr(ncu, "CHILD", tmp_path / "child.py")
-    ncu.CHILD.write_text(RUNS_NOTHING)
+    child = tmp_path / "child.py"
+    child.write_text(RUNS_NOTHING)
+    monkeypatch.setattr(ncu.checkout, "program", lambda module: [sys.executable, str(child)])
     ((row,),) = profile("made_up_sound", mood, CASES[:1]).values()
     assert row["status"] == status
     assert reason in row["reason"]

@@ -8,6 +8,7 @@ from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import GridConfig, PlanError, StudyConfig, SweepConfig
 from tritonmoe_bench.experiments.workload.plan import make_plan
 
+OLD, NEW = 1, 2
 KNOWN = ("fast", "fastvariant_x", "loop", "other", "stream")
 CASES = [Case("tiny", 8, 2, 128, 256, tokens=tokens) for tokens in (1, 2)]
 ENVIRONMENT = {
@@ -74,8 +75,8 @@ def forward(implementation, method, stages, revision):
 def kept(run):
     frame = store.read(run.path, run.key)
     assert len(frame) == sum(1 for line in run.path.read_text().splitlines()[1:] if line)
-    return {(name, method, case, code): [str(stage) for stage in group["stage"]] for (name, method, case, code), group
-            in frame.groupby(["implementation", "method", "tokens", "revision"])}  # fmt: skip
+    forwards = frame.groupby(["implementation", "method", "tokens", "revision"])["stage"]
+    return {forward: stages.astype(str).tolist() for forward, stages in forwards}
 
 
 @pytest.fixture
@@ -84,9 +85,7 @@ def run(tmp_path):
     first = Run.open(tmp_path, "traffic", "traffic", ENVIRONMENT)
     for case in CASES:
         for name in ("fast", "other"):
-            first.put(
-                case, [*forward(name, "model", ["gemm"], "old"), *forward(name, "counters", ["01 a", "02 b"], "old")]
-            )
+            first.put(case, [*forward(name, "model", ["gemm"], OLD), *forward(name, "counters", ["01 a", "02 b"], OLD)])
     again = Run.open(tmp_path, "traffic", "traffic", ENVIRONMENT)
     assert again.record["run_id"] == first.record["run_id"]
     return again
@@ -94,26 +93,26 @@ def run(tmp_path):
 
 def test_new_rows_of_a_system_replace_its_own_and_no_others(run):
     before = kept(run)
-    run.put(CASES[0], forward("fast", "counters", ["01 c"], "new"))
+    run.put(CASES[0], forward("fast", "counters", ["01 c"], NEW))
     run.finish()
-    gone = before.pop(("fast", "counters", 1, "old"))
+    gone = before.pop(("fast", "counters", 1, OLD))
     assert gone == ["01 a", "02 b", "total"]
-    assert kept(run) == {**before, ("fast", "counters", 1, "new"): ["01 c", "total"]}
+    assert kept(run) == {**before, ("fast", "counters", 1, NEW): ["01 c", "total"]}
 
 
 def test_a_failure_takes_the_place_of_what_was_there(run):
-    lost = {"implementation": "fast", "implementation_version": "1", "revision": "new"}
+    lost = {"implementation": "fast", "implementation_version": "1", "revision": NEW}
     run.put(CASES[0], [lost | run.failed(method, "timeout", "too long") for method in ("model", "counters")])
     after = kept(run)
-    assert after["fast", "counters", 1, "new"] == after["fast", "model", 1, "new"] == ["total"]
-    assert not any(name == "fast" and case == 1 and code == "old" for name, _, case, code in after)
-    assert after["other", "counters", 1, "old"] == ["01 a", "02 b", "total"]
+    assert after["fast", "counters", 1, NEW] == after["fast", "model", 1, NEW] == ["total"]
+    assert not any(name == "fast" and case == 1 and revision == OLD for name, _, case, revision in after)
+    assert after["other", "counters", 1, OLD] == ["01 a", "02 b", "total"]
 
 
 def test_rows_of_another_run_are_left_alone(run):
     text = run.path.read_text().replace(run.record["run_id"], "an-earlier-run")
     run.path.write_text(run.path.read_text() + text.split("\n", 1)[1])
-    run.put(CASES[0], forward("fast", "counters", [], "new"))
+    run.put(CASES[0], forward("fast", "counters", [], NEW))
     assert run.path.read_text().count("an-earlier-run") == len(CASES) * 2 * 5
 
 
