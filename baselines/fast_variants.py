@@ -1,7 +1,7 @@
 """`fastvariant_*`: `fast` with one of its choices forced, for the studies decode, fusion and heights.
 
 All are made of the functions that `fast` itself is made of, with its tiles, so that two of them differ in one thing.
-A study runs them only where it names them (experiments/workload/plan.py).
+A study runs them only where it names them (experiments/sweeping/plan.py).
 """
 
 from __future__ import annotations

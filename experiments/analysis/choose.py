@@ -15,7 +15,7 @@ from tritonmoe_bench import ROOT
 
 from ..table import columns, store
 from ..workload.config import VARIANT, PlanError, load_model, model_names
-from ..workload.plan import shard
+from ..workload.shards import shard
 from .compare import current_run, timed
 from .headline import SHAKY
 from .names import in_order, models_in_order

@@ -87,7 +87,7 @@ def models_in_order(names: Iterable[str]) -> list[str]:
 
 
 def model_label(name: str) -> str:
-    """`mixtral tp8`, a shard as experiments/workload/plan.py names it, is Mixtral-8x7B tp8."""
+    """`mixtral tp8`, a shard as experiments/workload/shards.py names it, is Mixtral-8x7B tp8."""
     model, shard = _parts(name)
     return " ".join(filter(None, (MODELS.get(model, model), shard)))
 

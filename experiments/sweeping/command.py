@@ -15,11 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from tritonmoe_bench import ROOT
 
 from .. import checkout
-from ..workload import overrides
 from ..workload.config import CONF, PlanError, SweepConfig
 from ..workload.config import METHOD as COUNTERS
-from ..workload.plan import Plan, make_plan
-from . import cards
+from . import cards, overrides
+from .plan import Plan, make_plan
 
 FAILURES = ("incorrect", "error", "timeout")
 """Statuses that strict=true exits with 1 for."""

@@ -19,7 +19,7 @@ from .. import checkout
 from ..table.provenance import INTERPRETER
 from ..table.run import Run
 from ..workload.case import Case
-from ..workload.plan import Plan
+from .plan import Plan
 
 WORKER = "experiments.sweeping.worker"
 START_LIMIT_S = 180

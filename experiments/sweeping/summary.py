@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..table import store
 from ..table.columns import KEYS
-from ..workload.plan import Plan
+from .plan import Plan
 
 
 def plan_text(plan: Plan) -> str:

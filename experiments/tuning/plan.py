@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..sweeping.plan import make_plan
 from ..workload.case import Case
 from ..workload.config import CONF, GridConfig, PlanError, StudyConfig, SweepConfig
-from ..workload.plan import make_plan
 
 if TYPE_CHECKING:
     import torch

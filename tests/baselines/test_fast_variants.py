@@ -7,9 +7,9 @@ from tritonmoe_bench.baselines import fast_variants
 from tritonmoe_bench.baselines.fast import Fast
 from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.implementation.contract import Status
+from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import VARIANT, GridConfig, PlanError, StudyConfig, SweepConfig
-from tritonmoe_bench.experiments.workload.plan import make_plan
 from tritonmoe_bench.experiments.workload.reference import moe_forward, relative_error
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights

@@ -23,9 +23,9 @@ from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.reporting import render
 from tritonmoe_bench.experiments.sweeping import summary
+from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.workload.config import GridConfig, StudyConfig, SweepConfig
-from tritonmoe_bench.experiments.workload.plan import make_plan
 from tritonmoe_bench.plots.parts import registry as figures
 from tritonmoe_bench.plots.parts import style
 

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from tritonmoe_bench.experiments import checkout
-from tritonmoe_bench.experiments.sweeping import cards
+from tritonmoe_bench.experiments.sweeping import cards, overrides
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.table.locks import take
 from tritonmoe_bench.experiments.table.run import Run
-from tritonmoe_bench.experiments.workload import overrides
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import PlanError
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.table.run import Run
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import GridConfig, PlanError, StudyConfig, SweepConfig
-from tritonmoe_bench.experiments.workload.plan import make_plan
 
 OLD, NEW = 1, 2
 KNOWN = ("fast", "fastvariant_x", "loop", "other", "stream")

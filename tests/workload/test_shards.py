@@ -13,8 +13,8 @@ from tritonmoe_bench.experiments.analysis import choose
 from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting import tables
+from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.workload.config import GridConfig, PlanError, StudyConfig, SweepConfig, load_model
-from tritonmoe_bench.experiments.workload.plan import make_plan
 from tritonmoe_bench.plots.parts import registry
 
 ROOT = Path(__file__).resolve().parents[2]

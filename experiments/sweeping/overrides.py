@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from .config import CONF, SECTIONS, WANTED, PlanError, SweepConfig, load, names
+from ..workload.config import CONF, SECTIONS, WANTED, PlanError, SweepConfig, load, names
 from .plan import Plan, make_plan
 
 

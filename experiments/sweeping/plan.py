@@ -11,9 +11,10 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from .case import Case
-from .config import METHOD as COUNTERS
-from .config import MODES, VARIANT, WANTED, GridConfig, PlanError, SweepConfig, load_model
+from ..workload.case import Case
+from ..workload.config import METHOD as COUNTERS
+from ..workload.config import MODES, VARIANT, WANTED, GridConfig, PlanError, SweepConfig, load_model
+from ..workload.shards import shard
 
 ConfigStore.instance().store(name="schema", node=SweepConfig)
 
@@ -125,19 +126,6 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
             except ValueError as error:
                 raise PlanError(str(error)) from None
     return cases
-
-
-def shard(model: str, experts: int, top_k: int, ffn: int, tp: int, ep: int) -> tuple[str, int, int]:
-    """(label, num_experts, ffn_dim) of what one GPU holds of a layer cut `tp` ways by ffn and `ep` ways by experts."""
-    for name, ways, of, whole in (("tp", tp, "ffn_dim", ffn), ("ep", ep, "num_experts", experts)):
-        if ways < 1 or whole % ways:
-            raise PlanError(f"{name}={ways}: must divide {of}={whole} of {model}")
-    if ep > 1 and top_k > experts // ep:
-        raise PlanError(
-            f"ep={ep}: leaves {experts // ep} of {experts} experts of {model} on a GPU, fewer than top_k={top_k}"
-        )
-    label = model + f" tp{tp}" * (tp > 1) + f" ep{ep}" * (ep > 1)
-    return label, experts // ep, ffn // tp
 
 
 def _check_settings(config: SweepConfig) -> None:
