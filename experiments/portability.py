@@ -3,7 +3,7 @@
     python experiments/portability.py                           # all targets: results/portability.csv, in minutes
     python experiments/portability.py --targets gfx942 --brief  # one target, a few launches for each configuration
 
-Two processes record what would be launched on a target and compile it (portability_record.py, portability_compile.py),
+Two processes record what would be launched on a target and compile it (record.py and compile.py in targets/),
 several at a time. Exit status 1 if a default of any target fails there.
 """
 

@@ -1,7 +1,7 @@
 """Compiles recorded launches, with no GPU and no driver, and reads back what became of them.
 
-A worker: a line of JSON from portability_record.py on stdin, the row of the matrix as a line of JSON on stdout, until
-stdin ends. LLVM aborts the process where it gives up, so portability.py runs it apart from itself and starts another.
+A worker: a line of JSON from record.py on stdin, the row of the matrix as a line of JSON on stdout, until
+stdin ends. LLVM aborts the process where it gives up, so matrix.py runs it apart from itself and starts another.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Records every kernel launch that our pipelines would do on a target, with no GPU, and prints it as a line of JSON.
 
-    python experiments/targets/record.py gfx942 [--brief]
+    python -m tritonmoe_bench.experiments.targets.record gfx942 [--brief]
 
 Whole forwards run on tensors without storage, in a process that takes its GPU for the target. Triton's binder makes of
 each launch what it would compile, and is stopped there: types, constants, alignments and options are those of the real

@@ -7,9 +7,7 @@ import torch
 from fast_cases import Spy, logits_that_choose, make_tiles, one_expert_each
 from moe_cases import assert_accurate, make_layer
 
-from tritonmoe_bench.kernels.fast import gemm, routing
-from tritonmoe_bench.kernels.fast import layer as fast
-from tritonmoe_bench.kernels.fast import logits as fast_logits
+from tritonmoe_bench.kernels.fast import blocks, forward, gemm, logits, routing
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
@@ -43,12 +41,12 @@ def test_shapes(shape, dtype, device):
 def test_both_sides_of_every_choice_by_tokens(tokens, dtype, device, monkeypatch):
     """Logits by one of two kernels or by PyTorch; then always the same five launches."""
     names = []
-    for module in (fast_logits, routing, gemm, fast):
+    for module in (logits, routing, blocks, gemm, forward):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Spy(getattr(module, name), names))
     make_layer(device, **GRID, tokens=tokens, dtype=dtype).assert_fast_right(tiles=LEFT)
-    logits = [] if tokens > SPLIT_TOKENS else ["_few_logits_kernel" if tokens <= FEW_TOKENS else "_split_logits_kernel"]
-    assert names == [*logits, "_top_k_kernel", "_place_kernel", "_gate_up_kernel", "_down_kernel", "_combine_kernel"]
+    first = [] if tokens > SPLIT_TOKENS else ["_few_logits_kernel" if tokens <= FEW_TOKENS else "_split_logits_kernel"]
+    assert names == [*first, "_top_k_kernel", "_place_kernel", "_gate_up_kernel", "_down_kernel", "_combine_kernel"]
 
 
 @pytest.mark.parametrize(("gating", "dtype"), list(zip(GATINGS, cycle(["bf16", "fp16"]))))

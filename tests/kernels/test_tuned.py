@@ -175,11 +175,12 @@ def test_the_cpu_never_takes_a_table(path, gpu):
 
 def test_an_installed_package_finds_the_tables(path, tmp_path):
     checkout, site = tmp_path / "checkout", tmp_path / "site"
-    for part in ("kernels", "baselines", "experiments", "plots", "conf"):
-        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__", "figures"))
+    for part in ("kernels", "baselines", "experiments", "plots", "conf", ".src"):
+        left_out = shutil.ignore_patterns("__pycache__", "*.egg-info", "figures")
+        shutil.copytree(ROOT / part, checkout / part, symlinks=True, ignore=left_out)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, checkout)
-    shutil.copy(path, checkout / "kernels" / "tuned")
+    shutil.copy(path, checkout / "kernels" / "fast" / "tuned")
 
     def python(*arguments):
         settings = os.environ | {"PYTHONPATH": str(site)}
@@ -191,7 +192,7 @@ def test_an_installed_package_finds_the_tables(path, tmp_path):
     done = python(
         "-c", "from tritonmoe_bench.kernels.fast.tuned import *; print(len(load(FOLDER / 'some-gpu.json')), FOLDER)"
     )
-    assert done.stdout.split() == [str(len(TABLE)), str(site / "tritonmoe_bench" / "kernels" / "tuned")], done.stderr
+    assert done.stdout.split() == [str(len(TABLE)), str(site / "tritonmoe_bench" / "kernels" / "fast" / "tuned")], done.stderr
 
 
 @pytest.mark.parametrize("file", sorted(tuned.FOLDER.glob("*.json")), ids=lambda file: file.stem)

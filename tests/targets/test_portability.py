@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from tritonmoe_bench.experiments import portability
+from tritonmoe_bench.experiments import checkout, portability
 from tritonmoe_bench.experiments.claims import Evidence, Verdict, decide
 from tritonmoe_bench.experiments.reporting.portability import matrix_table, outcomes_table
 from tritonmoe_bench.experiments.table import columns
@@ -89,7 +89,7 @@ def test_an_oversized_or_awkward_tile_fails(launches, worker, target, options, t
 
 def test_matrix_and_exit_status_carry_a_failure(launches, monkeypatch, tmp_path, capsys):
     bad = changed(launches, "gfx942", BLOCK_N=256, BLOCK_K=128)
-    monkeypatch.setattr(portability, "record", lambda target, brief: [bad])
+    monkeypatch.setattr(matrix, "record", lambda target, brief: [bad])
     monkeypatch.setattr(sys, "argv", ["portability.py", "--targets", "gfx942", "--out", str(tmp_path / "p.csv")])
     assert portability.main() == 1
     assert "1 too_much_shared" in capsys.readouterr().out
@@ -114,9 +114,9 @@ def test_a_compiler_that_aborts_costs_one_kernel(launches, tmp_path, monkeypatch
     assert second["status"] == "ok"
 
 
-def test_a_recording_that_fails_says_why(monkeypatch, tmp_path):
-    (tmp_path / "portability_record.py").write_text("raise ValueError('no tiles for this GPU')")
-    monkeypatch.setattr(portability, "HERE", tmp_path)
+def test_a_recording_that_fails_says_why(monkeypatch):
+    failing = [sys.executable, "-c", "raise ValueError('no tiles for this GPU')"]
+    monkeypatch.setattr(checkout, "program", lambda module: failing)
     with pytest.raises(RuntimeError, match=r"(?s)sm_80.*no tiles for this GPU"):
         matrix.record("sm_80", brief=True)
 

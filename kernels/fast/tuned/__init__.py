@@ -2,7 +2,7 @@
 
 One file a GPU, <device>.json in this folder, with the device's name as in results/; experiments/tune.py writes them. A
 shape is (num_experts, top_k, hidden_dim, ffn_dim), and a table {shape: {tokens: tiles}}, None where the heuristic of
-fast_tiles.py was measured to be as good.
+choose.py was measured to be as good.
 """
 
 from __future__ import annotations
