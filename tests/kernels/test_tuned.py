@@ -192,7 +192,9 @@ def test_an_installed_package_finds_the_tables(path, tmp_path):
     done = python(
         "-c", "from tritonmoe_bench.kernels.fast.tuned import *; print(len(load(FOLDER / 'some-gpu.json')), FOLDER)"
     )
-    assert done.stdout.split() == [str(len(TABLE)), str(site / "tritonmoe_bench" / "kernels" / "fast" / "tuned")], done.stderr
+    assert done.stdout.split() == [str(len(TABLE)), str(site / "tritonmoe_bench" / "kernels" / "fast" / "tuned")], (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("file", sorted(tuned.FOLDER.glob("*.json")), ids=lambda file: file.stem)
