@@ -187,7 +187,7 @@ def _key(case: Case) -> tuple:
 def _record() -> dict[str, str]:
     """BUILD.json of .peers/cutlass; empty if it was not built."""
     path = FOLDER / "BUILD.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 @functools.cache

@@ -216,7 +216,7 @@ def _leave(tensor: torch.Tensor) -> None:
 def _record() -> dict[str, Any]:
     """BUILD.json of .megablocks: what it was built for; empty if it was not built."""
     path = FOLDER / "BUILD.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 @functools.cache

@@ -40,9 +40,9 @@ def program(module: str) -> list[str]:
 
 
 def program_environment(**changes: str) -> dict[str, str]:
-    """The environment in which `program` finds this checkout, with these variables changed."""
+    """The environment in which `program` finds this checkout and speaks UTF-8, with these variables changed."""
     paths = [str(SOURCE)] * SOURCE.is_dir() + [os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | changes
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"} | changes
 
 
 def _inside(entry: str) -> bool:

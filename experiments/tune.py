@@ -25,7 +25,7 @@ from tritonmoe_bench.experiments.workload.config import CONF, PlanError
 
 def main() -> None:
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
-        print(__doc__, (CONF / "tune.yaml").read_text(), sep="\n")
+        print(__doc__, (CONF / "tune.yaml").read_text(encoding="utf-8"), sep="\n")
         return
     try:
         tune(read_config(sys.argv[1:]))

@@ -36,7 +36,7 @@ def draw(results: data.Results) -> Figure:
         raise data.MissingStudy(f"{path} is missing: python experiments/portability.py makes it")
     rows = pd.read_csv(path, keep_default_na=False)
     notes = path.with_suffix(".json")
-    record = json.loads(notes.read_text()) if notes.exists() else {}
+    record = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
     targets = list(dict.fromkeys(rows["target"]))
     kernels = _in_order(rows)
     figure, (panel,) = layout.sheet(1, 1, ROW_IN * (len(kernels) + 1), TITLE)

@@ -326,7 +326,7 @@ def _identity(study: str, case: Case, implementation: str) -> dict[str, Any]:
 
 
 def _model(name: str, tokens: int, dtype: str = "bf16") -> Case:
-    shape = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
+    shape = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
     sizes = {key: shape[key] for key in ("num_experts", "top_k", "hidden_dim", "ffn_dim")}
     return Case(model=name, tokens=tokens, dtype=dtype, **sizes)
 
@@ -420,7 +420,7 @@ def _noise(*key: object) -> float:
 def _write(out: Path, study: str, rows: list[dict[str, Any]], columns: tuple[str, ...], systems: Iterable[str]) -> None:
     for row in rows:
         validate(row, columns)
-    with open(out / f"{study}.csv", "w", newline="") as handle:
+    with open(out / f"{study}.csv", "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -434,7 +434,7 @@ def _write(out: Path, study: str, rows: list[dict[str, Any]], columns: tuple[str
             for name in systems
         ],
     }  # fmt: skip
-    (out / f"{study}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / f"{study}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

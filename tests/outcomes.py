@@ -63,8 +63,8 @@ def stamp() -> dict[str, str]:
 def write(folder: Path, place: str, counts: Counter) -> None:
     """Merges the counts of (group, outcome) into `folder`/tests-<place>.json."""
     path = folder / f"tests-{place}.json"
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     of = {"where": place, **stamp()}
     for group in sorted({group for group, _ in counts}):
         record[group] = {outcome: counts[group, outcome] for outcome in OUTCOMES} | of
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

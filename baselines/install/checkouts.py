@@ -43,7 +43,7 @@ def version(name: str, package: str, distribution: str) -> str:
     for folder in search_path(name, package):
         command = ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
         except (OSError, subprocess.CalledProcessError):
             return "checkout"
         return f"commit {done.stdout.strip()}"

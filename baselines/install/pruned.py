@@ -18,7 +18,7 @@ def folder(name: str) -> Path:
 def record(name: str) -> dict[str, Any]:
     """BUILD.json of the tree `name`; empty if there is none."""
     path = folder(name) / "BUILD.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def search_path(name: str) -> list[Path]:

@@ -17,7 +17,7 @@ PRUNE = "python baselines/builds/offline/prune_vllm.py"
 def record() -> dict[str, Any]:
     """BUILD.json of .peers; empty if there is none."""
     path = FOLDER / "BUILD.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def folders(name: str) -> list[Path]:

@@ -148,7 +148,7 @@ def remember(case: Case, tile: Tile) -> None:
     tiles.setdefault(_shape(case), {})[str(case.tokens)] = tile
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"vllm": tree.VLLM_VERSION, "tiles": tiles}, indent=1) + "\n")
+    partial.write_text(json.dumps({"vllm": tree.VLLM_VERSION, "tiles": tiles}, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
 
 
@@ -165,7 +165,7 @@ def path() -> Path:
 def _tiles(file: Path) -> dict[str, dict[str, Tile]]:
     """Tiles by shape and tokens; those of another version of vLLM are left aside."""
     if file not in _memory:
-        read = json.loads(file.read_text()) if file.exists() else {}
+        read = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         _memory[file] = read["tiles"] if read.get("vllm") == tree.VLLM_VERSION else {}
     return _memory[file]
 

@@ -40,7 +40,9 @@ def stages() -> pd.DataFrame:
 @cache
 def claim(claim_id: str) -> dict[str, Any]:
     """The figures of a claim of claims.yaml. Raises KeyError if there is no such claim."""
-    return {entry["id"]: entry["figures"] for entry in yaml.safe_load((PAPER / "claims.yaml").read_text())}[claim_id]
+    return {
+        entry["id"]: entry["figures"] for entry in yaml.safe_load((PAPER / "claims.yaml").read_text(encoding="utf-8"))
+    }[claim_id]
 
 
 def _models(frame: pd.DataFrame) -> pd.DataFrame:

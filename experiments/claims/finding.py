@@ -99,7 +99,7 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
     """The claims, in the file's order. Raises ValueError unless claims and rules match one to one."""
     for module in RULE_MODULES:
         importlib.import_module(f".{module}", __package__)
-    claims = yaml.safe_load(path.read_text())
+    claims = yaml.safe_load(path.read_text(encoding="utf-8"))
     ids = [claim["id"] for claim in claims]
     without_rule = sorted(set(ids) - set(_RULES))
     without_claim = sorted(set(_RULES) - set(ids))

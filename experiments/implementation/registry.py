@@ -74,7 +74,7 @@ def _classes(faults: list[tuple[str, str]]) -> Iterator[tuple[Path, list[type[Im
             module = load()
         except Exception as error:
             hint = "; import the system inside check, version and build only" if isinstance(error, ImportError) else ""
-            names = NAME_LINE.findall(path.read_text(errors="replace")) or [path.stem]
+            names = NAME_LINE.findall(path.read_text(errors="replace", encoding="utf-8")) or [path.stem]
             faults += [(name, f"{short(path)}: {described(error)}{hint}") for name in names]
             continue
         own = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__]

@@ -69,7 +69,7 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "method": list(METHOD),
         "timing_facts": tables.timing_facts(frames, {name: study.record for name, study in studies.items()}),
         "disagreements": tables.disagreements(store.read_table(PAPER / "a100_latency.csv")),
-        "hazards": hazards((PAPER / "README.md").read_text()),
+        "hazards": hazards((PAPER / "README.md").read_text(encoding="utf-8")),
         "mark": tables.NOISE_MARK,
     }
 

@@ -24,17 +24,12 @@ def write_report(results: Path, figures: Path, device: str, readme: Path) -> lis
     """Writes the report into `results` and the block into `readme`; returns what was written."""
     context = make_context(results, figures, device)
     markdown, html = results / "REPORT.md", results / "report.html"
-    _write(markdown, render("report.md.j2", context | {"base": results}))
-    _write(html, render("report.html.j2", context))
+    store.write_text(markdown, render("report.md.j2", context | {"base": results}), encoding="utf-8")
+    store.write_text(html, render("report.html.j2", context), encoding="utf-8")
     written = [markdown, html]
     if readme.exists() and replace_block(readme, render("readme.md.j2", context | {"base": readme.parent})):
         written.append(readme)
     return written
-
-
-def _write(path: Path, text: str) -> None:
-    with store.writing(path):
-        path.write_text(text)
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -65,9 +60,9 @@ def _picture_base64(path: Path) -> str:
 
 def replace_block(readme: Path, block: str) -> bool:
     """Puts `block` between the markers of a file; false, and nothing changed, if it does not have both, in order."""
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     begin, end = text.find(BEGIN), text.find(END)
     if begin < 0 or end < begin:
         return False
-    _write(readme, text[: begin + len(BEGIN)] + "\n" + block.strip() + "\n" + text[end:])
+    store.write_text(readme, text[: begin + len(BEGIN)] + "\n" + block.strip() + "\n" + text[end:], encoding="utf-8")
     return True

@@ -73,7 +73,8 @@ def visible_cards() -> list[str]:
     done = subprocess.run(
         checkout.program("experiments.sweeping.cards"),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env=checkout.program_environment(),
     )
     if done.returncode:

@@ -66,7 +66,11 @@ def _environment(counted_only: bool) -> dict:
     """Device and software, asked of a process of its own, so that this one holds no GPU memory."""
     settings = checkout.program_environment(**({"CUDA_VISIBLE_DEVICES": ""} if counted_only else {}))
     done = subprocess.run(
-        checkout.program("experiments.table.provenance"), capture_output=True, text=True, env=settings
+        checkout.program("experiments.table.provenance"),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=settings,
     )
     if done.returncode:
         raise PlanError("cannot tell this machine's GPU and software: " + done.stderr.strip().splitlines()[-1])

@@ -43,9 +43,9 @@ class _Worker:
         )
         reader, self._writer = os.pipe()
         self.pipe = os.fdopen(reader, "rb", buffering=0)
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed with the worker
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed with the worker
         self.process = subprocess.Popen(
-            checkout.program(WORKER), stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, text=True,
+            checkout.program(WORKER), stdin=subprocess.PIPE, stdout=self.log, stderr=self.log, encoding="utf-8",
             pass_fds=[self._writer], env=settings,
         )  # fmt: skip
         os.close(self._writer)

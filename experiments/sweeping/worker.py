@@ -41,7 +41,7 @@ def main() -> None:
     if not line:
         return
     job = json.loads(line)
-    pipe = os.fdopen(job["pipe"], "w", buffering=1)
+    pipe = os.fdopen(job["pipe"], "w", buffering=1, encoding="utf-8")
 
     def send(event: str, **content: Any) -> None:
         pipe.write(json.dumps({"event": event, **content}) + "\n")

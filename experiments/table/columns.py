@@ -75,6 +75,8 @@ PORTABILITY_COLUMNS = (
 of local memory; shared_bytes: a program's; pipelined: how loads run ahead; implementations: those that launch it,
 joined by "+"; case: one at which they do."""
 
+NAMES = ("study", "model", "dtype", "gating", "implementation", "stage", "tensor", "launch", "method", "device")
+"""Columns of names. A name is text whatever it looks like: 4.5, 007 and NA are models."""
 TEXT_COLUMNS = (
     "case_hash", "method_revision", "run_id", "implementation_version", "reason", "config", "git_commit", "torch",
     "triton", "driver",
@@ -94,8 +96,7 @@ KNOWN = {name for columns in COLUMNS.values() for name in columns}
 NEEDED = ("run_id", "case_hash", "implementation", "status", "timestamp_utc")
 """Columns that a CSV of any kind and age has."""
 WORDS = {
-    *TEXT_COLUMNS, "study", "model", "dtype", "gating", "implementation", "stage", "tensor", "method", "launch",
-    "timing_method", "status", "device", "device_uuid", "git_dirty", "timestamp_utc",
+    *TEXT_COLUMNS, *NAMES, "timing_method", "status", "device_uuid", "git_dirty", "timestamp_utc",
 }  # fmt: skip
 WHOLE_NUMBERS = {"num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "seed"}
 """What is in neither is a number of any kind."""

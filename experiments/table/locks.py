@@ -19,7 +19,7 @@ def take(path: Path, *, shared: bool = False, wait: bool = True) -> IO[str] | No
     Many may hold it `shared`, or one alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(path, "a")  # noqa: SIM115, the lock lives as long as the open file
+    handle = open(path, "a", encoding="utf-8")  # noqa: SIM115, the lock lives as long as the open file
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

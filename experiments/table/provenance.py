@@ -28,7 +28,13 @@ def commit() -> tuple[str, bool | str]:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *arguments],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=True,
+            )
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()

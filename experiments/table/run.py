@@ -169,11 +169,7 @@ class Run:
         return record if record is not None and record.get("run_id") == self.record["run_id"] else self.record
 
     def _write_record(self) -> None:
-        notes = self.path.with_suffix(".json")
-        partial = notes.with_suffix(".json.partial")
-        with store.writing(partial):
-            partial.write_text(json.dumps(self.record, indent=1) + "\n")
-        partial.replace(notes)
+        store.write_text(self.path.with_suffix(".json"), json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
 
     def _limits(self, case: Case) -> dict[str, float]:
         stream = self.stream_us.get(case.case_hash)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from .columns import KNOWN, NEEDED, ROW_COLUMNS, ROW_KEY, STATUSES, TEXT_COLUMNS, WHOLE_NUMBERS, WORDS, validate
+from .columns import KNOWN, NAMES, NEEDED, ROW_COLUMNS, ROW_KEY, STATUSES, TEXT_COLUMNS, WHOLE_NUMBERS, WORDS, validate
 
 
 class Damaged(Exception):
@@ -41,7 +41,7 @@ def append(path: Path, row: Mapping[str, Any], columns: tuple[str, ...] = ROW_CO
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and _to_mend(path, columns):
         rewrite(path, rows(path), columns)
-    with writing(path), open(path, "a", newline="") as handle:
+    with writing(path), open(path, "a", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         if handle.tell() == 0:
             writer.writerow(columns)
@@ -58,7 +58,8 @@ def read(path: Path, key: tuple[str, ...] = ROW_KEY) -> pd.DataFrame:
     text = io.StringIO("\n".join(lines(path, key)))
     if not text.getvalue():
         return pd.DataFrame()
-    frame = pd.read_csv(text, low_memory=False, dtype=dict.fromkeys(TEXT_COLUMNS, "string"))
+    frame = pd.read_csv(text, low_memory=False, keep_default_na=False, na_values=[""],
+                        dtype=dict.fromkeys(NAMES, str) | dict.fromkeys(TEXT_COLUMNS, "string"))  # fmt: skip
     return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True)
 
 
@@ -104,10 +105,18 @@ def compact(path: Path, key: tuple[str, ...]) -> None:
     rewrite(path, kept.values(), header(path))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Puts this text, as UTF-8, in the place of a file, which a kill or a full disk leaves as it was."""
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(partial):
+        partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def rewrite(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Puts these rows in the place of a CSV, which a kill leaves as it was or as it is to be."""
     partial = path.with_suffix(".partial")
-    with writing(partial), open(partial, "w", newline="") as handle:
+    with writing(partial), open(partial, "w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

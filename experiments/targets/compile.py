@@ -105,7 +105,9 @@ def nvidia_resources(cubin: bytes) -> tuple[int, int]:
         file.flush()
 
         def dump(what: str) -> str:
-            return subprocess.run([tool, what, file.name], capture_output=True, text=True, check=True).stdout
+            return subprocess.run(
+                [tool, what, file.name], capture_output=True, encoding="utf-8", errors="replace", check=True
+            ).stdout
 
         usage = dict(re.findall(r"(\w+):(\d+)", dump("--dump-resource-usage")))
         local = int(usage["STACK"]) + int(usage["LOCAL"])
@@ -125,7 +127,7 @@ def amd_resources(text: str) -> tuple[int, int]:
 
 def main() -> None:
     # What the compiler itself prints must not come between the rows.
-    rows = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    rows = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
         launch = json.loads(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import select
 import subprocess
@@ -17,7 +16,7 @@ from typing import IO, Any
 from tritonmoe_bench import ROOT
 
 from .. import checkout
-from ..table import columns
+from ..table import columns, store
 from ..table.provenance import commit, installed, now_utc
 from .gpus import TARGETS
 
@@ -28,7 +27,7 @@ COMPILE_LIMIT_S = 300
 def record(target: str, brief: bool) -> list[dict[str, Any]]:
     """The launches of one target. Raises RuntimeError, with what the process said, if it fails."""
     command = [*checkout.program("experiments.targets.record"), target, *(["--brief"] if brief else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=_environment())
     if done.returncode:
         raise RuntimeError(f"recording the launches of {target} failed:\n{done.stderr}")
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -68,10 +67,10 @@ class Worker:
     def compile(self, launch: dict[str, Any]) -> dict[str, Any]:
         """Status, reason and resources of the kernel."""
         if self.process is None:
-            self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (it lives as long as the process)
+            self.said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (it lives as long as the process)
             self.process = subprocess.Popen(
                 checkout.program("experiments.targets.compile"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self.said, text=True, bufsize=1, env=_environment(),
+                stderr=self.said, encoding="utf-8", errors="replace", bufsize=1, env=_environment(),
             )  # fmt: skip
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
@@ -124,17 +123,14 @@ def matrix(targets: Sequence[str], *, brief: bool, jobs: int) -> list[dict[str, 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """The CSV, and its provenance as JSON beside it."""
-    with open(path, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns.PORTABILITY_COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    store.rewrite(path, rows, columns.PORTABILITY_COLUMNS)
     git_commit, git_dirty = commit()
     record = {
         "timestamp_utc": now_utc(), "git_commit": git_commit, "git_dirty": git_dirty, "triton": installed("triton"),
         "torch": installed("torch"), "shared_bytes": {name: gpu.shared_bytes for name, gpu in TARGETS.items()},
         "labels": {name: gpu.label for name, gpu in TARGETS.items()},
     }  # fmt: skip
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    store.write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:

@@ -70,7 +70,12 @@ def _record(points: Sequence[Point], fresh: Sequence[Sequence[Candidate]], targe
     settings = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
     encoded = [encode(case, new, heights(found)) for (case, found), new in zip(points, fresh)]
     done = subprocess.run(
-        [*checkout.program(RECORD), target], input=json.dumps(encoded), capture_output=True, text=True, env=settings
+        [*checkout.program(RECORD), target],
+        input=json.dumps(encoded),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=settings,
     )
     if done.returncode:
         raise RuntimeError(f"recording the launches for {target} failed:\n{done.stderr}")

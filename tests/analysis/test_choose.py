@@ -221,18 +221,25 @@ def test_help_tells_how_to_ask(capsys):
 def test_make_hands_on_all_that_it_is_told(results, variables, said):
     own = ["VENV=0", f"PY={sys.executable}", f"ARGS=results={results}"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(["make", "choose", *own, *variables], cwd=ROOT, capture_output=True, text=True, env=plain)
+    done = subprocess.run(
+        ["make", "choose", *own, *variables],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=plain,
+    )
     assert (done.stdout + done.stderr).startswith(said)
 
 
 def test_it_runs_with_neither_torch_nor_triton(results, tmp_path):
     for name in ("torch", "triton"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('this machine has none')\n")
+        (tmp_path / f"{name}.py").write_text("raise ImportError('this machine has none')\n", encoding="utf-8")
     command = [sys.executable, str(ROOT / "experiments" / "choose.py"), "model=mixtral", f"results={results}"]
     settings = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([*command, "tokens=8"], capture_output=True, text=True, env=settings)
+    done = subprocess.run([*command, "tokens=8"], capture_output=True, encoding="utf-8", errors="replace", env=settings)
     assert done.returncode == 0, done.stderr
     assert "Fastest of" in done.stdout
-    done = subprocess.run([*command, "tokens=0"], capture_output=True, text=True, env=settings)
+    done = subprocess.run([*command, "tokens=0"], capture_output=True, encoding="utf-8", errors="replace", env=settings)
     assert done.returncode == 1
     assert done.stderr == "error: tokens=... is needed, at least 1\n"

@@ -80,7 +80,9 @@ def nothing_kept(monkeypatch, tmp_path):
 
 def record(folder: Path) -> None:
     folder.mkdir()
-    (folder / "BUILD.json").write_text(json.dumps({"cutlass": "4.2.0", "nvcc": "13.0", "arch": "sm_90a"}))
+    (folder / "BUILD.json").write_text(
+        json.dumps({"cutlass": "4.2.0", "nvcc": "13.0", "arch": "sm_90a"}), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_another_gpu_and_another_alignment(monkeypatch):
 
 
 def test_the_source_declares_what_the_adapter_calls():
-    text = (BUILD.parent / "grouped_gemm.cu").read_text()
+    text = (BUILD.parent / "grouped_gemm.cu").read_text(encoding="utf-8")
     exported = text[text.index('extern "C" {') :]
     stub = cutlass_grouped.declared(StubLibrary(torch.bfloat16))
     functions = {name: made for name, made in vars(stub).items() if name.startswith("moe_cutlass")}
@@ -205,7 +207,7 @@ echo "$@" > "$last"
 def nvcc(tmp_path) -> Path:
     """A STUB of nvcc, which writes its arguments into the file that it was to make."""
     path = tmp_path / "nvcc"
-    path.write_text(NVCC)
+    path.write_text(NVCC, encoding="utf-8")
     path.chmod(0o755)
     return path
 
@@ -229,13 +231,13 @@ def test_build_makes_both_libraries_and_then_nothing(nvcc, wheel, tmp_path, capf
     out = tmp_path / "out"
     assert build("--wheel", wheel, "--nvcc", nvcc, "--out", out) == 0
     assert sorted(path.name for path in out.iterdir()) == ["BUILD.json", "bf16.so", "fp16.so"]
-    assert "-arch=sm_90a -DELEMENT=half_t" in (out / "fp16.so").read_text()
-    assert "-DELEMENT=bfloat16_t" in (out / "bf16.so").read_text()
-    made = json.loads((out / "BUILD.json").read_text())
+    assert "-arch=sm_90a -DELEMENT=half_t" in (out / "fp16.so").read_text(encoding="utf-8")
+    assert "-DELEMENT=bfloat16_t" in (out / "bf16.so").read_text(encoding="utf-8")
+    made = json.loads((out / "BUILD.json").read_text(encoding="utf-8"))
     assert (made["cutlass"], made["nvcc"], made["arch"]) == ("4.2.0", "13.0", "sm_90a")
-    (out / "bf16.so").write_text("kept")
+    (out / "bf16.so").write_text("kept", encoding="utf-8")
     assert build("--wheel", wheel, "--nvcc", nvcc, "--out", out) == 0
-    assert (out / "bf16.so").read_text() == "kept"
+    assert (out / "bf16.so").read_text(encoding="utf-8") == "kept"
     assert "up to date: CUTLASS 4.2.0, nvcc 13.0, sm_90a" in capfd.readouterr().out
 
 
@@ -254,8 +256,8 @@ def test_build_says_what_is_missing_and_keeps_what_was_there(nvcc, wheel, tmp_pa
     assert build("--cutlass", tmp_path, "--nvcc", nvcc, "--out", out) == 1
     assert "has no CUTLASS headers" in capfd.readouterr().err
     assert build("--wheel", wheel, "--nvcc", nvcc, "--out", out) == 0
-    (out / "BUILD.json").write_text("{}")
-    nvcc.write_text(NVCC.replace('echo "$@" > "$last"', "exit 1"))
+    (out / "BUILD.json").write_text("{}", encoding="utf-8")
+    nvcc.write_text(NVCC.replace('echo "$@" > "$last"', "exit 1"), encoding="utf-8")
     assert build("--wheel", wheel, "--nvcc", nvcc, "--out", out) == 1
     assert "did not compile grouped_gemm.cu for bf16" in capfd.readouterr().err
     assert (out / "bf16.so").exists()

@@ -36,7 +36,7 @@ def built(monkeypatch, tmp_path):
     """A .megablocks that was built for another Python and torch."""
     for name in ("common", "grouped_cublas", "grouped_cutlass"):
         (tmp_path / name).mkdir()
-    (tmp_path / "BUILD.json").write_text(json.dumps(RECORD))
+    (tmp_path / "BUILD.json").write_text(json.dumps(RECORD), encoding="utf-8")
     monkeypatch.setattr(megablocks, "FOLDER", tmp_path)
     return tmp_path
 
@@ -116,7 +116,7 @@ def test_backend_is_told_by_its_kernels(tmp_path):
 
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
 def test_patch_says_why_and_belongs_to_a_package(path):
-    why, files = unified_diff.parse_patch(path.read_text())
+    why, files = unified_diff.parse_patch(path.read_text(encoding="utf-8"))
     assert why.startswith("Why: ")
     assert len(why.split()) > 20
     assert any(path.name.startswith(f"{name}-{version}-") for name, version in build.VERSIONS.items())
@@ -128,9 +128,9 @@ DIFF = "Why: a test\n\n--- a/one.txt\n+++ b/one.txt\n@@ -2,2 +2,3 @@\n two\n-thr
 
 def test_patch_applies_at_its_line_or_not_at_all(tmp_path):
     file = tmp_path / "one.txt"
-    file.write_text("one\ntwo\nthree\nfive\n")
+    file.write_text("one\ntwo\nthree\nfive\n", encoding="utf-8")
     unified_diff.apply_patch(DIFF, tmp_path)
-    assert file.read_text() == "one\ntwo\ndrei\nvier\nfive\n"
+    assert file.read_text(encoding="utf-8") == "one\ntwo\ndrei\nvier\nfive\n"
     with pytest.raises(ValueError, match=r"one\.txt, line 2: the text is another one"):
         unified_diff.apply_patch(DIFF, tmp_path)
     file.unlink()
@@ -148,7 +148,7 @@ def fake_nvcc(folder: Path, release: str) -> Path:
     """A CUDA toolkit whose nvcc only says its release."""
     nvcc = folder / "bin" / "nvcc"
     nvcc.parent.mkdir(parents=True)
-    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.88'\n")
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.88'\n", encoding="utf-8")
     nvcc.chmod(0o755)
     return folder
 
@@ -197,7 +197,7 @@ def test_same_build_again_does_nothing(monkeypatch, tmp_path, capsys):
     patches = {path.name: build.hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in PATCHES}
     record = {"packages": build.VERSIONS, "python": "3.12", "torch": "2.11.0+cu130", "cuda": "13.0", "arch": "9.0",
               "patches": patches}  # fmt: skip
-    (tmp_path / "BUILD.json").write_text(json.dumps(record))
+    (tmp_path / "BUILD.json").write_text(json.dumps(record), encoding="utf-8")
     build.build("python", "9.0", tmp_path)
     assert "is up to date" in capsys.readouterr().out
     with pytest.raises(build.BuildError, match="no nvcc"):
@@ -218,7 +218,7 @@ def in_process(action: str, adapter, point: Case) -> dict:
     fields = {name: getattr(point, name) for name in point.__dataclass_fields__}
     answer = subprocess.run(
         [sys.executable, str(PROCESS), action, adapter.name, json.dumps(fields)],
-        capture_output=True, text=True,
+        capture_output=True, encoding="utf-8", errors="replace",
         env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET" or action != "compile"},
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr[-3000:]

@@ -81,7 +81,9 @@ def test_a_checkout_is_found_with_its_commit(monkeypatch, tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *command], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
     assert adapters.Scattermoe().version() == f"commit {head[:12]}"
 
 

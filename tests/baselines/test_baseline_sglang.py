@@ -149,7 +149,9 @@ def test_unavailable_says_why_and_what_to_type(monkeypatch):
 def test_a_tree_for_another_gpu_is_unavailable(stub):
     folder = tree.FOLDER / "sglang"
     (folder / "sglang").mkdir(parents=True)
-    (folder / "BUILD.json").write_text(json.dumps({"sglang": "0.5.17", "sglang_kernel": "0.4.5", "arch": "8.0"}))
+    (folder / "BUILD.json").write_text(
+        json.dumps({"sglang": "0.5.17", "sglang_kernel": "0.4.5", "arch": "8.0"}), encoding="utf-8"
+    )
     check = adapters.Sglang().check(case())
     assert check.status.value == "unavailable"
     assert "made for compute capability 8.0, this GPU has 9.0" in check.reason
@@ -244,12 +246,12 @@ def test_pruned_tree_holds_what_is_listed_unchanged(prune, monkeypatch, tmp_path
     out = tmp_path / "out"
     assert prune.main(["--wheels", str(wheels(tmp_path, prune)), "--out", str(out)]) == 0
     assert "SGLang 0.5.17 for compute capability 9.0" in capsys.readouterr().out
-    assert (out / "sglang/srt/environ.py").read_text().startswith("import zmq_of_the_test")
+    assert (out / "sglang/srt/environ.py").read_text(encoding="utf-8").startswith("import zmq_of_the_test")
     assert not (out / "sglang/srt/server_args.py").exists()
     assert (out / "sglang/kernels/ops/moe/__init__.py").exists()
     assert (out / "sgl_kernel/sm90/common_ops.abi3.so").read_bytes() == b"library9.0"
     assert not (out / "sgl_kernel/sm100").exists()
-    assert json.loads((out / "BUILD.json").read_text())["sglang_kernel"] == "0.4.5"
+    assert json.loads((out / "BUILD.json").read_text(encoding="utf-8"))["sglang_kernel"] == "0.4.5"
     assert prune.libraries("8.0") == ("sgl_kernel/sm100/common_ops.abi3.so",)
 
 
@@ -272,7 +274,9 @@ else:
 assert importlib.util.find_spec("zmq_of_the_test") is None
 assert "sglang.srt.gone.module" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, encoding="utf-8", errors="replace"
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -298,7 +302,7 @@ PEERS = ROOT / ".peers" / "sglang"
 def test_over_sglangs_own_python_code():
     command = [sys.executable, str(PROCESS), str(PEERS)]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert len(results) == 8

@@ -100,7 +100,9 @@ def test_another_package_of_that_name_is_not_it(monkeypatch):
 def test_where_it_is_found(monkeypatch, tmp_path):
     adapter = adapters.OpenaiTritonKernels()
     (tree.FOLDER / "triton_kernels" / "triton_kernels").mkdir(parents=True)
-    (tree.FOLDER / "BUILD.json").write_text(json.dumps({"vllm": "0.22.1", "triton_kernels": "3.5.1", "arch": "9.0"}))
+    (tree.FOLDER / "BUILD.json").write_text(
+        json.dumps({"vllm": "0.22.1", "triton_kernels": "3.5.1", "arch": "9.0"}), encoding="utf-8"
+    )
     assert adapter.search_path() == [tree.FOLDER / "triton_kernels"]
     assert adapter.version() == "3.5.1"
     (tree.FOLDER / "BUILD.json").unlink()

@@ -109,7 +109,7 @@ def test_unavailable_says_why_and_what_to_type(adapter, monkeypatch):
 
 def test_a_tree_for_another_gpu_is_unavailable(stub):
     (tree.FOLDER / "vllm" / "vllm").mkdir(parents=True)
-    (tree.FOLDER / "BUILD.json").write_text(json.dumps({"vllm": "0.22.1", "arch": "8.0"}))
+    (tree.FOLDER / "BUILD.json").write_text(json.dumps({"vllm": "0.22.1", "arch": "8.0"}), encoding="utf-8")
     check = vllm.Vllm().check(case())
     assert check.status.value == "unavailable"
     assert "made for compute capability 8.0, this GPU has 9.0" in check.reason
@@ -211,7 +211,7 @@ def test_tuned_tiles_of_another_version_are_left_aside():
     assert vllm_tuning.known(case()) == TILE
     assert vllm_tuning.known(case(skew=1.2, seed=3, dtype="fp16")) == TILE
     assert vllm_tuning.known(case(tokens=6)) is None
-    file.write_text(file.read_text().replace('"0.22.1"', '"0.1.0"'))
+    file.write_text(file.read_text(encoding="utf-8").replace('"0.22.1"', '"0.1.0"'), encoding="utf-8")
     vllm_tuning._memory.clear()
     assert vllm_tuning.known(case()) is None
 
@@ -236,7 +236,7 @@ def test_over_vllms_own_python_code():
     pytest.importorskip("regex")
     command = [sys.executable, str(PROCESS), str(PEERS)]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert len(results) == 9

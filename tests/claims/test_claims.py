@@ -296,7 +296,7 @@ def test_dynamic_assignment_waits_for_its_regime_and_for_both_studies():
 
 
 def test_both_claims_mean_the_same_regime():
-    figures = {claim["id"]: claim["figures"] for claim in yaml.safe_load(CLAIMS.read_text())}
+    figures = {claim["id"]: claim["figures"] for claim in yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))}
     assert figures["skew-regime"]["experts_from"] == figures["dynamic-assignment"]["experts_from"]
 
 
@@ -462,7 +462,7 @@ def test_portability(statuses, tests, expected):
 
 
 def test_without_results_every_claim_is_undecided_and_says_what_would_decide_it():
-    claims = yaml.safe_load(CLAIMS.read_text())
+    claims = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
     findings = decide(Evidence("gpu"))
     assert [f.id for f in findings] == [claim["id"] for claim in claims]
     for found, claim in zip(findings, claims):
@@ -496,7 +496,7 @@ def test_launch_modes_are_not_mixed_and_the_best_one_is_found():
 
 @pytest.mark.parametrize("change", ["lacks a rule", "lacks a claim", "twice"])
 def test_claims_and_rules_must_match(tmp_path, change):
-    claims = yaml.safe_load(CLAIMS.read_text())
+    claims = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
     if change == "lacks a rule":
         claims.append(claims[0] | {"id": "brand-new"})
     elif change == "lacks a claim":
@@ -504,7 +504,7 @@ def test_claims_and_rules_must_match(tmp_path, change):
     else:
         claims.append(claims[0])
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump(claims))
+    path.write_text(yaml.safe_dump(claims), encoding="utf-8")
     with pytest.raises(ValueError, match=r"brand-new|throughput-vs-megablocks"):
         decide(Evidence("gpu"), path)
 

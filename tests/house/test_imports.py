@@ -24,13 +24,15 @@ BOTH = "import kernels, tritonmoe_bench.kernels as ours; print(kernels.WHOSE, ou
 def foreign(tmp_path):
     package = tmp_path / "foreign" / "kernels"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("WHOSE = 'foreign'\n")
+    (package / "__init__.py").write_text("WHOSE = 'foreign'\n", encoding="utf-8")
     return package.parent
 
 
 def python(*arguments, path, cwd, **environment):
     settings = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))} | environment
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=settings, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, encoding="utf-8", errors="replace", env=settings, cwd=cwd
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_a_python_too_old_is_one_line(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
     with pytest.raises(SystemExit, match=r"allowed are 3\.10 and up"):
         runpy.run_path(str(ROOT / "experiments" / "checkout.py"))
-    assert 'requires-python = ">=3.10"' in (ROOT / "pyproject.toml").read_text()
+    assert 'requires-python = ">=3.10"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
 
 def test_other_errors_keep_their_traceback(tmp_path):
     broken = tmp_path / "broken.py"
-    broken.write_text(BIND + "import tritonmoe_bench.experiments.nowhere\n")
+    broken.write_text(BIND + "import tritonmoe_bench.experiments.nowhere\n", encoding="utf-8")
     done = python(str(broken), path=[], cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback"), done.stderr
@@ -133,7 +135,8 @@ def test_a_script_run_as_a_file_keeps_its_folder_off_the_path(tmp_path):
     show = tmp_path / "show.py"
     show.write_text(
         f"import sys; sys.path.insert(0, ''); sys.path.insert(0, {str(ROOT / 'experiments')!r})\n"
-        "import checkout; print(sys.path)"
+        "import checkout; print(sys.path)",
+        encoding="utf-8",
     )
     done = python(str(show), path=[], cwd=ROOT)
     assert str(ROOT / "experiments") not in done.stdout

@@ -68,8 +68,8 @@ def checkout(tmp_path, monkeypatch):
     """A checkout of one kernel family and one measurement, which a test may edit."""
     (tmp_path / "kernels" / "fast").mkdir(parents=True)
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "kernels" / "fast" / "scale.py").write_text(KERNEL)
-    (tmp_path / "experiments" / "layer.py").write_text("def measure_layer(case):\n    return case\n")
+    (tmp_path / "kernels" / "fast" / "scale.py").write_text(KERNEL, encoding="utf-8")
+    (tmp_path / "experiments" / "layer.py").write_text("def measure_layer(case):\n    return case\n", encoding="utf-8")
     monkeypatch.setattr(revisions, "ROOT", tmp_path)
     return tmp_path
 
@@ -81,7 +81,7 @@ def asks(before):
 
 def test_reformatting_asks_nothing(checkout):
     before = revisions.hashes()
-    (checkout / "kernels" / "fast" / "scale.py").write_text(REFORMATTED)
+    (checkout / "kernels" / "fast" / "scale.py").write_text(REFORMATTED, encoding="utf-8")
     assert asks(before) == []
 
 
@@ -95,7 +95,9 @@ def test_every_file_reformatted_asks_nothing():
 def test_moving_a_function_asks_nothing(checkout):
     before = revisions.hashes()
     family = checkout / "kernels" / "fast"
-    (family / "elsewhere.py").write_text("import triton\n" + (family / "scale.py").read_text())
+    (family / "elsewhere.py").write_text(
+        "import triton\n" + (family / "scale.py").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     (family / "scale.py").unlink()
     (checkout / "experiments" / "measure").mkdir()
     (checkout / "experiments" / "layer.py").rename(checkout / "experiments" / "measure" / "layer.py")
@@ -105,7 +107,7 @@ def test_moving_a_function_asks_nothing(checkout):
 def test_a_renamed_variable_in_a_kernel_asks_once(checkout):
     before = revisions.hashes()
     path = checkout / "kernels" / "fast" / "scale.py"
-    path.write_text(path.read_text().replace("column", "place"))
+    path.write_text(path.read_text(encoding="utf-8").replace("column", "place"), encoding="utf-8")
     (line,) = asks(before)
     assert line.startswith("kernels/fast/_scale_kernel has changed: if a number can be another now, raise `revision`")
     recorded = revisions.hashes()  # what `--record` writes
@@ -123,16 +125,16 @@ def test_a_renamed_variable_in_a_kernel_asks_once(checkout):
 )
 def test_what_may_change_a_number_asks(checkout, path, old, new):
     before = revisions.hashes()
-    text = (checkout / path).read_text()
+    text = (checkout / path).read_text(encoding="utf-8")
     assert old in text
-    (checkout / path).write_text(text.replace(old, new))
+    (checkout / path).write_text(text.replace(old, new), encoding="utf-8")
     assert len(asks(before)) == 1
 
 
 def test_a_new_kernel_and_one_that_is_gone_ask(checkout):
     before = revisions.hashes()
     path = checkout / "kernels" / "fast" / "scale.py"
-    path.write_text(path.read_text().replace("_scale_kernel", "_double_kernel"))
+    path.write_text(path.read_text(encoding="utf-8").replace("_scale_kernel", "_double_kernel"), encoding="utf-8")
     assert [line.split(":")[0] for line in asks(before)] == [
         "kernels/fast/_double_kernel is new",
         "kernels/fast/_scale_kernel is gone",

@@ -74,7 +74,7 @@ DRAWN = ("throughput", "limit_share", "latency_vs_skew", "latency_vs_experts", "
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
-    (folder / "lightning.py").write_text(ADAPTER)
+    (folder / "lightning.py").write_text(ADAPTER, encoding="utf-8")
     return folder
 
 
@@ -92,7 +92,10 @@ def results(tmp_path_factory) -> Results:
             for row in make_results.layer_rows(study, case, NAME):
                 store.append(folder / f"{study}.csv", row)
         notes = folder / f"{study}.json"
-        notes.write_text(json.dumps(json.loads(notes.read_text()) | {"families": {NAME: "serving"}}))
+        notes.write_text(
+            json.dumps(json.loads(notes.read_text(encoding="utf-8")) | {"families": {NAME: "serving"}}),
+            encoding="utf-8",
+        )
     return Results(root, folder.name)
 
 
@@ -109,21 +112,24 @@ def test_it_is_listed_planned_and_run_and_its_family_recorded(adapters, monkeypa
         sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "modes=[eager]",
         f"implementations=[{NAME}]", f"results={tmp_path}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=240)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=os.environ, timeout=240)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*/adhoc.csv")
     rows = store.read(path).set_index("implementation")
     assert rows.loc[NAME, "status"] == "ok"
     assert rows.loc[NAME, "implementation_version"] == "9.8.7"
-    assert json.loads(path.with_suffix(".json").read_text())["families"] == {"stream": "limit", NAME: "serving"}
+    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["families"] == {
+        "stream": "limit",
+        NAME: "serving",
+    }
 
 
 @pytest.fixture
 def faulty(tmp_path, monkeypatch) -> Path:
     """A folder with a sound adapter and one of each fault."""
-    (tmp_path / "lightning.py").write_text(ADAPTER)
+    (tmp_path / "lightning.py").write_text(ADAPTER, encoding="utf-8")
     for file, (old, new, *_) in (FAULTS | RAISING).items():
-        (tmp_path / f"{file}.py").write_text(ADAPTER.replace(old, new).replace(NAME, file))
+        (tmp_path / f"{file}.py").write_text(ADAPTER.replace(old, new).replace(NAME, file), encoding="utf-8")
     monkeypatch.setenv("TRITONMOE_ADAPTERS", str(tmp_path))
     registry.adapters.cache_clear()
     yield tmp_path
@@ -160,21 +166,29 @@ def test_two_files_with_one_name_are_both_named(faulty):
 
 def test_other_commands_run_with_the_good_ones(faulty):
     command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "dry_run=true"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=os.environ)
     assert done.returncode == 0, done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith("  implementations: ")]
     assert {NAME, "stream", "fast"} <= set(line.removeprefix("  implementations: ").split(", "))
     assert not set(line.split(", ")) & set(FAULTS)
-    done = subprocess.run([*command, "implementations=[no_method]"], capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(
+        [*command, "implementations=[no_method]"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ,
+    )
     assert done.returncode == 1
     assert re.fullmatch(r"error: implementations=no_method: [^\n]+no_method\.py: [^\n]+\n", done.stderr)
 
 
 def test_what_is_broken_is_told_by_a_sweep_and_ends_a_strict_one(faulty):
     command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "dry_run=true"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=os.environ)
     assert done.stdout.count("note: left out, as it is broken: ") == len(FAULTS)
-    done = subprocess.run([*command, "strict=true"], capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(
+        [*command, "strict=true"], capture_output=True, encoding="utf-8", errors="replace", env=os.environ
+    )
     assert done.returncode == 1
     assert re.fullmatch(r"error: strict=true: [^\n]+\n", done.stderr)
 
@@ -185,7 +199,7 @@ def test_no_adapter_of_the_project_is_broken():
 
 def test_it_stands_in_the_tables_of_the_report_and_in_the_answer_of_choose(results, tmp_path):
     for path in render.write_report(results.root, tmp_path / "figures", results.device, tmp_path / "no.md"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         section = text[text.rindex("Ranking") :]
         assert re.search(rf"{NAME} [\d.]+ µs \(graph, \d+ %\)", section), path
     answer = choose.answer(choose.parse(["model=mixtral", "tokens=32", f"results={results.root}"]))

@@ -365,6 +365,8 @@ def test_install_twice_changes_nothing():
 def test_install_refuses_a_compiling_triton():
     code = "from tritonmoe_bench.experiments.interpreter import repair; repair.install()"
     environment = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", errors="replace"
+    )
     assert done.returncode != 0
     assert "RuntimeError: Triton's interpreter is off" in done.stderr

@@ -14,13 +14,13 @@ from tritonmoe_bench.kernels.target import target_of
 KERNELS = {
     function.name: function
     for path in sorted((Path(pdl.__file__).parent / "fast").glob("*.py"))
-    for function in ast.parse(path.read_text()).body
+    for function in ast.parse(path.read_text(encoding="utf-8")).body
     if isinstance(function, ast.FunctionDef) and function.name.endswith("_kernel")
 }
 LAUNCHED_FROM = {
     call.func.value.id
     for path in Path(pdl.__file__).parent.rglob("*.py")
-    for call in ast.walk(ast.parse(path.read_text()))
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     if isinstance(call, ast.Call)
     and isinstance(call.func, ast.Subscript)
     and any(word.arg is None and "launch_options" in ast.unparse(word.value) for word in call.keywords)

@@ -69,7 +69,7 @@ def test_every_height_comes_back(block_m, tmp_path):
 
 
 def test_shapes_and_tokens_stand_in_order_so_that_two_tables_can_be_compared(path):
-    shapes = json.loads(path.read_text())["shapes"]
+    shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
     assert [shape["num_experts"] for shape in shapes] == [8, 256]
     assert list(shapes[0]["tokens"]) == ["1", "4", "8", "64"]
 
@@ -93,9 +93,9 @@ def test_no_entry_reaches_further_down_than_half_of_its_tokens():
 
 
 def edited(path, edit):
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     edit(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def first(document, tokens="8"):
@@ -139,7 +139,7 @@ def test_an_entry_that_cannot_be_is_one_line_that_names_file_and_remedy(edit, me
 
 
 def test_a_torn_file_is_one_clear_error(path, gpu):
-    path.write_text(path.read_text()[:200])
+    path.write_text(path.read_text(encoding="utf-8")[:200], encoding="utf-8")
     with pytest.raises(ValueError, match=r"some-gpu\.json: .*delete the file and run `make tune`"):
         choose_tiles(gpu("Some GPU"), *SHAPE, 8)
 
@@ -184,7 +184,14 @@ def test_an_installed_package_finds_the_tables(path, tmp_path):
 
     def python(*arguments):
         settings = os.environ | {"PYTHONPATH": str(site)}
-        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=settings, cwd=tmp_path)
+        return subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=settings,
+            cwd=tmp_path,
+        )
 
     built = python("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check",
                    "--target", str(site), str(checkout))  # fmt: skip

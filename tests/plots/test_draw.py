@@ -28,7 +28,7 @@ def test_as_a_file_figures_are_written_without_torch_or_triton(fixture_results, 
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "--results", str(fixture_results), "--out", str(tmp_path), "--dpi", "50",
          "--only", *names],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded: []"
@@ -88,7 +88,9 @@ def add_figure(tmp_path, monkeypatch):
         folder = tmp_path / "figures"
         folder.mkdir(exist_ok=True)
         parts = {name: value for name, value in (WHOLE | changes).items() if value is not None}
-        (folder / f"{module}.py").write_text("".join(f"{name} = {value}\n" for name, value in parts.items()))
+        (folder / f"{module}.py").write_text(
+            "".join(f"{name} = {value}\n" for name, value in parts.items()), encoding="utf-8"
+        )
         package = sys.modules["tritonmoe_bench.plots"]
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         registry.scan.cache_clear()
@@ -142,7 +144,7 @@ def test_a_draw_that_raises_shows_its_traceback_and_the_others_are_drawn(add_fig
 def test_a_damaged_csv_costs_its_own_figures_and_is_named_in_one_line(fixture_results, tmp_path, capsys):
     shutil.copytree(fixture_results, tmp_path / "results")
     path = tmp_path / "results" / "fixture-gpu" / "skew.json"
-    path.write_text("{")
+    path.write_text("{", encoding="utf-8")
     assert drawn(tmp_path / "results", tmp_path / "out", "skew_map") == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: plots/skew_map.py: not drawn: {path}: no JSON")
@@ -151,7 +153,7 @@ def test_a_damaged_csv_costs_its_own_figures_and_is_named_in_one_line(fixture_re
 
 def test_a_figure_that_cannot_be_written_is_one_line(fixture_results, tmp_path):
     command = [sys.executable, str(ROOT / "plots" / "draw.py"), "--results", str(fixture_results), "--only", GOOD]
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     picture = tmp_path / "full" / "fixture-gpu" / f"{GOOD}.png"
     picture.parent.mkdir(parents=True)
     picture.symlink_to("/dev/full")
@@ -159,6 +161,6 @@ def test_a_figure_that_cannot_be_written_is_one_line(fixture_results, tmp_path):
         (tmp_path / "file", tmp_path / "file" / "fixture-gpu", "Not a directory"),
         (tmp_path / "full", picture, "No space left on device"),
     ):
-        done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
+        done = subprocess.run([*command, "--out", str(out)], capture_output=True, encoding="utf-8", errors="replace")
         assert done.returncode == 1
         assert done.stderr == f"error: cannot write {path}: {why}\n"

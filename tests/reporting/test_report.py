@@ -27,7 +27,7 @@ from tritonmoe_bench.experiments.table import store
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = make_results.DEVICE
-IDS = [claim["id"] for claim in yaml.safe_load(CLAIMS.read_text())]
+IDS = [claim["id"] for claim in yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))]
 FIGURES = ("ratio_to_megablocks", "headline", "skew_map")
 
 
@@ -61,13 +61,13 @@ def written(tmp_path_factory) -> Path:
         facts.add_text("Title", f"Title of {name}")
         facts.add_text("Source", "throughput")
         Image.new("RGB", (40, 20), "white").save(figures / f"{name}.png", pnginfo=facts)
-    (root / "README.md").write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nkept\n")
+    (root / "README.md").write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nkept\n", encoding="utf-8")
     render.write_report(root / "results", figures.parent, DEVICE, root / "README.md")
     return root
 
 
 def test_markdown_has_each_claim_once_in_a_row_that_starts_with_its_id(written):
-    lines = (written / "results" / "REPORT.md").read_text().splitlines()
+    lines = (written / "results" / "REPORT.md").read_text(encoding="utf-8").splitlines()
     verdicts = "|".join(verdict.value for verdict in Verdict)
     for claim in IDS:
         rows = [line for line in lines if line.startswith(f"| {claim} |")]
@@ -77,12 +77,12 @@ def test_markdown_has_each_claim_once_in_a_row_that_starts_with_its_id(written):
 
 
 def test_html_has_each_claim_once(written):
-    html = (written / "results" / "report.html").read_text()
+    html = (written / "results" / "report.html").read_text(encoding="utf-8")
     assert re.findall(r'<th scope="row">([^<]+)</th>', html) == IDS
 
 
 def test_html_needs_no_network(written):
-    html = (written / "results" / "report.html").read_text()
+    html = (written / "results" / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     assert page.loaded
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
@@ -94,7 +94,7 @@ def test_html_needs_no_network(written):
 
 
 def test_markdown_links_to_pictures_that_exist(written):
-    text = (written / "results" / "REPORT.md").read_text()
+    text = (written / "results" / "REPORT.md").read_text(encoding="utf-8")
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert [Path(picture).stem for picture in pictures] == list(FIGURES)
     assert all((written / "results" / picture).exists() for picture in pictures)
@@ -103,22 +103,22 @@ def test_markdown_links_to_pictures_that_exist(written):
 
 def test_readme_block_is_replaced_and_nothing_else(written):
     readme = written / "README.md"
-    first = readme.read_text()
+    first = readme.read_text(encoding="utf-8")
     assert first.startswith("# Title\n\n" + render.BEGIN)
     assert first.endswith(render.END + "\n\nkept\n")
     assert "old" not in first.splitlines()
     assert all(first.count(f"| {claim} |") == 1 for claim in IDS)
     assert f"](plots/figures/{DEVICE}/ratio_to_megablocks.png)" in first
     render.write_report(written / "results", written / "plots" / "figures", DEVICE, readme)
-    assert readme.read_text() == first
+    assert readme.read_text(encoding="utf-8") == first
 
 
 @pytest.mark.parametrize("text", ["no markers\n", f"{render.END}\n{render.BEGIN}\n", f"{render.BEGIN}\n"])
 def test_readme_without_both_markers_is_left_alone(tmp_path, text):
     path = tmp_path / "README.md"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert not render.replace_block(path, "block")
-    assert path.read_text() == text
+    assert path.read_text(encoding="utf-8") == text
 
 
 def test_ratio_table_is_that_of_the_rows_beside_the_published_one(written):
@@ -167,8 +167,8 @@ def test_field_table_and_its_means_are_those_of_the_rows(written):
     assert f"geometric mean {over_peers.prod() ** (1 / len(over_peers)):.2f} " in first
     ahead = best["fast"] <= best.drop(columns=["fast", "stream"]).min(axis=1)
     assert f"at {ahead.sum()} of {len(best)} points" in last
-    assert first in (written / "README.md").read_text()
-    assert last.split(";")[0] in (written / "results" / "REPORT.md").read_text()
+    assert first in (written / "README.md").read_text(encoding="utf-8")
+    assert last.split(";")[0] in (written / "results" / "REPORT.md").read_text(encoding="utf-8")
 
 
 def test_where_fast_is_not_the_fastest_is_named(written):
@@ -222,7 +222,7 @@ def test_every_row_without_a_timing_is_counted_with_its_reason(written):
 def test_report_without_any_results_says_so(tmp_path):
     (tmp_path / "results").mkdir()
     render.write_report(tmp_path / "results", tmp_path / "figures", "no device", tmp_path / "README.md")
-    text = (tmp_path / "results" / "REPORT.md").read_text()
+    text = (tmp_path / "results" / "REPORT.md").read_text(encoding="utf-8")
     assert text.count("**undecided**") == len(IDS)
     assert "There are no rows" in text
     assert not (tmp_path / "README.md").exists()
@@ -235,19 +235,21 @@ def test_command_line(written, tmp_path):
         "--results", str(results), "--figures", str(written / "plots" / "figures"), "--readme", str(tmp_path / "no.md"),
     ]  # fmt: skip
     command = [sys.executable, str(ROOT / "experiments" / "report.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert DEVICE in (results / "REPORT.md").read_text()
-    done = subprocess.run([*command, "--device", "nvidia-h2000"], capture_output=True, text=True, cwd=tmp_path)
+    assert DEVICE in (results / "REPORT.md").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [*command, "--device", "nvidia-h2000"], capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path
+    )
     assert done.returncode == 1
     assert done.stderr.strip() == f"error: no results of device nvidia-h2000; there are: {DEVICE}"
     (results / "REPORT.md").unlink()
     (results / "REPORT.md").mkdir()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == f"error: cannot write {results / 'REPORT.md'}: Is a directory"
-    (results / DEVICE / "skew.json").write_text("{")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    (results / DEVICE / "skew.json").write_text("{", encoding="utf-8")
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(f"error: {results / DEVICE / 'skew.json'}: no JSON")
@@ -255,13 +257,13 @@ def test_command_line(written, tmp_path):
 
 @pytest.mark.parametrize("name", ["tests-here.json", "portability.csv"])
 def test_a_damaged_file_beside_the_devices_is_named(name, tmp_path):
-    (tmp_path / name).write_text("")
+    (tmp_path / name).write_text("", encoding="utf-8")
     with pytest.raises(store.Damaged, match=name):
         context.load_outcomes(tmp_path)
 
 
 def test_hazards_are_those_of_the_papers_readme_and_tables(written):
-    html = (written / "results" / "report.html").read_text()
+    html = (written / "results" / "report.html").read_text(encoding="utf-8")
     assert "7.93 ms" in html
     assert "3.99 ms" in html
     with pytest.raises(IndexError):
@@ -270,11 +272,14 @@ def test_hazards_are_those_of_the_papers_readme_and_tables(written):
 
 def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
     (tmp_path / "outcomes.py").write_text(
-        Path(outcomes.__file__).read_text().replace("Path(__file__).resolve().parents[1]", "Path(__file__).parent")
+        Path(outcomes.__file__)
+        .read_text(encoding="utf-8")
+        .replace("Path(__file__).resolve().parents[1]", "Path(__file__).parent"),
+        encoding="utf-8",
     )
     (tmp_path / "results").mkdir()
-    (tmp_path / "conftest.py").write_text("from outcomes import *\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = paper_grid\n")
+    (tmp_path / "conftest.py").write_text("from outcomes import *\n", encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = paper_grid\n", encoding="utf-8")
     (tmp_path / "test_some.py").write_text(
         "import outcomes, pytest\n"
         "outcomes.where = lambda: 'somewhere'\n"
@@ -282,18 +287,21 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
         "@pytest.mark.paper_grid\n@pytest.mark.parametrize('n', range(3))\ndef test_grid(n): assert n\n"
         "@pytest.fixture\ndef broken():\n    yield\n    raise ValueError\n"
         "def test_ours(broken): assert False\n"
-        "def test_skipped(): pytest.skip('why')\n"
+        "def test_skipped(): pytest.skip('why')\n",
+        encoding="utf-8",
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     path = tmp_path / "results" / "tests-somewhere.json"
     plain = {name: value for name, value in os.environ.items() if name != outcomes.SWITCH}
-    told = subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain, text=True).stdout
+    told = subprocess.run(
+        command, capture_output=True, cwd=tmp_path, env=plain, encoding="utf-8", errors="replace"
+    ).stdout
     assert "the paper's cases on somewhere: 2 passed, 1 failed" in told
     assert "tests of our own on somewhere: 1 failed, 1 skipped" in told
     assert not path.exists()
     subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain | {outcomes.SWITCH: "1"})
     of = {"where": "somewhere", "commit": "c0ffee", "when_utc": "today"}
-    assert json.loads(path.read_text()) == {
+    assert json.loads(path.read_text(encoding="utf-8")) == {
         "ours": {"passed": 0, "failed": 1, "skipped": 1} | of,
         "paper_grid": {"passed": 2, "failed": 1, "skipped": 0} | of,
     }

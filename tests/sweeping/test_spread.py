@@ -54,7 +54,7 @@ def test_jobs_that_die_are_completed_and_no_row_is_lost_or_doubled(tmp_path):
     settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS), "TMPDIR": str(tmp_path)}
     path = tmp_path / "interpreter" / "adhoc.csv"
     log = tmp_path / "log"
-    with open(log, "w") as output:
+    with open(log, "w", encoding="utf-8") as output:
         first = subprocess.Popen(command, env=settings | {"TRITONMOE_TEST_SLEEP": "1"}, stdout=output, stderr=output)
 
     def begun():
@@ -68,9 +68,9 @@ def test_jobs_that_die_are_completed_and_no_row_is_lost_or_doubled(tmp_path):
     os.kill(preempted, signal.SIGUSR2)
     os.kill(killed, signal.SIGKILL)
     assert first.wait(120) != 0
-    assert "the same command again" in log.read_text()
+    assert "the same command again" in log.read_text(encoding="utf-8")
 
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=settings, capture_output=True, encoding="utf-8", errors="replace", timeout=240)
     assert done.returncode == 0, done.stderr
     raw = pd.read_csv(path)
     assert not raw.duplicated(["case_hash", "implementation", "launch"]).any()
@@ -81,7 +81,9 @@ def test_jobs_that_die_are_completed_and_no_row_is_lost_or_doubled(tmp_path):
     kept = raw.merge(before, on=["case_hash", "implementation", "launch"], suffixes=("", "_before"))
     assert len(kept) == len(before)
     assert (kept["timestamp_utc"] == kept["timestamp_utc_before"]).all()
-    starts = [file.read_text().count("Starting with") for file in tmp_path.glob("*/.submitit/*/*_log.out")]
+    starts = [
+        file.read_text(encoding="utf-8").count("Starting with") for file in tmp_path.glob("*/.submitit/*/*_log.out")
+    ]
     assert sorted(starts) == [1, 1, 1, 2]
 
 
@@ -91,7 +93,7 @@ SPREAD = ("-m", "hydra/launcher=submitit_local", "model=tiny", "implementations=
 def spread(folder, *arguments):
     command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), *SPREAD, f"results={folder}", *arguments]
     settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS), "TMPDIR": str(folder)}
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, env=settings, capture_output=True, encoding="utf-8", errors="replace", timeout=240)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without a GPU does")
@@ -133,7 +135,7 @@ def test_the_parent_of_jobs_says_what_they_do_and_how_they_ended(tmp_path):
 def wait_for(condition, log, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, log.read_text()
+        assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
         time.sleep(0.05)
 
 
@@ -142,7 +144,7 @@ def jobs_below(pid):
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            status = (folder / "status").read_text()
+            status = (folder / "status").read_text(encoding="utf-8")
             command_line = (folder / "cmdline").read_bytes().decode()
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -258,7 +260,9 @@ def test_a_killed_job_gives_its_card_back(tmp_path):
         f"held = cards.lease(Path({str(tmp_path)!r}))\ntime.sleep(60)\n"
     )
     settings = checkout.program_environment(SUBMITIT_EXECUTOR="local", **{cards.CARDS: "GPU-a"})
-    job = subprocess.Popen([sys.executable, "-c", program], env=settings, stdout=subprocess.PIPE, text=True)
+    job = subprocess.Popen(
+        [sys.executable, "-c", program], env=settings, stdout=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
     assert job.stdout.readline() == "pinned to GPU-a\n"
     assert take(tmp_path / "GPU-a.lock", wait=False) is None
     job.kill()

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what 
 def sweep(*arguments, folder=None, check=True, **environment):
     line = [*SWEEP, *arguments, *([f"results={folder}"] if folder else [])]
     settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS)} | environment
-    done = subprocess.run(line, capture_output=True, text=True, env=settings, cwd=folder or ROOT, timeout=300)
+    done = subprocess.run(
+        line, capture_output=True, encoding="utf-8", errors="replace", env=settings, cwd=folder or ROOT, timeout=300
+    )
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -114,7 +116,7 @@ def test_a_typo_or_an_impossible_value_ends_at_once_with_one_line(arguments, nam
 )  # fmt: skip
 def test_a_file_of_conf_that_cannot_be_is_one_line_that_names_it(file, text, named, tmp_path, monkeypatch):
     (tmp_path / file).parent.mkdir()
-    (tmp_path / f"{file}.yaml").write_text(text)
+    (tmp_path / f"{file}.yaml").write_text(text, encoding="utf-8")
     monkeypatch.setattr(config, "CONF", tmp_path)
     with pytest.raises(PlanError, match=rf"\Aconf/{file}\.yaml: .+\Z") as error:
         config.load(*file.split("/"))
@@ -226,7 +228,7 @@ def test_every_point_yields_a_row_whatever_happens(tmp_path):
     assert (errors > 0).all()
     assert (errors < 0.02).all()
     assert "the lid does not fit at all" in done.stdout
-    record = json.loads((tmp_path / "interpreter" / "adhoc.json").read_text())
+    record = json.loads((tmp_path / "interpreter" / "adhoc.json").read_text(encoding="utf-8"))
     assert set(frame["run_id"]) == {record["run_id"]}
     assert record["finished_utc"]
 
@@ -248,7 +250,7 @@ def test_a_kill_loses_no_finished_row_and_the_next_run_goes_on(tmp_path):
     path = tmp_path / "interpreter" / "adhoc.csv"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if path.exists() and path.read_text().count("made_up_sound") >= 2:
+        if path.exists() and path.read_text(encoding="utf-8").count("made_up_sound") >= 2:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

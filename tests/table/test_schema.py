@@ -46,7 +46,7 @@ def test_rows_come_back_and_the_last_of_a_key_stands(tmp_path):
 def test_a_line_torn_by_a_kill_is_left_out_and_the_next_row_is_whole(tmp_path):
     path = tmp_path / "a.csv"
     store.append(path, ROW)
-    with open(path, "a") as handle:
+    with open(path, "a", encoding="utf-8") as handle:
         handle.write("r1,adhoc,tiny,8,2")
     store.append(path, {**ROW, "launch": "eager", "p50_us": 9.0})
     frame = store.read(path)
@@ -61,13 +61,13 @@ def test_compacting_keeps_the_last_row_of_a_key_and_drops_what_a_kill_tore(tmp_p
     path = tmp_path / "a.csv"
     for latency in (1.5, 2.5):
         store.append(path, {**ROW, "p50_us": latency})
-    with open(path, "a") as handle:
+    with open(path, "a", encoding="utf-8") as handle:
         handle.write("r1,adhoc,tiny")
     store.append(path, {**ROW, "launch": "eager"})
     before = store.read(path)
     store.compact(path, columns.ROW_KEY)
     after = store.read(path)
-    assert path.read_text().count("\n") == 3
+    assert path.read_text(encoding="utf-8").count("\n") == 3
     assert after[["launch", "p50_us"]].equals(before[["launch", "p50_us"]])
     assert sorted(after["p50_us"]) == [2.5, 3.5]
 
@@ -76,10 +76,10 @@ def test_a_file_of_an_older_schema_keeps_its_rows_beside_the_new_ones(tmp_path):
     path = tmp_path / "a.csv"
     older = tuple(name for name in columns.ROW_COLUMNS if name != "active_experts")
     store.append(path, ROW, older)
-    with open(path, "a") as handle:
+    with open(path, "a", encoding="utf-8") as handle:
         handle.write("r1,adhoc,tiny")
     store.append(path, {**ROW, "launch": "eager", "active_experts": 7})
-    assert path.read_text().splitlines()[0] == ",".join(columns.ROW_COLUMNS)
+    assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(columns.ROW_COLUMNS)
     frame = store.read(path).set_index("launch")
     assert frame.loc["graph", "p50_us"] == frame.loc["eager", "p50_us"] == 3.5
     assert frame["active_experts"].fillna(0).to_dict() == {"graph": 0, "eager": 7}
@@ -150,7 +150,7 @@ def test_a_last_row_that_only_lacks_its_end_is_kept(tmp_path):
 
 def test_an_empty_file_is_told_and_the_next_row_has_its_header(tmp_path, capsys):
     path = tmp_path / "a.csv"
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     assert store.read(path).empty
     assert f"warning: {path} is empty" in capsys.readouterr().err
     assert store.header(path) == []
@@ -220,8 +220,8 @@ def test_a_run_does_a_point_of_a_damaged_line_again_and_drops_the_line(tmp_path,
     run = Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
     run.put(CASE, [measured("graph"), measured("eager")])
     assert run.done("x", ["graph", "eager"])
-    lines = run.path.read_text().splitlines()
-    run.path.write_text("\n".join([lines[0], "garbage", lines[2]]) + "\n")
+    lines = run.path.read_text(encoding="utf-8").splitlines()
+    run.path.write_text("\n".join([lines[0], "garbage", lines[2]]) + "\n", encoding="utf-8")
     assert not run.done("x", ["graph", "eager"])
     assert run.done("x", ["eager"])
     assert f"{run.path} line 2" in capsys.readouterr().err
@@ -234,14 +234,14 @@ def test_a_run_does_a_point_of_a_damaged_line_again_and_drops_the_line(tmp_path,
 def test_a_run_is_refused_before_it_measures_where_its_files_are_damaged(tmp_path):
     run = Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
     run.put(CASE, [measured("graph")])
-    whole, record = run.path.read_text(), run.path.with_suffix(".json")
-    run.path.write_text(whole.replace("p50_us", "p50_uss", 1))
+    whole, record = run.path.read_text(encoding="utf-8"), run.path.with_suffix(".json")
+    run.path.write_text(whole.replace("p50_us", "p50_uss", 1), encoding="utf-8")
     del run
     with pytest.raises(store.Damaged, match="p50_uss"):
         Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
     assert Run.open(tmp_path, "throughput", "layer", ENVIRONMENT, new=True).record["run_id"]
-    record.write_text("{")
+    record.write_text("{", encoding="utf-8")
     with pytest.raises(store.Damaged, match=record.name):
         Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
-    record.write_text(json.dumps({}))
+    record.write_text(json.dumps({}), encoding="utf-8")
     assert Run.open(tmp_path, "throughput", "layer", ENVIRONMENT).record["run_id"]

@@ -98,13 +98,14 @@ def test_matrix_and_exit_status_carry_a_failure(launches, monkeypatch, tmp_path,
     assert frame["status"].tolist() == ["too_much_shared"]
     assert set(frame["status"]) <= set(columns.PORTABILITY_STATUSES)
     assert frame["kernel"].tolist() == ["grouped_gemm"]
-    record = json.loads((tmp_path / "p.json").read_text())
+    record = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
     assert record["shared_bytes"] == {name: gpu.shared_bytes for name, gpu in TARGETS.items()}
 
 
 def test_a_compiler_that_aborts_costs_one_kernel(launches, tmp_path, monkeypatch):
     (tmp_path / "aborting.py").write_text(
-        "import os, sys\nprint('LLVM ERROR: cannot select', file=sys.stderr)\nos.abort()\n"
+        "import os, sys\nprint('LLVM ERROR: cannot select', file=sys.stderr)\nos.abort()\n",
+        encoding="utf-8",
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     good = changed(launches, "gfx942")
@@ -139,7 +140,7 @@ def test_no_kernel_is_left_out(launches):
     defined = {
         node.name
         for path in KERNELS.rglob("*.py")
-        for node in ast.parse(path.read_text()).body
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
     }
     assert defined == {launch["kernel"] for found in launches.values() for launch in found}

@@ -155,7 +155,9 @@ def profile(tmp_path, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the stand-in profiles nothing")
     program = tmp_path / "ncu"
-    program.write_text(f"#!{sys.executable}\n" + (FIXTURES / "fake_ncu.py").read_text())
+    program.write_text(
+        f"#!{sys.executable}\n" + (FIXTURES / "fake_ncu.py").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TRITONMOE_ADAPTERS", str(FIXTURES / "adapters"))
@@ -213,7 +215,7 @@ def test_a_wrong_output_is_a_row_with_its_reason(profile):
 )
 def test_what_cannot_be_counted_is_a_row_with_its_reason(profile, monkeypatch, tmp_path, mood, status, reason):
     child = tmp_path / "child.py"
-    child.write_text(RUNS_NOTHING)
+    child.write_text(RUNS_NOTHING, encoding="utf-8")
     monkeypatch.setattr(ncu.checkout, "program", lambda module: [sys.executable, str(child)])
     ((row,),) = profile("made_up_sound", mood, CASES[:1]).values()
     assert row["status"] == status
@@ -234,7 +236,7 @@ def test_nsight_compute_is_found_beside_cuda(tmp_path, monkeypatch):
     assert ncu.find_ncu() is None
     program = tmp_path / "toolkit" / "bin" / "ncu"
     program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\n")
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
     assert ncu.find_ncu() is None  # not executable
     program.chmod(0o755)

@@ -74,7 +74,7 @@ def forward(implementation, method, stages, revision):
 
 def kept(run):
     frame = store.read(run.path, run.key)
-    assert len(frame) == sum(1 for line in run.path.read_text().splitlines()[1:] if line)
+    assert len(frame) == sum(1 for line in run.path.read_text(encoding="utf-8").splitlines()[1:] if line)
     forwards = frame.groupby(["implementation", "method", "tokens", "revision"])["stage"]
     return {forward: stages.astype(str).tolist() for forward, stages in forwards}
 
@@ -110,17 +110,21 @@ def test_a_failure_takes_the_place_of_what_was_there(run):
 
 
 def test_rows_of_another_run_are_left_alone(run):
-    text = run.path.read_text().replace(run.record["run_id"], "an-earlier-run")
-    run.path.write_text(run.path.read_text() + text.split("\n", 1)[1])
+    text = run.path.read_text(encoding="utf-8").replace(run.record["run_id"], "an-earlier-run")
+    run.path.write_text(run.path.read_text(encoding="utf-8") + text.split("\n", 1)[1], encoding="utf-8")
     run.put(CASES[0], forward("fast", "counters", [], NEW))
-    assert run.path.read_text().count("an-earlier-run") == len(CASES) * 2 * 5
+    assert run.path.read_text(encoding="utf-8").count("an-earlier-run") == len(CASES) * 2 * 5
 
 
 def test_a_forward_without_its_total_is_not_done(run):
     modes = ["model", "counters"]
     assert len(run.done("fast", modes)) == len(CASES)
-    cut = [line for line in run.path.read_text().splitlines(keepends=True) if not _is_total(line, "fast", "counters")]
-    run.path.write_text("".join(cut))
+    cut = [
+        line
+        for line in run.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if not _is_total(line, "fast", "counters")
+    ]
+    run.path.write_text("".join(cut), encoding="utf-8")
     assert run.done("fast", modes) == []
     assert len(run.done("fast", ["model"])) == len(run.done("other", modes)) == len(CASES)
 

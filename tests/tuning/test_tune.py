@@ -167,7 +167,7 @@ def test_rows_and_table_are_written_and_nothing_is_done_twice(machine, capsys):
     assert choices["gain"].tolist() == pytest.approx([200 / 150] * 3)
     assert len(frame[frame["stage"] == "gate_up"]) > 3
     assert set(frame["seed"]) == {1}, "studies measure seed 0: no tile is chosen on what it is judged by"
-    record = json.loads(machine.csv.with_suffix(".json").read_text())
+    record = json.loads(machine.csv.with_suffix(".json").read_text(encoding="utf-8"))
     assert record["finished_utc"]
     assert set(frame["run_id"]) == {record["run_id"]}
     assert f"tiny               32 {BETTER}" in capsys.readouterr().out
@@ -274,11 +274,13 @@ def test_what_cannot_be_is_refused_in_one_line_before_anything_runs(arguments, m
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without a GPU does")
 def test_without_a_gpu_there_is_one_line_and_a_dry_run(tmp_path):
     command = [sys.executable, str(ROOT / "experiments" / "tune.py"), f"results={tmp_path}", "tokens=[1,8]"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: no NVIDIA GPU here")
     assert done.stderr.count("\n") == 1
-    done = subprocess.run([*command, "dry_run=true"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [*command, "dry_run=true"], capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path
+    )
     assert "points: 8, layers: 4" in done.stdout
     assert "mixtral E8 k2 tokens=8" in done.stdout
     assert not list(tmp_path.iterdir())

@@ -68,7 +68,7 @@ def build(include: Path, nvcc: str, out: Path, record: dict[str, str]) -> None:
         print(" ".join(command), flush=True)
         if subprocess.run(command).returncode:
             raise BuildError(f"nvcc did not compile {SOURCE.name} for {name}: its messages stand above")
-    (made / "BUILD.json").write_text(json.dumps(record, indent=1) + "\n")
+    (made / "BUILD.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     made.rename(out)
 
@@ -97,11 +97,13 @@ def _download(folder: Path) -> Path:
 def _record(include: Path, nvcc: str) -> dict[str, str]:
     """What the libraries are made of."""
     try:
-        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            [nvcc, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise BuildError(f"{nvcc} does not run ({error}): CUDA 12 or later is needed, see --nvcc") from error
     release = re.search(r"release ([\d.]+)", said)
-    text = (include / "cutlass" / "version.h").read_text()
+    text = (include / "cutlass" / "version.h").read_text(encoding="utf-8")
     parts = [re.search(rf"define CUTLASS_{part} (\d+)", text) for part in ("MAJOR", "MINOR", "PATCH")]
     return {
         "cutlass": ".".join(part.group(1) if part else "?" for part in parts),
@@ -113,7 +115,7 @@ def _record(include: Path, nvcc: str) -> dict[str, str]:
 
 def _kept(out: Path) -> dict[str, str]:
     record = out / "BUILD.json"
-    return json.loads(record.read_text()) if record.exists() else {}
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
 
 
 def _words(record: dict[str, str]) -> str:

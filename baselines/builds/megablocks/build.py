@@ -106,7 +106,7 @@ def build(python: str, arch: str | None, out: Path) -> None:
     print(f"megablocks: building for {describe(record)} with {toolkit}/bin/nvcc into {out}")
     print(f"megablocks: {len(record['patches'])} patches; 6 to 8 minutes on 2 cores; log in {out / 'build.log'}")
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, open(out / "build.log", "w") as log:
+    with tempfile.TemporaryDirectory() as scratch, open(out / "build.log", "w", encoding="utf-8") as log:
         stage = Path(scratch) / "stage"
         sources = {name: fetch(python, name, Path(scratch), environment, log) for name in VERSIONS}
         for part in PARTS:
@@ -121,7 +121,7 @@ def build(python: str, arch: str | None, out: Path) -> None:
         for folder in FOLDERS:
             shutil.rmtree(out / folder, ignore_errors=True)
             shutil.move(stage / folder, out / folder)
-    (out / "BUILD.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "BUILD.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"megablocks: done, {size / 2**20:.1f} MiB")
 
@@ -132,7 +132,7 @@ def describe(record: dict) -> str:
 
 def is_built(out: Path, record: dict) -> bool:
     path = out / "BUILD.json"
-    return (path.exists() and json.loads(path.read_text()) == record
+    return (path.exists() and json.loads(path.read_text(encoding="utf-8")) == record
             and all((out / folder).is_dir() for folder in FOLDERS))  # fmt: skip
 
 
@@ -143,7 +143,9 @@ def patch_files() -> list[Path]:
 def probe(python: str) -> dict:
     """Versions of the interpreter, of its torch and of that torch's CUDA. Raises BuildError if one is not there."""
     try:
-        answer = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            [python, "-c", PROBE], capture_output=True, encoding="utf-8", errors="replace", check=True
+        )
     except OSError as error:
         raise BuildError(f"cannot run {python}: {error.strerror}") from error
     except subprocess.CalledProcessError as error:
@@ -163,7 +165,7 @@ def cuda_toolkit(cuda: str) -> Path:
     if not Path(nvcc).is_file():
         raise BuildError(f"no nvcc (looked in {'CUDA_HOME' if home else 'PATH and /usr/local/cuda'}): install the CUDA "
                          f"{cuda} toolkit, which this torch was built for, or set CUDA_HOME")  # fmt: skip
-    answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    answer = subprocess.run([nvcc, "--version"], capture_output=True, encoding="utf-8", errors="replace").stdout
     release = re.search(r"release (\d+)\.(\d+)", answer)
     if release is None:
         raise BuildError(f"{nvcc} --version names no release")
@@ -171,7 +173,9 @@ def cuda_toolkit(cuda: str) -> Path:
         raise BuildError(f"{nvcc} is CUDA {release[1]}.{release[2]}, but torch was built for CUDA {cuda}: put an nvcc "
                          f"of CUDA {cuda.split('.')[0]} on PATH or set CUDA_HOME")  # fmt: skip
     # nvcc on PATH may be a wrapper elsewhere, so nvcc itself is asked where its toolkit lies.
-    dry = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
+    dry = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, encoding="utf-8", errors="replace"
+    ).stderr
     top = re.search(r"^#\$ TOP=(.+)$", dry, re.MULTILINE)
     return Path(top[1].strip()).resolve() if top else Path(nvcc).resolve().parents[1]
 
@@ -204,7 +208,7 @@ def fetch(python: str, package: str, folder: Path, environment: dict[str, str], 
     for patch in patch_files():
         if patch.name.startswith(f"{package}-{VERSIONS[package]}-"):
             try:
-                apply_patch(patch.read_text(), source)
+                apply_patch(patch.read_text(encoding="utf-8"), source)
             except ValueError as error:
                 raise BuildError(f"{patch.name} does not apply to {requirement}: {error}") from error
     return source
@@ -236,7 +240,7 @@ def run(command: list[str], environment: dict[str, str], log) -> None:
     log.flush()
     if subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode:
         log.flush()
-        tail = "\n".join(Path(log.name).read_text(errors="replace").splitlines()[-30:])
+        tail = "\n".join(Path(log.name).read_text(errors="replace", encoding="utf-8").splitlines()[-30:])
         raise BuildError(f"a step failed; the end of {log.name}:\n{tail}")
 
 

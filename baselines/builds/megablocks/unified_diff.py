@@ -62,7 +62,7 @@ def apply_patch(text: str, root: Path) -> None:
         path = root / file.path
         if not path.is_file():
             raise ValueError(f"there is no file {file.path}")
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
         for hunk in reversed(file.hunks):
             begin, end = hunk.start - 1, hunk.start - 1 + len(hunk.old)
             if lines[begin:end] != hunk.old:
@@ -70,4 +70,4 @@ def apply_patch(text: str, root: Path) -> None:
             lines[begin:end] = hunk.new
         changed[path] = "\n".join(lines) + "\n"
     for path, content in changed.items():
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")

@@ -26,4 +26,6 @@ def add_to(tree: Path, name: str, roots: tuple[str, ...]) -> None:
     package.mkdir(parents=True)
     for file in ("absent.py", "left_out.py"):
         shutil.copy(HERE / file, package / file)
-    (package / "__init__.py").write_text(INIT.format(roots="\n".join(f"    {root!r}," for root in roots)))
+    (package / "__init__.py").write_text(
+        INIT.format(roots="\n".join(f"    {root!r}," for root in roots)), encoding="utf-8"
+    )

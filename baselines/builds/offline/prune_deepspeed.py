@@ -86,7 +86,7 @@ def prune(sdist: Path, out: Path) -> int:
     if missing:
         raise PruneError(f"{sdist.name} lacks {', '.join(missing)}")
     add_to(out, "deepspeed", ABSENT)
-    (out / "BUILD.json").write_text(json.dumps({"deepspeed": VERSION}) + "\n")
+    (out / "BUILD.json").write_text(json.dumps({"deepspeed": VERSION}) + "\n", encoding="utf-8")
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 

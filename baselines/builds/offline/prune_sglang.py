@@ -121,7 +121,7 @@ def prune(wheels: dict[str, Path], out: Path, arch: str) -> int:
                 elif name == "sglang_kernel" and entry in libraries(arch):
                     _write(out / entry, _library(archive.read(entry), arch))
     add_to(out, "sglang", ABSENT)
-    (out / "BUILD.json").write_text(json.dumps({**VERSIONS, "arch": arch}) + "\n")
+    (out / "BUILD.json").write_text(json.dumps({**VERSIONS, "arch": arch}) + "\n", encoding="utf-8")
     missing = [file for file in (*FILES, *libraries(arch)) if not (out / file).is_file()]
     if missing:
         raise PruneError(f"the wheels lack {', '.join(missing)}")

@@ -41,12 +41,12 @@ def _case_marker(out):
 
 
 def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text())
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with, args=(job["owner"],), daemon=True).start()
     implementation = registry.get(job["implementation"])
     sys.path[:0] = [str(folder) for folder in implementation.search_path()]
     bench = make_bench(job)
-    with open(job["progress"], "a", buffering=1) as progress:
+    with open(job["progress"], "a", buffering=1, encoding="utf-8") as progress:
         for index, fields in enumerate(job["cases"]):
             progress.write(json.dumps({"event": "start", "index": index}) + "\n")
             take = functools.partial(profile_forward, index=index)

@@ -95,11 +95,14 @@ class _Process:
     def run(self, on_start: Callable[[Case], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="tritonmoe-counters-") as folder:
             job, progress, log = (Path(folder) / name for name in ("job.json", "progress.jsonl", "ncu.log"))
-            job.write_text(json.dumps({**self._job, "progress": str(progress)}))
+            job.write_text(json.dumps({**self._job, "progress": str(progress)}), encoding="utf-8")
             progress.touch()
             command = [self._ncu, *FLAGS, "--log-file", str(log), *checkout.program(CHILD), str(job)]
             settings = checkout.program_environment(LC_ALL="C")  # numbers are printed in the locale's way
-            with open(Path(folder) / "output", "w+") as output, open(progress) as events:
+            with (
+                open(Path(folder) / "output", "w+", encoding="utf-8") as output,
+                open(progress, encoding="utf-8") as events,
+            ):
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=settings
                 )
@@ -112,7 +115,7 @@ class _Process:
                     self._code = process.wait()
                 self._take(events, on_start)
                 output.seek(0)
-                self._text = "\n".join([log.read_text() if log.exists() else "", output.read()])
+                self._text = "\n".join([log.read_text(encoding="utf-8") if log.exists() else "", output.read()])
 
     def _take(self, events, on_start: Callable[[Case], None]) -> None:
         for line in events:

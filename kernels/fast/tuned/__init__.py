@@ -57,7 +57,7 @@ def load(path: Path) -> Table:
         return {}
     where = str(path)
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         _only(document, "table", {"shapes"})
         table: Table = {}
         for entry in document["shapes"]:
@@ -87,7 +87,7 @@ def save(path: Path, table: Table) -> None:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"shapes": shapes}, indent=1) + "\n")
+    partial.write_text(json.dumps({"shapes": shapes}, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

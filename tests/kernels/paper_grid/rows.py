@@ -44,7 +44,7 @@ class Row:
 
 def read_rows() -> list[Row]:
     rows = []
-    with open(GRID, newline="") as file:
+    with open(GRID, newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             model = line["model_name"] or (LARGE if line["case"].startswith("large") else "")
             experts, top_k, hidden, ffn = MODELS[model] if model else (8, 2, 128, 128)
