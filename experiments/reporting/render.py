@@ -24,8 +24,8 @@ def write_report(results: Path, figures: Path, device: str, readme: Path) -> lis
     """Writes the report into `results` and the block into `readme`; returns what was written."""
     context = make_context(results, figures, device)
     markdown, html = results / "REPORT.md", results / "report.html"
-    store.write_text(markdown, render("report.md.j2", context | {"base": results}), encoding="utf-8")
-    store.write_text(html, render("report.html.j2", context), encoding="utf-8")
+    store.write_whole(markdown, render("report.md.j2", context | {"base": results}))
+    store.write_whole(html, render("report.html.j2", context))
     written = [markdown, html]
     if readme.exists() and replace_block(readme, render("readme.md.j2", context | {"base": readme.parent})):
         written.append(readme)
@@ -64,5 +64,5 @@ def replace_block(readme: Path, block: str) -> bool:
     begin, end = text.find(BEGIN), text.find(END)
     if begin < 0 or end < begin:
         return False
-    store.write_text(readme, text[: begin + len(BEGIN)] + "\n" + block.strip() + "\n" + text[end:], encoding="utf-8")
+    store.write_whole(readme, text[: begin + len(BEGIN)] + "\n" + block.strip() + "\n" + text[end:])
     return True

@@ -169,7 +169,7 @@ class Run:
         return record if record is not None and record.get("run_id") == self.record["run_id"] else self.record
 
     def _write_record(self) -> None:
-        store.write_text(self.path.with_suffix(".json"), json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+        store.write_whole(self.path.with_suffix(".json"), json.dumps(self.record, indent=1) + "\n")
 
     def _limits(self, case: Case) -> dict[str, float]:
         stream = self.stream_us.get(case.case_hash)

@@ -105,7 +105,7 @@ def compact(path: Path, key: tuple[str, ...]) -> None:
     rewrite(path, kept.values(), header(path))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Puts this text, as UTF-8, in the place of a file, which a kill or a full disk leaves as it was."""
     partial = path.with_name(f"{path.name}.partial")
     with writing(partial):

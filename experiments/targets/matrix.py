@@ -130,7 +130,7 @@ def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         "torch": installed("torch"), "shared_bytes": {name: gpu.shared_bytes for name, gpu in TARGETS.items()},
         "labels": {name: gpu.label for name, gpu in TARGETS.items()},
     }  # fmt: skip
-    store.write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    store.write_whole(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
