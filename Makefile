@@ -42,10 +42,11 @@ setup: $(READY)  ## make .venv with everything that the other targets need
 test: $(READY)  ## every test; with no GPU in Triton's interpreter
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, mypy, and who may import whom
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy -p tritonmoe_bench
+	PYTHONPATH=.src $(RUN) -c 'from importlinter.cli import lint_imports_command as run; run()' --no-cache
 
 revisions: $(READY)  ## record that what was edited changes no number, after raising the revisions of what does
 	$(RUN) -m tritonmoe_bench.experiments.measure.revisions --record

@@ -1,9 +1,9 @@
 """`cutlass_grouped`: CUTLASS 3's grouped GEMM for Hopper (pointer arrays, TMA, warp-specialised), natively.
 
-The kernels are CUTLASS's own collectives, instantiated for a handful of tiles by builds/cutlass/grouped_gemm.cu:
-problem sizes and pointers are made on the GPU, so the host never waits, and the experts' rows are the N of the problem,
-so that few rows do not fill a tile of 64. In `build` each tile is timed on the shape, for each of the two GEMMs, with
-an even routing. Router, sort, permute and combine are PyTorch's operators, SiLU x up is one small kernel.
+builds/cutlass/grouped_gemm.cu instantiates CUTLASS's own collectives for a handful of tiles. Problem sizes and pointers
+are made on the GPU, so the host never waits. The experts' rows are the N of the problem, so that few rows do not fill a
+tile of 64. `build` times each tile on the shape, for each of the two GEMMs, with an even routing. Router, sort, permute
+and combine are PyTorch's operators; SiLU x up is one small kernel.
 """
 
 from __future__ import annotations

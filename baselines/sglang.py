@@ -1,10 +1,10 @@
 """SGLang's fused MoE: its Triton kernel `fused_moe_kernel`, its Triton router, alignment op and activation.
 
-The tile is SGLang's own choice: the table that it ships for the GPU and shape, newest Triton first, at the nearest
-batch size, else its default heuristic. A pruned tree in .peers/sglang (baselines/builds/offline) is used if it is
-there, else an installed sglang. The router GEMM of DeepSeek's gate and the activation are CUDA sources that SGLang
-compiles when they are first used, in `build`; where nvcc, ninja or apache-tvm-ffi are missing, PyTorch's GEMM and the
-compiled `silu_and_mul` of sglang-kernel serve, and the row's config says so.
+SGLang chooses the tile itself: from the table that it ships for the GPU and shape, newest Triton first, at the nearest
+batch size, else by its default heuristic. A pruned tree in .peers/sglang (baselines/builds/offline) is used if it is
+there, else an installed sglang. SGLang compiles the router GEMM of DeepSeek's gate and the activation from CUDA sources
+when they are first used, in `build`. Where nvcc, ninja or apache-tvm-ffi are missing, PyTorch's GEMM and the compiled
+`silu_and_mul` of sglang-kernel serve, and the row's config says so.
 """
 
 from __future__ import annotations

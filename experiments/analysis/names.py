@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-PAPER_MODELS = ("mixtral", "deepseek_v3", "qwen2_paper")
-
 MODELS = {
     "mixtral": "Mixtral-8x7B",
     "qwen2_paper": "Qwen2-57B (paper)",

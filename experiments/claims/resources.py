@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.compare import no_pairs, rows_text, span
-from ..analysis.names import PAPER_MODELS
 from ..analysis.traffic import ACCOUNTINGS, savings
+from ..workload.config import PAPER_MODELS
 from .evidence import Evidence
 from .finding import Finding, Verdict, rule
 from .speed import MEGABLOCKS, PAPER, UNFUSED

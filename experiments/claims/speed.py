@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.compare import NoEvidence, compare, rows_text, span
-from ..analysis.names import PAPER_MODELS
+from ..workload.config import PAPER_MODELS
 from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 

@@ -1,6 +1,7 @@
 """Finds every implementation: the subclasses of `Implementation` in baselines/.
 
-Adapters that lie elsewhere join in by TRITONMOE_ADAPTERS, a list of folders with one file a system, as in baselines/.
+TRITONMOE_ADAPTERS lists further folders with one file per system. No room imports baselines/: its modules are found and
+imported by name, when somebody first asks.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from tritonmoe_bench import ROOT, baselines
+import tritonmoe_bench
+from tritonmoe_bench import ROOT
 
 from .contract import Implementation
 
+BASELINES = "baselines"
+"""The folder of the adapters, and the package that they are imported from."""
 NEEDED = ("name", "family", "source")
-"""Class attributes that an adapter sets itself or inherits, but for its name: that is its own."""
+"""Class attributes every adapter needs. `name` must be set on the class itself; the others may be inherited."""
 NAME_LINE = re.compile(r"""^\s+name\b[^=\n]*=\s*["'](\w+)["']""", re.MULTILINE)
 """The line that names an adapter, for files that cannot be imported."""
 
@@ -83,10 +87,10 @@ def _classes(faults: list[tuple[str, str]]) -> Iterator[tuple[Path, list[type[Im
 
 def _files() -> Iterator[tuple[Path, Callable[[], ModuleType]]]:
     """Each file that may hold adapters, and what imports it."""
-    for info in pkgutil.iter_modules(baselines.__path__):
+    for info in pkgutil.iter_modules([str(ROOT / BASELINES)]):
         if not info.ispkg:
-            path = Path(baselines.__path__[0]) / f"{info.name}.py"
-            yield path, functools.partial(importlib.import_module, f"{baselines.__name__}.{info.name}")
+            module = f"{tritonmoe_bench.__name__}.{BASELINES}.{info.name}"
+            yield ROOT / BASELINES / f"{info.name}.py", functools.partial(importlib.import_module, module)
     for folder in filter(None, os.environ.get("TRITONMOE_ADAPTERS", "").split(os.pathsep)):
         for path in sorted(Path(folder).glob("*.py")):
             yield path, functools.partial(_import_file, path)

@@ -27,11 +27,10 @@ from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
 
-from ..analysis.names import PAPER_MODELS
 from ..implementation.contract import Implementation, Status
 from ..implementation.registry import get, implementations
 from ..workload.case import DTYPES, Case
-from ..workload.config import ModelConfig, load_model, model_names
+from ..workload.config import PAPER_MODELS, ModelConfig, load_model, model_names
 from .device import Blank, pretend
 from .gpus import TARGETS
 

@@ -19,6 +19,8 @@ LAUNCHES = ("graph", "eager")
 TRAFFIC_METHODS = ("model", "interpreter", "counters")
 
 CONF = ROOT / "conf"
+PAPER_MODELS = ("mixtral", "deepseek_v3", "qwen2_paper")
+"""The models of the TritonMoE paper."""
 VARIANT = "fastvariant_"
 """How the names of ablations begin, which run only where they are named."""
 MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS, "energy": LAUNCHES}

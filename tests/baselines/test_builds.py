@@ -12,7 +12,7 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
 
 
 @pytest.mark.parametrize(
-    ("tool", "folder"),
+    ("script", "folder"),
     [
         ("megablocks/build.py", megablocks.FOLDER),
         ("cutlass/build.py", cutlass_grouped.FOLDER),
@@ -21,7 +21,7 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
         ("offline/prune_deepspeed.py", pruned.folder("deepspeed")),
     ],
 )
-def test_a_build_lands_where_its_adapter_looks(tool, folder, monkeypatch):
-    path = BUILDS / tool
+def test_a_build_lands_where_its_adapter_looks(script, folder, monkeypatch):
+    path = BUILDS / script
     monkeypatch.syspath_prepend(path.parent)  # as when it is run as a file
     assert folder == load(path).DEFAULT_OUT
