@@ -1,0 +1,215 @@
+"""A stranger who has read one row of the README's "Add something" can add that thing.
+
+Each row is followed literally, in one copy of the checkout: the file that it names is written, and the thing is then
+listed, run, counted or drawn by the commands as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = (".src", "baselines", "conf", "experiments", "kernels", "plots")
+NAME = "stranger"
+FILES = {
+    "a system": f"""
+from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Implementation, Weights
+
+
+class Stranger(Implementation):
+    name = "{NAME}"
+    family = "research"
+    source = "tests"
+    needs_gpu = False
+
+    def version(self) -> str:
+        return "9.8.7"
+
+    def check(self, case: Case) -> Check:
+        return OK
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        from tritonmoe_bench.experiments.workload.reference import moe_forward
+        from tritonmoe_bench.kernels.stranger import launch_copy
+
+        arguments = weights.router(), weights.expert, case.top_k, case.gate
+        return lambda x: launch_copy(moe_forward(x, *arguments, dtype=x.dtype))
+""",
+    "a kernel": """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _copy_kernel(x, y, size, BLOCK: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + offsets, tl.load(x + offsets, mask=offsets < size), mask=offsets < size)
+
+
+def launch_copy(x):
+    y = torch.empty_like(x)
+    _copy_kernel[(triton.cdiv(x.numel(), 128),)](x, y, x.numel(), BLOCK=128)
+    return y
+""",
+    "a weight format": f"""
+import torch
+
+from .packed import Packed
+
+
+class Whole(Packed):
+    name = "{NAME}"
+    bits = 16
+
+    @classmethod
+    def pack(cls, weights):
+        return cls(weights.to(torch.bfloat16), torch.ones(()))
+
+    def unpack(self, dtype=torch.float32):
+        return self.values.to(dtype)
+
+    @classmethod
+    def scale_bytes(cls, rows, columns):
+        return 0
+
+    @property
+    def shape(self):
+        return tuple(self.values.shape)
+""",
+    "a model": f"name: {NAME}\nnum_experts: 4\ntop_k: 2\nhidden_dim: 64\nffn_dim: 32\nnative_gating: softmax\n",
+    "a study": f"""
+name: {NAME}
+grids:
+  - models: [{NAME}]
+    tokens: [3]
+    dtype: [bf16]
+implementations: [{NAME}]
+modes: [eager]
+""",
+    "a figure": f"""
+from matplotlib.figure import Figure
+
+NAME = "{NAME}"
+TITLE = "Experts of each row"
+STUDIES = ("{NAME}",)
+
+
+def draw(results):
+    rows = results.study("{NAME}").rows
+    figure = Figure()
+    figure.subplots().plot(rows["num_experts"])
+    return figure
+""",
+    "a command": """
+from __future__ import annotations
+
+if not __package__:
+    import checkout  # noqa: F401  (the package of this checkout, onto the import path)
+
+from tritonmoe_bench.experiments.workload.config import model_names
+
+if __name__ == "__main__":
+    print(*model_names())
+""",
+}
+"""What is written, by the first cell of the row of the README."""
+
+
+def rows() -> dict[str, str]:
+    """The README's table "Add something": what is to be added, and what its row says."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Add something")[1].split("\n## ")[0]
+    found = dict(re.findall(r"^\| (.+?) \| (.+) \|$", text, re.MULTILINE))
+    return {thing: row for thing, row in found.items() if thing not in ("to add", "---")}
+
+
+def place(thing: str) -> str:
+    """The first file that the row names."""
+    return re.findall(r"`([\w/]+<name>\.\w+)`", rows()[thing])[0].replace("<name>", NAME)
+
+
+def test_every_row_is_followed_here():
+    assert list(rows()) == list(FILES)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A copy of the checkout with everything in it that the rows ask for."""
+    root = tmp_path_factory.mktemp("checkout")
+    for folder in COPIED:
+        ignored = shutil.ignore_patterns("__pycache__", "figures", ".?*", "*.egg-info")
+        shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=ignored)
+    for file in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / file, root)
+    for thing, text in FILES.items():
+        path = root / place(thing)
+        assert path.parent.is_dir(), f"the row of {thing} names a folder that is not there"
+        path.write_text(text.lstrip(), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def swept(copy) -> pd.DataFrame:
+    """The rows of the new study, by system."""
+    python(copy, "experiments/sweep.py", f"study={NAME}", "strict=true")
+    [path] = (copy / "results").glob(f"*/{NAME}.csv")
+    return pd.read_csv(path).set_index("implementation")
+
+
+def python(root: Path, *arguments: str, status: int = 0) -> str:
+    """What Python prints that runs in the copy, as somebody who stands in it would start it."""
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=root, env=settings)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_system_is_listed_and_run(copy, swept):
+    assert re.search(
+        rf"^{NAME} +9\.8\.7 +research +can run here$", python(copy, "experiments/sweep.py", "--list"), re.M
+    )
+    assert swept.loc[NAME, "status"] == "ok"
+    assert swept.loc[NAME, "implementation_version"] == "9.8.7"
+
+
+def test_a_model_and_a_study_are_run(swept):
+    assert dict(swept.loc[NAME, ["model", "num_experts", "tokens"]]) == {"model": NAME, "num_experts": 4, "tokens": 3}
+
+
+def test_a_kernel_runs_and_is_locked(copy, swept):
+    assert swept.loc[NAME, "status"] == "ok"  # its output came out of the kernel
+    lock = ["-c", "import sys; sys.path.insert(0, '.src'); sys.argv = ['revisions', *sys.argv[1:]]; "
+                  "from tritonmoe_bench.experiments.measure.revisions import main; sys.exit(main())"]  # fmt: skip
+    asked = python(copy, *lock, status=1)
+    assert "kernels/_copy_kernel is new" in asked
+    assert f"revisions: {NAME} is 1, the lock has None" in asked
+    python(copy, *lock, "--record")  # what `make revisions` does
+    assert "nothing that decides a number has changed" in python(copy, *lock)
+
+
+def test_a_weight_format_is_found(copy):
+    code = (
+        "import sys; sys.path.insert(0, '.src'); from tritonmoe_bench.kernels.formats import formats; print(*formats())"
+    )
+    assert NAME in python(copy, "-c", code).split()
+
+
+def test_a_figure_is_drawn(copy, swept):
+    python(copy, "plots/draw.py", "--only", NAME)
+    assert [path.suffix for path in sorted((copy / "plots" / "figures").rglob(f"{NAME}.*"))] == [".pdf", ".png"]
+
+
+def test_a_command_runs(copy):
+    assert NAME in python(copy, f"experiments/{NAME}.py").split()
+    assert "beside the other commands in `pyproject.toml`" in rows()["a command"]
+    text = (copy / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'"(\w+ \| )*sweep( \| \w+)*",', text), "where the linter has the commands"
