@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Implementation, Weights
+from tritonmoe_bench.experiments.implementation.contract import (
+    OK,
+    QUANTS,
+    Case,
+    Check,
+    Forward,
+    Implementation,
+    Weights,
+)
 
 
 class Stream(Implementation):
@@ -12,6 +20,7 @@ class Stream(Implementation):
     family = "limit"
     source = "kernels/stream.py"
     computes_layer = False
+    quants = QUANTS
 
     def __init__(self) -> None:
         self._chosen: dict[str, str] = {}

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from ..workload.case import QUANTS as QUANTS
 from ..workload.case import Case as Case  # what an adapter is asked for
 
 if TYPE_CHECKING:
     import torch
+
+    from tritonmoe_bench.kernels.formats import Packed
 
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 Layout = Literal["nk", "kn"]
@@ -84,7 +87,14 @@ class Weights(Protocol):
         """float32 [num_experts], added to the scores when experts are chosen; None for gatings without one."""
 
     def expert(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Freshly made (gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn]) of one expert."""
+        """Freshly made (gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn]) of one expert, in the case's dtype;
+        packed weights unpacked, in float32."""
+
+    def packed_gate_up(self) -> Packed:
+        """Matrices [2 * ffn, hidden] of all experts in the case's weight format, gate rows then up rows."""
+
+    def packed_down(self) -> Packed:
+        """Matrices [hidden, ffn] of all experts in the case's weight format."""
 
     def gate(self, layout: Layout = "nk") -> torch.Tensor:
         """[num_experts, ffn, hidden], or [num_experts, hidden, ffn] for ``kn``."""
@@ -112,8 +122,8 @@ class Implementation(ABC):
     name: as in CSVs, configs and figures; family: groups systems in figures; source: where the system comes from;
     host_sync: empty if `forward` never waits for the GPU, so that a CUDA graph can hold it, else why it cannot;
     revision: a number to raise when this adapter, or a kernel of ours behind it, may run at another speed than before:
-    rows of an older revision are measured again; needs_gpu: whether it cannot run without an NVIDIA GPU;
-    computes_layer: whether its output is the layer's, to be checked against the reference (false for the streaming
+    rows of an older revision are measured again; quants: the weight formats that it computes with;
+    needs_gpu: whether it cannot run without an NVIDIA GPU; computes_layer: whether its output is the layer's, to be checked against the reference (false for the streaming
     limit alone).
     """
 
@@ -121,6 +131,7 @@ class Implementation(ABC):
     family: ClassVar[str]
     source: ClassVar[str]
     host_sync: ClassVar[str] = ""
+    quants: ClassVar[tuple[str, ...]] = ("none",)
     revision: ClassVar[int] = 1
     needs_gpu: ClassVar[bool] = True
     computes_layer: ClassVar[bool] = True
@@ -132,6 +143,12 @@ class Implementation(ABC):
     @abstractmethod
     def check(self, case: Case) -> Check:
         """Whether `build` can be asked for this case on this machine."""
+
+    def answer(self, case: Case) -> Check:
+        """`check`, but for a weight format that is not among `quants`."""
+        if case.quant not in self.quants:
+            return unsupported(f"quant={case.quant}: it computes with {', '.join(self.quants)}")
+        return self.check(case)
 
     @abstractmethod
     def build(self, case: Case, weights: Weights) -> Forward:
@@ -149,6 +166,10 @@ class Implementation(ABC):
     def planned_config(self, case: Case) -> str | None:
         """The `config` that `build` will choose, if it is known before: a row with another one is measured again."""
         return None
+
+    def activations(self, case: Case) -> str:
+        """``a8`` if the rows that enter the expert GEMMs are quantised to 8 bits, else ``a16``."""
+        return "a16"
 
     def search_path(self) -> list[Path]:
         """Folders put first on sys.path in the worker process, before anything is imported."""

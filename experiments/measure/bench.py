@@ -140,7 +140,7 @@ def case_rows(
 
     if implementation.needs_gpu and not bench.timed:
         return failed("unavailable", "needs an NVIDIA GPU, and this machine has none")
-    check = implementation.check(case)
+    check = implementation.answer(case)
     if check.status.value != "ok":
         return failed(check.status.value, check.reason)
     try:

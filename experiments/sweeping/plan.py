@@ -110,11 +110,12 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
     tokens = _values("tokens", config.tokens, grid.tokens, int)
     skews = _values("skew", config.skew, grid.skew, float)
     dtypes = _values("dtype", config.dtype, grid.dtype, str)
+    quants = _values("quant", config.quant, grid.quant, str)
     ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
     cases = []
     for model in models:
         _check_plain("model.name", model.name)
-    for model, (tp, ep), dtype in itertools.product(models, ways, dtypes):
+    for model, (tp, ep), dtype, quant in itertools.product(models, ways, dtypes, quants):
         shapes = itertools.product(
             grid.num_experts or [model.num_experts], grid.top_k or [model.top_k], grid.ffn_dim or [model.ffn_dim]
         )
@@ -122,7 +123,8 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
             gating = model.native_gating if config.gating == "native" else config.gating
             name, experts, ffn = shard(model.name, experts, top_k, ffn, tp, ep)
             try:
-                cases.append(Case(name, experts, top_k, model.hidden_dim, ffn, count, skew, config.seed, dtype, gating))
+                shape = (name, experts, top_k, model.hidden_dim, ffn)
+                cases.append(Case(*shape, count, skew, config.seed, dtype, gating, quant))
             except ValueError as error:
                 raise PlanError(str(error)) from None
     return cases

@@ -15,10 +15,20 @@ STATUSES = tuple(status.value for status in Status)
 TIMING_METHODS = ("chain", "flush", "none")
 
 CASE_COLUMNS = (
-    "model", "num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "skew", "seed", "dtype", "gating", "case_hash",
+    "model", "num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "skew", "seed", "dtype", "gating", "quant",
+    "case_hash",
 )  # fmt: skip
-IMPLEMENTATION_COLUMNS = ("implementation", "implementation_version", "revision", "method_revision", "config")
+IMPLEMENTATION_COLUMNS = (
+    "implementation",
+    "implementation_version",
+    "revision",
+    "method_revision",
+    "activations",
+    "config",
+)
 TIMING_COLUMNS = ("p50_us", "p20_us", "p80_us", "samples", "tokens_per_s")
+UNSTATED = {"quant": "none", "activations": "a16"}
+"""What a row means that was written before there were these columns."""
 ENVIRONMENT_COLUMNS = (
     "device", "device_uuid", "driver", "torch", "triton", "git_commit", "git_dirty", "sm_clock_mhz", "timestamp_utc",
 )  # fmt: skip
@@ -75,7 +85,10 @@ PORTABILITY_COLUMNS = (
 of local memory; shared_bytes: a program's; pipelined: how loads run ahead; implementations: those that launch it,
 joined by "+"; case: one at which they do."""
 
-NAMES = ("study", "model", "dtype", "gating", "implementation", "stage", "tensor", "launch", "method", "device")
+NAMES = (
+    "study", "model", "dtype", "gating", "quant", "activations", "implementation", "stage", "tensor", "launch",
+    "method", "device",
+)  # fmt: skip
 """Columns of names. A name is text whatever it looks like: 4.5, 007 and NA are models."""
 TEXT_COLUMNS = (
     "case_hash", "method_revision", "run_id", "implementation_version", "reason", "config", "git_commit", "torch",

@@ -18,7 +18,19 @@ from typing import Any
 
 import pandas as pd
 
-from .columns import KNOWN, NAMES, NEEDED, ROW_COLUMNS, ROW_KEY, STATUSES, TEXT_COLUMNS, WHOLE_NUMBERS, WORDS, validate
+from .columns import (
+    KNOWN,
+    NAMES,
+    NEEDED,
+    ROW_COLUMNS,
+    ROW_KEY,
+    STATUSES,
+    TEXT_COLUMNS,
+    UNSTATED,
+    WHOLE_NUMBERS,
+    WORDS,
+    validate,
+)
 
 
 class Damaged(Exception):
@@ -60,6 +72,9 @@ def read(path: Path, key: tuple[str, ...] = ROW_KEY) -> pd.DataFrame:
         return pd.DataFrame()
     frame = pd.read_csv(text, low_memory=False, keep_default_na=False, na_values=[""],
                         dtype=dict.fromkeys(NAMES, str) | dict.fromkeys(TEXT_COLUMNS, "string"))  # fmt: skip
+    for name, meaning in UNSTATED.items():
+        if "case_hash" in frame:
+            frame[name] = frame[name].fillna(meaning) if name in frame else meaning
     return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True)
 
 

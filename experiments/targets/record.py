@@ -88,7 +88,7 @@ def layers(implementation: Implementation, model: ModelConfig) -> list[Case]:
         Case(model.name, *shape, tokens=1, dtype=dtype, gating=gating)
         for dtype, gating in itertools.product(DTYPES, dict.fromkeys(gatings))
     ]
-    supported = [case for case in every if implementation.check(case).status is Status.OK]
+    supported = [case for case in every if implementation.answer(case).status is Status.OK]
     return supported if papers else supported[:1]
 
 

@@ -6,12 +6,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 
 DTYPES = ("bf16", "fp16")
 BYTES_PER_ELEMENT = 2
 MAX_TOKENS = 8192
+QUANTS = ("none", *formats())
 MAX_SKEW = 8.0
+PLAIN = {"quant": "none"}
+"""Fields that stay out of `case_hash` at this value: rows measured before there were such fields keep theirs."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Case:
 
     model: label of the shape; num_experts, top_k, hidden_dim, ffn_dim: the shape of the layer;
     tokens: rows of x, 1 to 8192; skew: Zipf exponent of the expert popularity, 0 is uniform;
-    seed: of routing, activations and weights; dtype: ``bf16`` or ``fp16``; gating: a name of `GATINGS`.
+    seed: of routing, activations and weights; dtype: of x and y, ``bf16`` or ``fp16``; gating: a name of `GATINGS`;
+    quant: of the experts' weights, ``none`` for those of the dtype, else a name of `formats`.
 
     Raises ValueError, with what is allowed, for a case that cannot be.
     """
@@ -35,6 +40,7 @@ class Case:
     seed: int = 0
     dtype: str = "bf16"
     gating: str = "softmax"
+    quant: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "seed"):
@@ -59,6 +65,10 @@ class Case:
             raise ValueError(f"dtype={self.dtype}: allowed are {', '.join(DTYPES)}")
         if self.gating not in GATINGS:
             raise ValueError(f"gating={self.gating}: allowed are {', '.join(GATINGS)}")
+        if self.quant not in QUANTS:
+            raise ValueError(f"quant={self.quant}: allowed are {', '.join(QUANTS)}")
+        for rows, columns in self.matrices if self.quant != "none" else ():
+            formats()[self.quant].check(rows, columns)
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: must be at least 0")
         groups = self.gate.groups
@@ -80,17 +90,25 @@ class Case:
 
     @property
     def case_hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        stated = {name: value for name, value in asdict(self).items() if PLAIN.get(name) != value}
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def weights_key(self) -> tuple:
         """Cases with the same key share their weights, whatever their tokens and skew."""
-        return (self.num_experts, self.hidden_dim, self.ffn_dim, self.dtype, self.seed)
+        return (self.num_experts, self.hidden_dim, self.ffn_dim, self.dtype, self.quant, self.seed)
 
     @property
     def expert_bytes(self) -> int:
-        """Weights of one expert (gate, up, down), in bytes."""
-        return 3 * self.hidden_dim * self.ffn_dim * BYTES_PER_ELEMENT
+        """Weights of one expert (gate, up, down), in bytes, with the scales of a packed format."""
+        if self.quant == "none":
+            return 3 * self.hidden_dim * self.ffn_dim * BYTES_PER_ELEMENT
+        return sum(formats()[self.quant].matrix_bytes(*matrix) for matrix in self.matrices)
+
+    @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of an expert's gate, up and down; the sum of a product runs over the columns."""
+        return (self.ffn_dim, self.hidden_dim), (self.ffn_dim, self.hidden_dim), (self.hidden_dim, self.ffn_dim)
 
     @property
     def weight_bytes(self) -> int:
@@ -108,4 +126,7 @@ class Case:
         return 6 * self.slots * self.hidden_dim * self.ffn_dim + 2 * self.tokens * self.num_experts * self.hidden_dim
 
     def __str__(self) -> str:
-        return f"{self.model} E{self.num_experts} k{self.top_k} tokens={self.tokens} skew={self.skew:g} {self.dtype}"
+        return (
+            f"{self.model} E{self.num_experts} k{self.top_k} tokens={self.tokens} skew={self.skew:g} {self.dtype}"
+            + (f" {self.quant}" if self.quant != "none" else "")
+        )

@@ -63,6 +63,7 @@ class GridConfig:
     tokens: list[int] = field(default_factory=list)
     skew: list[float] = field(default_factory=lambda: [0.0])
     dtype: list[str] = field(default_factory=lambda: ["bf16"])
+    quant: list[str] = field(default_factory=lambda: ["none"])
     num_experts: list[int] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
     ffn_dim: list[int] = field(default_factory=list)
@@ -95,6 +96,7 @@ class SweepConfig:
     tp: Any = None
     ep: Any = None
     gating: str = "softmax"
+    quant: Any = None
     seed: int = 0
     implementations: Any = None
     modes: Any = None

@@ -48,12 +48,14 @@ def moe_forward(
     gating: Gating,
     correction_bias: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    quantize: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """y [tokens, hidden] = sum over the k experts of weight * down(silu(gate x) * up x), computed in `dtype`.
 
     x [tokens, hidden]; router [num_experts, hidden]; expert(e) gives gate [ffn, hidden], up [ffn, hidden] and
     down [hidden, ffn]. With `dtype` float32 this is the oracle; with the dtype of x it is what PyTorch itself makes of
-    the layer in 16 bits, whose error sets the tolerance for every other system.
+    the layer in 16 bits, whose error sets the tolerance for every other system. quantize: applied to the rows that
+    enter an expert's GEMMs, x and the intermediate alike, but not to what the router reads.
     """
     x = x.to(dtype)
     weights, experts = route(x @ router.to(dtype).T, top_k, gating, correction_bias)
@@ -61,10 +63,21 @@ def moe_forward(
     for index in experts.unique().tolist():
         tokens, position = torch.where(experts == index)
         gate, up, down = (part.to(dtype) for part in expert(index))
-        rows = x[tokens]
+        rows = x[tokens] if quantize is None else quantize(x[tokens])
         hidden = torch.nn.functional.silu(rows @ gate.T) * (rows @ up.T)
+        hidden = hidden if quantize is None else quantize(hidden)
         y.index_add_(0, tokens, (hidden @ down.T) * weights[tokens, position].unsqueeze(1).to(dtype))
     return y
+
+
+def quantize_fp8(rows: torch.Tensor) -> torch.Tensor:
+    """The rows [n, columns] as e4m3 holds them with one scale per row and 128 columns, in their own dtype.
+
+    It is what systems with 8-bit activations (W8A8) compute with; columns must be a multiple of 128.
+    """
+    groups = rows.float().unflatten(-1, (-1, 128))
+    scales = groups.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448.0
+    return ((groups / scales).to(torch.float8_e4m3fn).float() * scales).flatten(-2).to(rows.dtype)
 
 
 def relative_error(y: torch.Tensor, reference: torch.Tensor) -> float:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
+
+from tritonmoe_bench.kernels.formats import Packed, formats
 
 from .case import Case
 from .routing import TORCH_DTYPE
 
 Layout = Literal["nk", "kn"]
+Made = TypeVar("Made")
 
 
 class Weights:
@@ -26,7 +30,7 @@ class Weights:
         self.device = torch.device(device)
         self.set_index = set_index
         self.dtype = TORCH_DTYPE[case.dtype]
-        self._made: dict[tuple, torch.Tensor] = {}
+        self._made: dict[Any, Any] = {}
 
     def router(self) -> torch.Tensor:
         """[num_experts, hidden_dim], row e one-hot at feature e."""
@@ -43,8 +47,21 @@ class Weights:
         return torch.from_numpy(0.02 * rng.standard_normal(self.case.num_experts, dtype=np.float32)).to(self.device)
 
     def expert(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Freshly made (gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn]) of one expert."""
-        return self._part(index, 0), self._part(index, 1), self._part(index, 2)
+        """Freshly made (gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn]) of one expert, in the case's dtype;
+        packed weights unpacked, in float32."""
+        gate, up, down = (self._part(index, part) for part in range(3))
+        if self.case.quant == "none":
+            return gate, up, down
+        pack = formats()[self.case.quant].pack
+        return pack(gate[None]).unpack()[0], pack(up[None]).unpack()[0], pack(down[None]).unpack()[0]
+
+    def packed_gate_up(self) -> Packed:
+        """Matrices [2 * ffn, hidden] of all experts in the case's format, gate rows then up rows."""
+        return self._packed("gate_up", (0, 1))
+
+    def packed_down(self) -> Packed:
+        """Matrices [hidden, ffn] of all experts in the case's format."""
+        return self._packed("down", (2,))
 
     def gate(self, layout: Layout = "nk") -> torch.Tensor:
         """[num_experts, ffn, hidden], or [num_experts, hidden, ffn] for ``kn``."""
@@ -83,7 +100,26 @@ class Weights:
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         return out.normal_(0.0, shape[1] ** -0.5, generator=generator)
 
+    def _packed(self, name: str, parts: tuple[int, ...]) -> Packed:
+        def make() -> Packed:
+            pack = formats()[self.case.quant].pack
+            made = None
+            for index in range(self.case.num_experts):
+                one = pack(torch.cat([self._part(index, part) for part in parts])[None])
+                if made is None:
+                    room = (torch.empty((self.case.num_experts, *part.shape[1:]), dtype=part.dtype, device=self.device)
+                            for part in (one.values, one.scales))  # fmt: skip
+                    made = type(one)(*room)
+                made.values[index], made.scales[index] = one.values[0], one.scales[0]
+            assert made is not None
+            return made
+
+        return self._once(("packed", name), make)
+
     def _stacked(self, name: str, parts: tuple[int, ...], layout: Layout) -> torch.Tensor:
+        if self.case.quant != "none":
+            raise ValueError(f"the weights are packed as {self.case.quant}: ask for packed_{name}()")
+
         def make() -> torch.Tensor:
             rows, columns = self.case.hidden_dim, self.case.ffn_dim
             n, k = (rows, columns) if parts == (2,) else (columns * len(parts), rows)
@@ -98,7 +134,7 @@ class Weights:
 
         return self._once((name, layout), make)
 
-    def _once(self, key, make) -> torch.Tensor:
+    def _once(self, key: Any, make: Callable[[], Made]) -> Made:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

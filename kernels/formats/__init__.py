@@ -1,7 +1,8 @@
 """Weight formats: how the experts' weights are packed, one file a format, in the layout of published checkpoints.
 
 Each format is a small dataclass that holds the packed values and their scales, packs from and unpacks to ordinary
-tensors, and knows its bytes. `FORMATS` finds them by name; a new one is a file here with a subclass of `Packed`.
+tensors, and knows its bytes. `formats` finds them by name; a new one is a file here with a subclass of
+`Packed`. PyTorch is loaded when weights are packed, so that bytes can be told without it.
 """
 
 from __future__ import annotations

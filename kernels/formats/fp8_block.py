@@ -7,10 +7,12 @@ block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from .packed import Packed, check_divides
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 128
 MOST = 448.0
@@ -26,9 +28,10 @@ class Fp8Block(Packed):
 
     @classmethod
     def pack(cls, weights: torch.Tensor) -> Fp8Block:
+        import torch
+
         experts, rows, columns = weights.shape
-        check_divides(cls.name, rows, BLOCK, "rows")
-        check_divides(cls.name, columns, BLOCK, "columns")
+        cls.check(rows, columns)
         blocks = weights.float().reshape(experts, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
         scales = blocks.abs().amax((2, 4)).clamp(min=torch.finfo(torch.float32).tiny) / MOST
         values = (blocks / scales[:, :, None, :, None]).clamp(-MOST, MOST)
@@ -40,9 +43,10 @@ class Fp8Block(Packed):
         weight_scale_inv float32 [experts, rows / 128, columns / 128]. Raises ValueError or TypeError if they do not
         fit.
         """
+        import torch
+
         experts, rows, columns = weight.shape
-        check_divides(cls.name, rows, BLOCK, "rows")
-        check_divides(cls.name, columns, BLOCK, "columns")
+        cls.check(rows, columns)
         if weight.dtype != torch.float8_e4m3fn:
             raise TypeError(f"weight must be torch.float8_e4m3fn, got {weight.dtype}")
         wanted = (experts, rows // BLOCK, columns // BLOCK)
@@ -50,9 +54,16 @@ class Fp8Block(Packed):
             raise ValueError(f"weight_scale_inv must have shape {list(wanted)}, got {list(weight_scale_inv.shape)}")
         return cls(weight.contiguous(), weight_scale_inv.float().contiguous())
 
-    def unpack(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def unpack(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        import torch
+
         scales = self.scales.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
-        return (self.values.float() * scales).to(dtype)
+        return (self.values.float() * scales).to(dtype or torch.float32)
+
+    @classmethod
+    def check(cls, rows: int, columns: int) -> None:
+        check_divides(cls.name, rows, BLOCK, "rows")
+        check_divides(cls.name, columns, BLOCK, "columns")
 
     @classmethod
     def scale_bytes(cls, rows: int, columns: int) -> int:

@@ -6,11 +6,12 @@ A weight is (code - 8) * scale, with codes 0 to 15. A group has 128 columns, in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from .packed import Packed, check_divides
+
+if TYPE_CHECKING:
+    import torch
 
 ZERO = 8
 HALF_RANGE = 7.5
@@ -30,9 +31,11 @@ class Int4(Packed):
     @classmethod
     def pack(cls, weights: torch.Tensor) -> Int4:
         """As `Packed.pack`; the scales have the dtype of the weights, bfloat16 for those in float32."""
+        import torch
+
         experts, rows, columns = weights.shape
         group = cls.group
-        check_divides(cls.name, columns, group, "columns")
+        cls.check(rows, columns)
         scale_dtype = torch.bfloat16 if weights.dtype == torch.float32 else weights.dtype
         groups = weights.float().reshape(experts, rows, columns // group, group)
         scales = (groups.abs().amax(-1) / HALF_RANGE).clamp(min=torch.finfo(scale_dtype).tiny).to(scale_dtype)
@@ -47,6 +50,8 @@ class Int4(Packed):
 
         Raises ValueError for another group than this class has.
         """
+        import torch
+
         found = 8 * qweight.shape[1] / scales.shape[1]
         if found != cls.group:
             raise ValueError(f"{cls.name} has a scale per {cls.group} columns, these tensors one per {found:g}")
@@ -55,11 +60,17 @@ class Int4(Packed):
         codes = codes.flatten(1, 2).transpose(1, 2).to(torch.uint8)  # [experts, rows, columns]
         return cls((codes[..., 0::2] | (codes[..., 1::2] << 4)).contiguous(), scales.transpose(1, 2).contiguous())
 
-    def unpack(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def unpack(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        import torch
+
         low, high = self.values & 0xF, self.values >> 4
         codes = torch.stack([low, high], dim=-1).reshape(self.shape).float() - ZERO
         scales = self.scales.float().repeat_interleave(self.group, -1)
-        return (codes * scales).to(dtype)
+        return (codes * scales).to(dtype or torch.float32)
+
+    @classmethod
+    def check(cls, rows: int, columns: int) -> None:
+        check_divides(cls.name, columns, cls.group, "columns")
 
     @classmethod
     def scale_bytes(cls, rows: int, columns: int) -> int:

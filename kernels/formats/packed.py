@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Packed(ABC):
         """
 
     @abstractmethod
-    def unpack(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """[experts, rows, columns]; exact in float32, rounded once in another dtype."""
+    def unpack(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """[experts, rows, columns]; in float32, exactly, unless another dtype is given."""
 
     @classmethod
     @abstractmethod
@@ -50,6 +51,11 @@ class Packed(ABC):
         """Bytes of one matrix, values and scales."""
         return rows * columns * cls.bits // 8 + cls.scale_bytes(rows, columns)
 
+    @classmethod
+    @abstractmethod
+    def check(cls, rows: int, columns: int) -> None:
+        """Raises ValueError, naming what is allowed, for a matrix that the format cannot hold."""
+
     @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.scales.nbytes
@@ -65,6 +71,8 @@ class Packed(ABC):
 
 def stack(parts: list[Packed]) -> Packed:
     """Several experts' matrices as one."""
+    import torch
+
     kind = type(parts[0])
     return kind(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)))
 
