@@ -123,7 +123,8 @@ class Implementation(ABC):
     host_sync: empty if `forward` never waits for the GPU, so that a CUDA graph can hold it, else why it cannot;
     revision: a number to raise when this adapter, or a kernel of ours behind it, may run at another speed than before:
     rows of an older revision are measured again; quants: the weight formats that it computes with;
-    needs_gpu: whether it cannot run without an NVIDIA GPU; computes_layer: whether its output is the layer's, to be checked against the reference (false for the streaming
+    needs_gpu: whether it cannot run without an NVIDIA GPU;
+    computes_layer: whether its output is the layer's, to be checked against the reference (false for the streaming
     limit alone).
     """
 
