@@ -2,7 +2,7 @@
 
 The interpreter (TRITON_INTERPRET=1, Triton 3.6 to 3.9) holds bfloat16 as uint16 and computes on the raw bits, silently.
 `install` makes every operation compute in float32 and round once, to nearest even, as a GPU does; loads, stores,
-selects and reshapes move bits and were right all along. Atomics on bfloat16 are not in the interpreter at all. A call
+selects and reshapes move bits and were right all along. Casts to e4m3, which it cut, round to nearest even too. Atomics on bfloat16 are not in the interpreter at all. A call
 of one @triton.jit function by another costs next to nothing, where it used to patch the whole language again.
 """
 
@@ -28,6 +28,14 @@ def narrow(values: np.ndarray, toward_zero: bool = False) -> np.ndarray:
     high = bits >> 16
     rounded = high if toward_zero else (bits + (np.uint32(0x7FFF) + (high & 1))) >> 16
     return np.asarray(np.where(np.isnan(values), high | QUIET_NAN, rounded)).astype(np.uint16)
+
+
+def narrow_e4m3(values: np.ndarray) -> np.ndarray:
+    """e4m3 bits, uint8, of float32 values, rounded to nearest even; beyond 448 it is the largest number, as on a GPU."""
+    import torch
+
+    held = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).clamp(-448.0, 448.0)
+    return held.to(torch.float8_e4m3fn).view(torch.uint8).numpy().reshape(np.shape(values))
 
 
 def install() -> None:
@@ -117,6 +125,9 @@ def _repair_casts(builder: Any, interpreter: Any, tl: Any) -> None:
         return cast_impl(self, src, dst_type)
 
     def fp_to_fp(self: Any, src: Any, dst_type: Any, rounding_mode: Any) -> Any:
+        if dst_type.scalar == tl.float8e4nv and src.dtype.scalar in (tl.float32, tl.float16, tl.bfloat16):
+            values = widen(src.data) if src.dtype.scalar == tl.bfloat16 else src.data
+            return handle(narrow_e4m3(values), tl.float8e4nv)
         if src.dtype.scalar == tl.bfloat16:
             src = handle(widen(src.data), tl.float32)
             if dst_type.scalar in (tl.float32, tl.float16, tl.float64) and rounding_mode != rounding.RTZ:

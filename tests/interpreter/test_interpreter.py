@@ -370,3 +370,11 @@ def test_install_refuses_a_compiling_triton():
     )
     assert done.returncode != 0
     assert "RuntimeError: Triton's interpreter is off" in done.stderr
+
+
+@pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16])
+def test_cast_to_e4m3_rounds_to_even_and_stops_at_the_largest(source):
+    a = torch.cat([torch.linspace(-460, 460, 4001), torch.logspace(-12, 9, 95, base=2)]).to(source)
+    out = torch.empty(a.shape, dtype=torch.float8_e4m3fn)
+    cast_kernel[(1,)](a, out, N=a.numel(), ROUNDING=None)
+    assert torch.equal(out.float(), a.float().clamp(-448, 448).to(torch.float8_e4m3fn).float())
