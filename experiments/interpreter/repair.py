@@ -2,8 +2,9 @@
 
 The interpreter (TRITON_INTERPRET=1, Triton 3.6 to 3.9) holds bfloat16 as uint16 and computes on the raw bits, silently.
 `install` makes every operation compute in float32 and round once, to nearest even, as a GPU does; loads, stores,
-selects and reshapes move bits and were right all along. Casts to e4m3, which it cut, round to nearest even too. Atomics on bfloat16 are not in the interpreter at all. A call
-of one @triton.jit function by another costs next to nothing, where it used to patch the whole language again.
+selects and reshapes move bits and were right all along. Casts to e4m3, which the interpreter cuts, round to nearest
+even too. Atomics on bfloat16 are not in the interpreter at all. A call of one @triton.jit function by another costs
+next to nothing, where it used to patch the whole language again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def narrow(values: np.ndarray, toward_zero: bool = False) -> np.ndarray:
 
 
 def narrow_e4m3(values: np.ndarray) -> np.ndarray:
-    """e4m3 bits, uint8, of float32 values, rounded to nearest even; beyond 448 it is the largest number, as on a GPU."""
+    """e4m3 bits, uint8, of float32 values, rounded to nearest even; 448 for all beyond it, as on a GPU."""
     import torch
 
     held = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).clamp(-448.0, 448.0)
