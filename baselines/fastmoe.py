@@ -1,8 +1,9 @@
-"""FastMoE (arXiv 2103.13262; FasterMoE, PPoPP 2022, is the same package): its layer `FMoE` with SwiGLU experts.
+"""FastMoE (arXiv 2103.13262): its layer `FMoE` with SwiGLU experts, a loop of cuBLAS calls over experts on 16 streams.
 
-On one GPU it is a loop of cuBLAS calls over the experts on 16 streams; smart scheduling and shadowing of FasterMoE act
-between GPUs only. `cublas_streams` is that technique in PyTorch, and runs without it. Not on PyPI, and its CUDA sources
-are compiled when it is installed: TRITONMOE_FASTMOE_PATH names a checkout that was built in place.
+FasterMoE (PPoPP 2022) is the same package. Its shadowing of experts and its topology-aware gate act between GPUs only,
+so on one GPU its path is this one, and the row says so. `cublas_streams` is the technique in PyTorch, and runs without
+the package. FastMoE is not on PyPI, and its CUDA sources are compiled when it is installed: TRITONMOE_FASTMOE_PATH
+names a checkout that was built in place.
 """
 
 from __future__ import annotations
@@ -26,19 +27,24 @@ if TYPE_CHECKING:
     import torch
 
 
-NAME, PACKAGE, REPOSITORY = "fastmoe", "fmoe", "laekov/fastmoe"
-BUILD = " && (cd fastmoe && pip install dm-tree && USE_NCCL=0 python setup.py build_ext --inplace)"
+CHECKOUT = checkouts.Checkout(
+    "fastmoe", "fmoe", "laekov/fastmoe", "fastmoe",
+    build=" && (cd fastmoe && pip install dm-tree && USE_NCCL=0 python setup.py build_ext --inplace)",
+)  # fmt: skip
 
 
 class FastMoe(checkouts.CheckoutSystem):
-    name, package = NAME, PACKAGE
-    distribution = "fastmoe"
+    name = "fastmoe"
+    checkout = CHECKOUT
     family = "training"
-    source = f"github.com/{REPOSITORY}: fmoe.layers.FMoE, fmoe.linear.MOELinear"
+    source = f"github.com/{CHECKOUT.repository}: fmoe.layers.FMoE, fmoe.linear.MOELinear"
     host_sync = "prepare_forward: lec_cum[-1].item() and .cpu() of the counts, with which cuBLAS is called in a loop"
 
     def config(self, case: Case) -> str:
-        return "fused experts (MOELinear), routing by PyTorch: its own gates have softmax after top-k only"
+        return (
+            "fused experts (MOELinear), routing by PyTorch: its own gates have softmax after top-k only; "
+            "FasterMoE's path on one GPU is this one: its shadowing and topology gate act between GPUs"
+        )
 
     def check(self, case: Case) -> Check:
         problem = _problem()
@@ -94,10 +100,6 @@ def _layer(case: Case, weights: Weights) -> torch.nn.Module:
     return layer.eval()
 
 
-def _how_to_get() -> str:
-    return checkouts.how_to_get(NAME, PACKAGE, REPOSITORY, BUILD)
-
-
 @functools.cache
 def _problem() -> str:
     """Why FastMoE cannot run in this process, with the command that would mend it; empty if it can."""
@@ -106,7 +108,7 @@ def _problem() -> str:
         from fmoe.layers import FMoE  # noqa: F401
         from fmoe.linear import MOELinear  # noqa: F401
     except Exception as error:  # a library built for another torch fails in ways of its own
-        return f"{tree.first_line(error)}: {_how_to_get()}"
+        return f"{tree.first_line(error)}: {CHECKOUT.how_to_get()}"
     return ""
 
 

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import torch
 
 
-NAME, PACKAGE, REPOSITORY = "scattermoe", "scattermoe", "shawntan/scattermoe"
+CHECKOUT = checkouts.Checkout("scattermoe", "scattermoe", "shawntan/scattermoe", "scattermoe")
 PARAMETERS = ("inputs", "expert_weights", "k", "sorted_expert_idxs", "sorted_scattered_idxs", "expert_offsets",
               "expert_biases", "gates", "grouped_in", "grouped_out")  # fmt: skip
 """Of `parallel_linear` since ScatterMoE dropped its table of padded blocks."""
 
 
 class Scattermoe(checkouts.CheckoutSystem):
-    name, package = NAME, PACKAGE
-    distribution = "scattermoe"
+    name = "scattermoe"
+    checkout = CHECKOUT
     family = "research"
-    source = f"github.com/{REPOSITORY}: scattermoe.parallel_experts.parallel_linear"
+    source = f"github.com/{CHECKOUT.repository}: scattermoe.parallel_experts.parallel_linear"
 
     def config(self, case: Case) -> str:
         return "BLOCK_M=128 BLOCK_N=128 BLOCK_K=32 num_stages=4 num_warps=4"
@@ -70,13 +70,13 @@ def _problem() -> str:
     """Why ScatterMoE cannot run in this process, with the command that would mend it; empty if it can."""
     import torch
 
-    how = checkouts.how_to_get(NAME, PACKAGE, REPOSITORY)
+    how = CHECKOUT.how_to_get()
     try:
         from scattermoe.parallel_experts import parallel_linear
     except Exception as error:  # its kernels ask Triton for a GPU when they are imported
         return f"{tree.first_line(error)}: {how}"
     if tuple(inspect.signature(parallel_linear).parameters) != PARAMETERS:
-        return f"this scattermoe has another parallel_linear than {REPOSITORY} has today: {how}"
+        return f"this scattermoe has another parallel_linear than {CHECKOUT.repository} has today: {how}"
     if not torch.cuda.is_available():
         return "ScatterMoE runs Triton kernels: it needs an NVIDIA GPU"
     return ""

@@ -1,8 +1,10 @@
-"""Tutel (arXiv 2206.03382): its `moe_layer` with SwiGLU experts (`llama_ffn`) on one GPU, no token dropped.
+"""Tutel (arXiv 2206.03382): its `moe_layer` with SwiGLU experts on one GPU, no token dropped, in its two modes.
 
-capacity_factor=0 lets each forward find the largest load of an expert, for which it waits, and pads all experts to it;
-the experts are then three batched GEMMs. Not on PyPI, and its CUDA sources are compiled when it is installed:
-TRITONMOE_TUTEL_PATH names a checkout that was built in place.
+capacity_factor=0 lets each forward find the largest load of an expert, for which it waits, and pads all experts to it.
+`tutel` has Tutel's own experts for SwiGLU (`llama_ffn`), three batched GEMMs over the padded rows. `tutel_megablocks`
+has its mode for few tokens (megablocks_size=1): a loop on the host calls cuBLAS for each active expert on its own rows.
+`llama_ffn` ignores that mode, so the experts are written here, as Tutel's `ffn` uses it. Not on PyPI, and its CUDA
+sources are compiled when it is installed: TRITONMOE_TUTEL_PATH names a checkout that was built in place.
 """
 
 from __future__ import annotations
@@ -28,16 +30,21 @@ if TYPE_CHECKING:
     import torch
 
 
-NAME, PACKAGE, REPOSITORY = "tutel", "tutel", "microsoft/tutel"
-BUILD = " && (cd tutel && python setup.py build_ext --inplace)"
+CHECKOUT = checkouts.Checkout(
+    "tutel", "tutel", "microsoft/tutel", "tutel", build=" && (cd tutel && python setup.py build_ext --inplace)"
+)
+CAPACITY_SYNC = "extract_critical with capacity_factor=0: int(max load), by which it sizes the padded activations"
+MEGABLOCKS_SIZE = 1
+"""Rows to which Tutel pads an expert in its mode for few tokens."""
 
 
 class Tutel(checkouts.CheckoutSystem):
-    name, package = NAME, PACKAGE
-    distribution = "tutel"
+    name = "tutel"
+    checkout = CHECKOUT
     family = "training"
-    source = f"github.com/{REPOSITORY}: tutel.moe.moe_layer with llama_ffn experts"
-    host_sync = "extract_critical with capacity_factor=0: int(max load), by which it sizes the padded activations"
+    source = f"github.com/{CHECKOUT.repository}: tutel.moe.moe_layer with llama_ffn experts"
+    host_sync = CAPACITY_SYNC
+    revision = 2  # 1: kernels of one dtype also ran for the other, where a process measured both
 
     def config(self, case: Case) -> str:
         return f"capacity_factor=0 normalize_gate={str(case.gate.renormalize).lower()} fp32_gate=false"
@@ -54,49 +61,86 @@ class Tutel(checkouts.CheckoutSystem):
         return OK
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        import torch
-
-        layer = _layer(case, weights)
-
-        def forward(x: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode():
-                return layer(x)
-
-        forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        return forward
+        return _forward(case, weights, _padded_experts(case, weights), 0)
 
 
-def _layer(case: Case, weights: Weights) -> torch.nn.Module:
-    """Tutel's layer, its parameters being the workload's tensors. Its experts hold theirs flat.
+class TutelMegablocks(Tutel):
+    """Tutel's mode for few tokens: only the rows of active experts are multiplied."""
 
-    The experts are made on the meta device, as a custom module that is Tutel's own, since Tutel would fill its
-    parameters, in float32, with random numbers.
-    """
+    name = "tutel_megablocks"
+    source = f"github.com/{CHECKOUT.repository}: tutel.moe.moe_layer with megablocks_size={MEGABLOCKS_SIZE}"
+    host_sync = f"{CAPACITY_SYNC}; sparse_bmm_infer copies the counts to the host, once a GEMM, and loops over experts"
+    revision = 1
+
+    def config(self, case: Case) -> str:
+        return f"{super().config(case)} megablocks_size={MEGABLOCKS_SIZE}"
+
+    def check(self, case: Case) -> Check:
+        check = super().check(case)
+        if check is OK and case.num_experts < 2:
+            return unsupported("Tutel turns megablocks_size off for a single expert: the row of tutel is its path")
+        return check
+
+    def build(self, case: Case, weights: Weights) -> Forward:
+        return _forward(case, weights, _sparse_experts(case, weights), MEGABLOCKS_SIZE)
+
+
+def _forward(case: Case, weights: Weights, experts: torch.nn.Module, megablocks_size: int) -> Forward:
+    """The layer with these experts, warmed up."""
     import torch
     from tutel import moe
-
-    experts = importlib.import_module("tutel.experts.llama_ffn").ExpertModule
-
-    def on_meta(**options: Any) -> torch.nn.Module:
-        with torch.device("meta"):
-            return experts(**options)
 
     layer = moe.moe_layer(
         gate_type={"type": "top", "k": case.top_k, "capacity_factor": 0.0, "fp32_gate": False},
         model_dim=case.hidden_dim,
-        experts={
-            "type": "custom",
-            "module": on_meta,
-            "count_per_node": case.num_experts,
-            "hidden_size_per_expert": case.ffn_dim,
-        },
+        experts={"type": "custom", "module": lambda **options: experts, "count_per_node": case.num_experts},
         normalize_gate=case.gate.renormalize,
     ).eval()
-    _set(layer.experts, "W_fc1", weights.gate("kn").flatten())
-    _set(layer.experts, "W_fc2", weights.up("kn").flatten())
-    _set(layer.experts, "W_fc3", weights.down("kn").flatten())
     _set(layer.gates[0].wg, "weight", weights.router())
-    return layer
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        _use_kernels_of(x.dtype)
+        with torch.inference_mode():
+            return layer(x, megablocks_size=megablocks_size)
+
+    forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
+    return forward
+
+
+def _padded_experts(case: Case, weights: Weights) -> torch.nn.Module:
+    """Tutel's own experts, which hold their weights flat, over the workload's tensors.
+
+    They are made on the meta device, since Tutel would fill its parameters, in float32, with random numbers.
+    """
+    import torch
+
+    module = importlib.import_module("tutel.experts.llama_ffn").ExpertModule
+    with torch.device("meta"):
+        experts = module(case.hidden_dim, case.ffn_dim, case.num_experts, 1)
+    _set(experts, "W_fc1", weights.gate("kn").flatten())
+    _set(experts, "W_fc2", weights.up("kn").flatten())
+    _set(experts, "W_fc3", weights.down("kn").flatten())
+    return experts
+
+
+def _sparse_experts(case: Case, weights: Weights) -> torch.nn.Module:
+    """SwiGLU experts by Tutel's `sparse_bmm_infer`, called as its `ffn` calls it."""
+    import torch
+
+    class Experts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_up = torch.nn.Parameter(weights.gate_up("nk"), requires_grad=False)
+            self.down = torch.nn.Parameter(weights.down("nk"), requires_grad=False)
+
+        def forward(self, x: torch.Tensor, layer: Any) -> torch.Tensor:
+            """x and y: [num_experts, rows, hidden]; rows of an expert beyond its count hold anything."""
+            multiply, size = torch.ops.tutel_ops.sparse_bmm_infer, layer.megablocks_size
+            blocks = torch.div(layer.dispatch_count + (size - 1), size, rounding_mode="floor")
+            gate, up = multiply(x, self.gate_up, blocks, True, size).chunk(2, dim=-1)
+            return multiply(torch.nn.functional.silu(gate) * up, self.down, blocks, True, size)
+
+    return Experts()
 
 
 def _set(module: Any, name: str, tensor: torch.Tensor) -> None:
@@ -109,12 +153,27 @@ def _set(module: Any, name: str, tensor: torch.Tensor) -> None:
     setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
 
 
+_kept: dict[torch.dtype, tuple[dict, torch.Tensor | None]] = {}
+_dtype_in_use: list[torch.dtype] = []
+
+
+def _use_kernels_of(dtype: torch.dtype) -> None:
+    """Gives Tutel the dispatch kernels of this dtype: it keeps them, and a tensor of ones, by device alone."""
+    if _dtype_in_use == [dtype]:
+        return
+    dispatcher = importlib.import_module("tutel.impls.fast_dispatch").TutelMoeFastDispatcher
+    for other in _dtype_in_use:
+        _kept[other] = dispatcher.kernel_pool, dispatcher.ones_helper
+    dispatcher.kernel_pool, dispatcher.ones_helper = _kept.get(dtype, ({}, None))
+    _dtype_in_use[:] = [dtype]
+
+
 @functools.cache
 def _problem() -> str:
     """Why Tutel cannot run in this process, with the command that would mend it; empty if it can."""
     import torch
 
-    how = checkouts.how_to_get(NAME, PACKAGE, REPOSITORY, BUILD)
+    how = CHECKOUT.how_to_get()
     try:
         from tutel import moe  # noqa: F401
 

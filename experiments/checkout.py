@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import subprocess
 import sys
 import traceback
 import types
@@ -43,6 +44,25 @@ def program_environment(**changes: str) -> dict[str, str]:
     """The environment in which `program` finds this checkout and speaks UTF-8, with these variables changed."""
     paths = [str(SOURCE)] * SOURCE.is_dir() + [os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"} | changes
+
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git prints in that folder; None where it fails or is not there."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def commit_of(folder: Path, part: str) -> str | None:
+    """The commit of the repository that tracks `part` of the folder; None for a copy without a history of its own.
+
+    A copy may lie inside of another repository, whose commit says nothing about it.
+    """
+    tracked = git(folder, "ls-files", "--error-unmatch", "--", part) is not None
+    return git(folder, "rev-parse", "HEAD") if tracked else None
 
 
 def _inside(entry: str) -> bool:

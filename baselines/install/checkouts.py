@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 import os
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.experiments.implementation.contract import Implementation
 
 from . import tree
 
 
-class CheckoutSystem(Implementation):
-    """A system that the user clones. package: the folder of its checkout that is imported; distribution: its name
-    where it is installed."""
+@dataclass(frozen=True)
+class Checkout:
+    """A repository on GitHub that the user clones.
 
-    package: ClassVar[str]
-    distribution: ClassVar[str]
+    package: the folder in it that is imported; distribution: its name where it is installed instead; build: what has to
+    be typed after cloning, as the end of a command line.
+    """
 
-    def version(self) -> str:
-        return version(self.name, self.package, self.distribution)
+    name: str
+    package: str
+    repository: str
+    distribution: str
+    build: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that holds the folder."""
+        return f"TRITONMOE_{self.name.upper()}_PATH"
 
     def search_path(self) -> list[Path]:
-        return search_path(self.name, self.package)
+        """The folder, if the variable names one that holds the package; else nothing."""
+        value = os.environ.get(self.variable, "")
+        folder = Path(value).expanduser().resolve()
+        return [folder] if value and (folder / self.package).is_dir() else []
+
+    def version(self) -> str:
+        """`commit <hash>` of the checkout, `checkout` for one without its history, else the version installed."""
+        for folder in self.search_path():
+            commit = checkout.commit_of(folder, self.package)
+            return f"commit {commit[:12]}" if commit else "checkout"
+        return tree.installed_version(self.distribution)
+
+    def how_to_get(self) -> str:
+        """What is wrong with the variable, if it is set, and the one command that gets the system."""
+        value = os.environ.get(self.variable, "")
+        wrong = f"{self.variable}={value} holds no {self.package}/; " if value and not self.search_path() else ""
+        clone = f"git clone https://github.com/{self.repository} {self.name}"
+        return f"{wrong}{clone}{self.build} && export {self.variable}=$PWD/{self.name}"
 
 
-def variable(name: str) -> str:
-    """The environment variable that holds the checkout of the system `name`."""
-    return f"TRITONMOE_{name.upper()}_PATH"
+class CheckoutSystem(Implementation):
+    """A system out of a `Checkout`, which several systems may share."""
 
+    checkout: ClassVar[Checkout]
 
-def search_path(name: str, package: str) -> list[Path]:
-    """The checkout of `name`, if its variable names a folder that holds `package`; else nothing."""
-    value = os.environ.get(variable(name), "")
-    folder = Path(value).expanduser().resolve()
-    return [folder] if value and (folder / package).is_dir() else []
+    def version(self) -> str:
+        return self.checkout.version()
 
-
-def version(name: str, package: str, distribution: str) -> str:
-    """`commit <hash>` of the checkout, else the version of what is installed, empty if neither is there."""
-    for folder in search_path(name, package):
-        command = ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"]
-        try:
-            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return "checkout"
-        return f"commit {done.stdout.strip()}"
-    return tree.installed_version(distribution)
-
-
-def how_to_get(name: str, package: str, repository: str, build: str = "") -> str:
-    """What is wrong with the variable, if it is set, and the one command that gets the system."""
-    value = os.environ.get(variable(name), "")
-    wrong = f"{variable(name)}={value} holds no {package}/; " if value and not search_path(name, package) else ""
-    clone = f"git clone https://github.com/{repository} {name}"
-    return f"{wrong}{clone}{build} && export {variable(name)}=$PWD/{name}"
+    def search_path(self) -> list[Path]:
+        return self.checkout.search_path()

@@ -40,6 +40,7 @@ SYSTEMS = {
     "torch_grouped_mm_compiled": ("PyTorch grouped_mm compiled", "pytorch"),
     "torch_loop": ("PyTorch loop", "pytorch"),
     "tutel": ("Tutel", "training"),
+    "tutel_megablocks": ("Tutel, megablocks mode", "training"),
     "fastmoe": ("FastMoE", "training"),
     "deepspeed_moe": ("DeepSpeed-MoE", "training"),
     "magma_vbatched": ("MAGMA vbatched", "library"),

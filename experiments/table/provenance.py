@@ -6,12 +6,13 @@ import json
 import os
 import platform
 import re
-import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tritonmoe_bench import ROOT
+
+from .. import checkout
 
 INTERPRETER = "interpreter"
 """Device name of a machine with no GPU, where Triton's interpreter runs the kernels."""
@@ -25,25 +26,13 @@ def commit() -> tuple[str, bool | str]:
     """(commit, whether sources differ from it), from TRITONMOE_GIT_COMMIT and TRITONMOE_GIT_DIRTY where
     the checkout travelled without its history or with an older one, else from git; ("unknown", "unknown") where neither
     tells."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(ROOT), *arguments],
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                check=True,
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
     if "TRITONMOE_GIT_COMMIT" in os.environ:
         return os.environ["TRITONMOE_GIT_COMMIT"], os.environ.get("TRITONMOE_GIT_DIRTY", "unknown") == "true"
-    head = git("rev-parse", "HEAD")
+    head = checkout.commit_of(ROOT, "experiments")
     if head:
-        return head, bool(git("status", "--porcelain", "--", ".", ":!results", ":!plots/figures", ":!README.md"))
+        return head, bool(
+            checkout.git(ROOT, "status", "--porcelain", "--", ".", ":!results", ":!plots/figures", ":!README.md")
+        )
     return "unknown", "unknown"
 
 

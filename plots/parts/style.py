@@ -62,6 +62,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "torch_grouped_mm_compiled": ("#4a1f86", ">", DASH),
     "torch_loop": ("#c7b6e6", "d", DOT),
     "tutel": ("#7a4a2b", "H"),
+    "tutel_megablocks": ("#b5835a", "4", DASH),
     "fastmoe": ("#a97c50", "1", DASH),
     "deepspeed_moe": ("#c9a27e", "2", DASHDOT),
     "magma_vbatched": ("#7d8b99", "3", DOT),

@@ -116,5 +116,6 @@ def test_a_dtype_that_its_kernels_refuse_is_unsupported(stub, monkeypatch):
     assert fastmoe.FastMoe().check(case(dtype="fp16")).status is Status.OK
 
 
-def test_it_says_why_a_graph_cannot_hold_it():
+def test_it_says_why_a_graph_cannot_hold_it_and_what_fastermoe_does():
     assert "item()" in fastmoe.FastMoe.host_sync
+    assert "FasterMoE's path on one GPU is this one" in fastmoe.FastMoe().config(case())

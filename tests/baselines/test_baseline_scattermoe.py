@@ -8,7 +8,7 @@ import torch
 from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import scattermoe as adapters
-from tritonmoe_bench.baselines.install import checkouts
+from tritonmoe_bench.experiments import checkout
 
 
 @pytest.fixture(autouse=True)
@@ -73,24 +73,30 @@ def test_layouts_and_flags(stub, gating, dtype):
     assert stub[-2:] == [((32, 64, 96), 1, 4, False, True), ((32, 48, 64), 1, 1, True, False)]
 
 
-def test_a_checkout_is_found_with_its_commit(monkeypatch, tmp_path):
+def test_a_checkout_is_found(monkeypatch, tmp_path):
+    assert adapters.Scattermoe().search_path() == []
     (tmp_path / "scattermoe").mkdir()
-    (tmp_path / "scattermoe" / "mlp.py").touch()
     monkeypatch.setenv("TRITONMOE_SCATTERMOE_PATH", str(tmp_path))
     assert adapters.Scattermoe().search_path() == [tmp_path.resolve()]
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+
+
+def committed(folder) -> str:
+    """Makes the folder a repository with all that is in it; the commit."""
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *command], check=True)
-    head = subprocess.run(
-        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, encoding="utf-8", errors="replace"
-    ).stdout
-    assert adapters.Scattermoe().version() == f"commit {head[:12]}"
+    return checkout.git(folder, "rev-parse", "HEAD")
 
 
-def test_an_archive_without_git_still_has_a_version(monkeypatch, tmp_path):
-    (tmp_path / "scattermoe").mkdir()
-    monkeypatch.setenv("TRITONMOE_SCATTERMOE_PATH", str(tmp_path))
+@pytest.mark.parametrize("history", ["its own", "none", "of a repository around it"])
+def test_the_version_is_the_commit_of_the_checkout_itself(history, monkeypatch, tmp_path):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert adapters.Scattermoe().version() == "checkout"
-    monkeypatch.delenv("TRITONMOE_SCATTERMOE_PATH")
-    assert checkouts.search_path("scattermoe", "scattermoe") == []
+    (tmp_path / "README").touch()
+    if history == "of a repository around it":
+        committed(tmp_path)
+    folder = tmp_path / "clone"
+    (folder / "scattermoe").mkdir(parents=True)
+    (folder / "scattermoe" / "mlp.py").touch()
+    commit = committed(folder) if history == "its own" else ""
+    monkeypatch.setenv("TRITONMOE_SCATTERMOE_PATH", str(folder))
+    assert adapters.Scattermoe().version() == (f"commit {commit[:12]}" if commit else "checkout")

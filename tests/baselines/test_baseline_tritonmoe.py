@@ -4,9 +4,12 @@ import sys
 
 import pytest
 import torch
+import triton
 from tiny_layer import case, error_of, stub_modules
+from triton.runtime.autotuner import Autotuner
 
 from tritonmoe_bench.baselines import tritonmoe as adapters
+from tritonmoe_bench.experiments.workload.weights import Weights
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +75,25 @@ def test_layouts_and_flags(stub, gating, theirs, dtype):
     assert adapter.host_sync
     assert error_of(adapter, point) < 0.01
     assert stub[-1] == ((8, 48, 64), (8, 48, 64), (8, 64, 48), 8, 2, theirs)
+
+
+def test_the_kernels_are_tuned_for_each_batch_size(stub):
+    module = sys.modules["triton_kernels.moe"]
+
+    @triton.autotune(configs=[triton.Config({})], key=["N", "K"])
+    @triton.jit
+    def kernel(N, K):
+        pass
+
+    assert isinstance(kernel, Autotuner)
+    module.kernel = kernel
+    adapter, kept = adapters.Tritonmoe(), []
+    for tokens in (5, 5, 6):
+        point = case(tokens=tokens)
+        adapter.build(point, Weights(point, "cpu"))
+        kept.append(dict(kernel.cache))
+        kernel.cache["N, K"] = tokens  # as if the forward had tuned it
+    assert kept == [{}, {"N, K": 5}, {}]
 
 
 @pytest.mark.parametrize("gating", ["softmax_renorm", "sigmoid"])
