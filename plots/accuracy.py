@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import LIMIT
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, style
 
@@ -25,10 +26,10 @@ STUDIES = ("headline", "throughput")
 BAND = "PyTorch's own computation in the dtype, the same points"
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     studies = [results.study(name) for name in STUDIES]
     rows = pd.concat([study.rows for study in studies], ignore_index=True)
-    asked = rows[rows["implementation"] != data.LIMIT]
+    asked = rows[rows["implementation"] != LIMIT]
     known = errors(asked)
     names, dtypes = compare.systems(asked), sorted(asked["dtype"].unique())
     figure, axes = layout.sheet(1, len(dtypes), 0.55 + 0.16 * len(names), TITLE, sharey=True)
@@ -45,7 +46,7 @@ def draw(results: data.Results) -> Figure:
         "Line: least to most; marker: median; number: median of the error over PyTorch's own at the same points; "
         "no point: nothing of the system passed or ran in this dtype."
     )
-    missing = pd.concat([compare.missing(study.rows[study.rows["implementation"] != data.LIMIT]) for study in studies])
+    missing = pd.concat([compare.missing(study.rows[study.rows["implementation"] != LIMIT]) for study in studies])
     text = "\n".join([caption.text(studies[0], notes, missing), *(caption.provenance(study) for study in studies[1:])])
     return layout.finish(figure, _handles(), text)
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tritonmoe_bench.experiments.analysis import compare, names
-from tritonmoe_bench.experiments.analysis import results as data
 from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT, crossing, errors
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, style
 
@@ -37,7 +37,7 @@ ERRORS = {
 }
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("decode")
     rows = compare.plain(study.rows)
     models = names.models_in_order(rows["model"])

@@ -20,7 +20,7 @@ if not __package__:
 import matplotlib
 
 from tritonmoe_bench import ROOT
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results, find_device
 from tritonmoe_bench.experiments.checkout import one_line
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.plots.parts import layout, registry
@@ -39,18 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     matplotlib.use("Agg")
     try:
-        device = data.find_device(chosen.results, chosen.device)
-    except data.MissingStudy as lack:
+        device = find_device(chosen.results, chosen.device)
+    except MissingStudy as lack:
         print(f"error: {lack}", file=sys.stderr)
         return 1
-    written, faulty = draw_all(data.Results(chosen.results, device), chosen.out / device, chosen.only, chosen.dpi)
+    written, faulty = draw_all(Results(chosen.results, device), chosen.out / device, chosen.only, chosen.dpi)
     if not written:
         print(f"error: nothing could be drawn from {chosen.results / device}", file=sys.stderr)
     return 0 if written and not faulty and not registry.broken() else 1
 
 
 def draw_all(
-    results: data.Results, out: Path, only: Sequence[str] | None = None, dpi: int = layout.DPI
+    results: Results, out: Path, only: Sequence[str] | None = None, dpi: int = layout.DPI
 ) -> tuple[list[Path], list[str]]:
     """Draws into `out` the figures that have their CSVs; returns the files, which it prints as they are written, and
     the names of the figures that are faulty."""
@@ -71,7 +71,7 @@ def draw_all(
                     figure.savefig(path, dpi=dpi, metadata=metadata)
                 written.append(path)
                 print(path)
-        except data.MissingStudy as lack:
+        except MissingStudy as lack:
             print(f"{name}: skipped, {lack}")
         except Exception as error:
             if isinstance(error, OSError) and one_line(error):

@@ -9,9 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.analysis.names import model_label
-from tritonmoe_bench.experiments.claims.assignment import DYNAMIC, FIXED
+from tritonmoe_bench.experiments.analysis.names import DYNAMIC, FIXED, fixed_heights, model_label
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
 
 from .parts import caption, layout, maps
 
@@ -20,15 +19,14 @@ TITLE = "Tile heights chosen on the GPU over one height for all"
 STUDIES = ("heights",)
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("heights")
     rows = compare.plain(study.rows)
-    names = [name for name in rows["implementation"].unique() if name.startswith(FIXED)]
-    if DYNAMIC not in set(rows["implementation"]) or not names:
-        raise data.MissingStudy(
+    heights = fixed_heights(rows["implementation"])
+    if DYNAMIC not in set(rows["implementation"]) or not heights:
+        raise MissingStudy(
             f"{study.path} has no rows of {DYNAMIC} and {FIXED}<rows>: python experiments/sweep.py study=heights"
         )
-    heights = sorted(names, key=lambda name: int(name.removeprefix(FIXED)))
     tables = [(f"over {name.removeprefix(FIXED)} rows for all", _ratios(rows, [name])) for name in heights]
     if len(heights) > 1:
         tables.append(("over the best\nsingle height", _ratios(rows, heights)))

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.names import LIMIT, model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, style
 
@@ -17,7 +17,7 @@ TITLE = "Energy, power and clock of forwards back to back"
 STUDIES = ("energy",)
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("energy")
     rows = compare.plain(study.rows)
     even = rows[rows["skew"] == 0]
@@ -55,7 +55,7 @@ def draw(results: data.Results) -> Figure:
 
 def over_stream(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column more: energy over that of `stream` at the same case, NaN where that has none."""
-    stream = rows[rows["implementation"] == data.LIMIT].set_index("case_hash")["energy_mj"]
+    stream = rows[rows["implementation"] == LIMIT].set_index("case_hash")["energy_mj"]
     return rows.assign(over_stream=rows["energy_mj"] / rows["case_hash"].map(stream))
 
 

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tritonmoe_bench.experiments.analysis import compare, names
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import PAPER, UNFUSED
 from tritonmoe_bench.experiments.analysis.published import ratios
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, paper_points, style
 
@@ -16,13 +17,12 @@ NAME = "fused_vs_unfused"
 TITLE = "Fused against unfused (above 1: fused is faster)"
 STUDIES = ("throughput",)
 CLAIM = "fused-over-unfused"
-FUSED, UNFUSED = "paper_fused", "paper_unfused"
 DTYPES: dict[str, tuple[str, str, style.Line]] = {"bf16": ("#8f2d00", "o", "-"), "fp16": ("#e69a3c", "s", style.DASH)}
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("throughput")
-    rows = study.rows[study.rows["implementation"].isin([FUSED, UNFUSED])]
+    rows = study.rows[study.rows["implementation"].isin([PAPER, UNFUSED])]
     models = list(dict.fromkeys((model, gating) for model, _, gating in compare.panels(rows)))
     columns = min(3, len(models))
     figure, axes = layout.sheet(-(-len(models) // columns), columns, 1.6, TITLE, used=len(models), sharey=True)
@@ -32,7 +32,7 @@ def draw(results: data.Results) -> Figure:
     for panel, (model, gating) in zip(axes, models):
         paper_points.draw_band(panel, CLAIM)
         for dtype, (color, marker, line) in DTYPES.items():
-            pairs = compare.ratios(compare.panel_rows(rows, (model, dtype, gating)), FUSED, [UNFUSED], "eager")
+            pairs = compare.ratios(compare.panel_rows(rows, (model, dtype, gating)), PAPER, [UNFUSED], "eager")
             panel.fill_between(pairs["tokens"], pairs["low"], pairs["high"], color=color, alpha=0.25, lw=0)
             panel.plot(pairs["tokens"], pairs["ratio"], color=color, marker=marker, ls=line)
         mine = points[(points["model"] == model) & (points["tokens"] <= rows["tokens"].max())]

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from tritonmoe_bench.experiments.analysis import compare, names
-from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.claims.fusion import FUSED, PERMUTED, process_noise
+from tritonmoe_bench.experiments.analysis.fusion import FUSED, PERMUTED, process_noise
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, style
 
@@ -20,7 +20,7 @@ STUDIES = ("fusion",)
 COLOR = style.look("fast").color
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("fusion")
     rows = compare.plain(study.rows)
     models = names.models_in_order(rows["model"])

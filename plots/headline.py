@@ -12,8 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from tritonmoe_bench.experiments.analysis import compare, names
-from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.analysis.headline import FAST, against_best, counted, peers
+from tritonmoe_bench.experiments.analysis.headline import against_best, peers, standing
+from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.reporting.texts import say
 
 from .parts import caption, layout, style
 
@@ -26,11 +28,11 @@ BELOW = 0.86
 TICKS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 40, 100)
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("headline")
     rows = compare.plain(study.rows)
     models, skews = names.models_in_order(rows["model"]), sorted(rows["skew"].unique())
-    others = [name for name in compare.systems(rows) if name not in (FAST, data.LIMIT)]
+    others = [name for name in compare.systems(rows) if name not in (FAST, LIMIT)]
     field = peers(rows)
     pairs, best = compare.ratios(rows, FAST, others, "best"), against_best(rows, field)
     missing = compare.missing(rows)
@@ -45,7 +47,7 @@ def draw(results: data.Results) -> Figure:
 
         for name in others:
             points = here(pairs)
-            points = points[points["peer"] == name].sort_values("tokens")
+            points = points[points["other"] == name].sort_values("tokens")
             layout.plot_system(panel, name, points["tokens"], points["ratio"])
         panel.plot(here(best)["tokens"], here(best)["ratio"], zorder=5, **RING)
         for tokens, ratio in zip(here(best)["tokens"], here(best)["ratio"]):
@@ -60,8 +62,8 @@ def draw(results: data.Results) -> Figure:
     layout.mark_missing(panels, "tokens")
     dtype = rows["dtype"].iloc[0]
     notes = (
-        f"{dtype}, each system in its faster launch mode. {counted(best)} Peers are all systems but the pipelines "
-        "written here (fast, paper)."
+        f"{dtype}, each system in its faster launch mode. {say('field.j2', 'over_best_peer', standing=standing(best))} "
+        "Peers are all systems but the limit and those written here (fast, paper)."
     )
     return layout.finish(figure, _handles(others, missing), caption.text(study, notes, missing))
 

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout
 
@@ -15,7 +15,7 @@ TITLE = "Latency against expert count"
 STUDIES = ("experts",)
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("experts")
     every = compare.plain(study.rows)
     tokens = sorted(every["tokens"].unique())

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout
 
@@ -16,7 +16,7 @@ STUDIES = ("skew",)
 MAX_COLUMNS, MAX_ROWS = 4, 3
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("skew")
     every = compare.plain(study.rows)
     experts, tokens = spread(every["num_experts"], MAX_COLUMNS), spread(every["tokens"], MAX_ROWS)

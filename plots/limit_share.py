@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import LIMIT
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, style
 
@@ -15,7 +16,7 @@ TITLE = "Share of the measured limit"
 STUDIES = ("throughput",)
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("throughput")
     keys = compare.panels(study.rows)
     columns = min(3, len(keys))
@@ -26,10 +27,10 @@ def draw(results: data.Results) -> Figure:
     for panel, key in zip(axes, keys):
         for name in compare.systems(best):
             rows = compare.panel_rows(best, key, name).sort_values("tokens")
-            if name != data.LIMIT:
+            if name != LIMIT:
                 share = rows["limit_us"] / rows["p50_us"]
                 layout.plot_system(panel, name, rows["tokens"], share, rows["launch"] == "eager")
-        limit = style.look(data.LIMIT)
+        limit = style.look(LIMIT)
         panel.axhline(1, color=limit.color, linestyle=limit.linestyle)
         panel.set_ylim(0, 1.05)
         layout.power_axis(panel.xaxis, study.rows["tokens"])
@@ -51,5 +52,5 @@ def draw(results: data.Results) -> Figure:
         "Limit: the larger of the time to read the active experts' weights once (stream) and that of the operations at "
         f"the matrix rate, both measured in this run{f' ({measured} TFLOP/s)' if measured else ''}. {layout.FASTER}"
     )
-    handles = layout.legend_of([*study.rows["implementation"], data.LIMIT], missing)
+    handles = layout.legend_of([*study.rows["implementation"], LIMIT], missing)
     return layout.finish(figure, handles, caption.text(study, notes, missing))

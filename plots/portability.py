@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
 
 from .parts import layout, style
 
@@ -30,10 +30,10 @@ GROUPS = {"paper": "paper", "fast": "fast", "both": "both", "stream": "limit"}
 """By which pipelines a kernel is launched, in the order of rows."""
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     path = results.root / "portability.csv"
     if not path.exists():
-        raise data.MissingStudy(f"{path} is missing: python experiments/portability.py makes it")
+        raise MissingStudy(f"{path} is missing: python experiments/portability.py makes it")
     rows = pd.read_csv(path, keep_default_na=False)
     notes = path.with_suffix(".json")
     record = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}

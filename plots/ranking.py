@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.names import LIMIT, model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, style
 
@@ -32,7 +32,7 @@ ROW_IN, HEAD_IN = 0.15, 0.62
 NORM = Normalize(0, np.log2(FULL_COLOR))
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("headline")
     rows = compare.plain(study.rows)
     best = relative(rows)
@@ -42,7 +42,7 @@ def draw(results: data.Results) -> Figure:
     for panel, skew in zip(axes, skews):
         _panel(panel, rows[rows["skew"] == skew], best[best["skew"] == skew], names)
         _beside(panel, f"Zipf {skew:g}" if skew else "uniform routing", 11, fontweight="bold")
-    missing = compare.missing(rows[rows["implementation"] != data.LIMIT])
+    missing = compare.missing(rows[rows["implementation"] != LIMIT])
     notes = (
         f"{rows['dtype'].iloc[0]}, each system in its faster launch mode. In each cell: latency of the system / of the "
         "fastest there; bold: the fastest, or the same within the noise. Systems stand in the order of their geometric "
@@ -57,7 +57,7 @@ def relative(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, and `same`: no slower
     than it beyond the noise. The limit has a ratio too, below 1, and is not ranked."""
     best = compare.timed(rows, "best")
-    fastest = best[best["implementation"] != data.LIMIT].sort_values("p50_us").drop_duplicates("case_hash")
+    fastest = best[best["implementation"] != LIMIT].sort_values("p50_us").drop_duplicates("case_hash")
     fastest = fastest[["case_hash", "p50_us", "p80_us"]]
     best = best.merge(fastest, on="case_hash", suffixes=("", "_fastest"))
     return best.assign(
@@ -69,9 +69,9 @@ def ranked(rows: pd.DataFrame, best: pd.DataFrame) -> list[str]:
     """Every system of the rows, the limit first, then those with the most points, among them by geometric mean."""
     means = np.exp(np.log(best["ratio"]).groupby(best["implementation"]).mean())
     points = best.groupby("implementation").size()
-    names = [name for name in compare.systems(rows) if name != data.LIMIT]
+    names = [name for name in compare.systems(rows) if name != LIMIT]
     names.sort(key=lambda name: (-points.get(name, 0), means.get(name, np.inf)))
-    return [name for name in (data.LIMIT,) if name in set(rows["implementation"])] + names
+    return [name for name in (LIMIT,) if name in set(rows["implementation"])] + names
 
 
 def _panel(panel: Axes, rows: pd.DataFrame, best: pd.DataFrame, names: list[str]) -> None:
@@ -89,7 +89,7 @@ def _panel(panel: Axes, rows: pd.DataFrame, best: pd.DataFrame, names: list[str]
             if cell is None:
                 look = {"facecolor": style.MISSING, "hatch": "////"}
             else:
-                look = {"facecolor": "white" if name == data.LIMIT else COLORS(NORM(np.log2(max(cell.ratio, 1))))}
+                look = {"facecolor": "white" if name == LIMIT else COLORS(NORM(np.log2(max(cell.ratio, 1))))}
                 _number(panel, x, y, cell, name)
             panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, edgecolor="white", lw=0.6, **look))
     for at in range(1, len(columns)):
@@ -121,9 +121,9 @@ def _beside(panel: Axes, text: str, above_pt: float, **style_of: Any) -> None:
 
 def _number(panel: Axes, x: int, y: int, cell: Any, name: str) -> None:
     red, green, blue, _ = COLORS(NORM(np.log2(max(cell.ratio, 1))))
-    dark = name != data.LIMIT and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+    dark = name != LIMIT and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
     text = f"{cell.ratio:.2f}" if cell.ratio < 9.995 else f"{cell.ratio:.0f}"
     panel.text(
         x, y, text, ha="center", va="center_baseline", color="white" if dark else style.INK,
-        fontweight="bold" if cell.same and name != data.LIMIT else "normal",
+        fontweight="bold" if cell.same and name != LIMIT else "normal",
     )  # fmt: skip

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
 from tritonmoe_bench.experiments.analysis.published import ratios
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, paper_points, style
 
@@ -32,7 +32,7 @@ LINES: dict[str, tuple[style.Line, FillStyle]] = {
 """Line style and marker filling of each of our pipelines; the colour and marker are those of the Megablocks path."""
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("throughput")
     keys = compare.panels(study.rows)
     models = list(dict.fromkeys((model, gating) for model, _, gating in keys))
@@ -76,7 +76,7 @@ def draw(results: data.Results) -> Figure:
 
 def _lines(panel: Axes, pairs: pd.DataFrame, name: str) -> None:
     line, filling = LINES[name]
-    for path, group in pairs.groupby("peer"):
+    for path, group in pairs.groupby("other"):
         look = style.look(str(path))
         panel.plot(group["tokens"], group["ratio"], color=look.color, ls=line, marker=look.marker, fillstyle=filling)
 

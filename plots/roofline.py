@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.names import LIMIT, model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
 from tritonmoe_bench.experiments.analysis.traffic import COUNTERS, totals, uncounted
 from tritonmoe_bench.experiments.analysis.traffic_load import load
 
@@ -27,7 +27,7 @@ LABELLED = ("fast", "paper_fused_graph")
 """Systems beside whose points the tokens stand; the first that there is."""
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     traffic, headline = load(results, COUNTERS), results.study("headline")
     points = place(headline.rows, totals(traffic.rows))
     if points.empty:
@@ -36,7 +36,7 @@ def draw(results: data.Results) -> Figure:
     dtype = points["dtype"].iloc[0]
     matrix = headline.record.get("matrix_tflops", {}).get(dtype)
     if bandwidth is None or not matrix:
-        raise data.MissingStudy(f"{headline.path} has no measured roofs: python experiments/sweep.py study=headline")
+        raise MissingStudy(f"{headline.path} has no measured roofs: python experiments/sweep.py study=headline")
     models = models_in_order(points["model"])
     columns = min(3, len(models))
     figure, axes = layout.sheet(
@@ -80,7 +80,7 @@ def _labels(rows: pd.DataFrame) -> Iterator[tuple[str, tuple[float, float]]]:
 def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
     """One row a case and system that was both timed and counted, with `intensity` (FLOP a byte) and `tflops`."""
     times = compare.timed(headline, "best")
-    times = times[times["implementation"] != data.LIMIT]
+    times = times[times["implementation"] != LIMIT]
     points = times.merge(counted[["case_hash", "implementation", "bytes"]], on=["case_hash", "implementation"])
     return points.assign(intensity=points["flops"] / points["bytes"], tflops=points["flops"] / points["p50_us"] / 1e6)
 
@@ -88,7 +88,7 @@ def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
 def unplaced(headline: pd.DataFrame, counted: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
     """The pairs of a case of the figure and a system of either study that are no point, with status and reason."""
     case = ["case_hash", "model", "tokens", "dtype"]
-    names = {*headline["implementation"], *counted["implementation"]} - {data.LIMIT}
+    names = {*headline["implementation"], *counted["implementation"]} - {LIMIT}
     pairs = (
         points[case].drop_duplicates("case_hash").merge(pd.DataFrame({"implementation": sorted(names)}), how="cross")
     )
@@ -105,6 +105,6 @@ def unplaced(headline: pd.DataFrame, counted: pd.DataFrame, points: pd.DataFrame
 def stream_rate(headline: pd.DataFrame) -> float | None:
     """The largest rate at which `stream` read the active experts' weights, in TB/s."""
     rows = compare.timed(headline, "best")
-    rows = rows[rows["implementation"] == data.LIMIT]
+    rows = rows[rows["implementation"] == LIMIT]
     sizes = rows["active_experts"] * 6 * rows["hidden_dim"] * rows["ffn_dim"]
     return float((sizes / rows["p50_us"]).max() / 1e6) if len(rows) else None

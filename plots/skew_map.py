@@ -10,7 +10,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
 
 from .parts import caption, layout, maps, style
 
@@ -20,10 +20,10 @@ STUDIES = ("skew",)
 
 
 class Comparison(NamedTuple):
-    """peer: a path, or empty for the fastest at each point; launch: eager to eager, or best to best."""
+    """path: of Megablocks, or empty for the fastest at each point; launch: eager to eager, or best to best."""
 
     system: str
-    peer: str
+    path: str
     launch: str
 
 
@@ -34,20 +34,18 @@ COMPARISONS = (
 )
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("skew")
     every = compare.plain(study.rows)
     names = set(every["implementation"])
-    comparisons = [c for c in COMPARISONS if c.system in names and (not c.peer or c.peer in names)]
+    comparisons = [c for c in COMPARISONS if c.system in names and (not c.path or c.path in names)]
     if not comparisons:
-        raise data.MissingStudy(
-            f"{study.path} has no rows of the paper's pipelines: python experiments/sweep.py study=skew"
-        )
+        raise MissingStudy(f"{study.path} has no rows of the paper's pipelines: python experiments/sweep.py study=skew")
     tokens = sorted(every["tokens"].unique())
     figure, axes = layout.sheet(len(comparisons), len(tokens), 1.95, TITLE)
     paths = compare.family(every, "megablocks")
     tables = [
-        compare.to_best(compare.ratios(every, c.system, [c.peer] if c.peer else paths, c.launch)) for c in comparisons
+        compare.to_best(compare.ratios(every, c.system, [c.path] if c.path else paths, c.launch)) for c in comparisons
     ]
     for index, panel in enumerate(axes):
         row, column = divmod(index, len(tokens))
@@ -72,5 +70,5 @@ def draw(results: data.Results) -> Figure:
 
 
 def _label(comparison: Comparison) -> str:
-    over = style.look(comparison.peer).label if comparison.peer else "best Megablocks"
+    over = style.look(comparison.path).label if comparison.path else "best Megablocks"
     return f"{style.look(comparison.system).label}\nover {over}\n({comparison.launch} / {comparison.launch})"

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import compare, published
-from tritonmoe_bench.experiments.analysis import results as data
 from tritonmoe_bench.experiments.analysis.names import model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, style
 
@@ -31,7 +31,7 @@ PIPELINES = {"paper_unfused": "unfused", "paper_fused": "fused", "paper_fused_gr
 Bars = list[tuple[str, dict[str, float]]]
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("stages")
     rows = study.rows
     models = models_in_order(rows["model"])

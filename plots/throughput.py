@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout
 
@@ -14,7 +14,7 @@ TITLE = "Throughput against batch size"
 STUDIES = ("throughput",)
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     study = results.study("throughput")
     keys = compare.panels(study.rows)
     columns = min(3, len(keys))

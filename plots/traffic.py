@@ -14,15 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from tritonmoe_bench.experiments.analysis import names
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import FAST, PAPER, UNFUSED
 from tritonmoe_bench.experiments.analysis.published import claim
+from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.analysis.traffic import (
     ACCOUNTINGS,
     COUNTERS,
-    FAST,
-    FUSED,
     TENSORS,
-    UNFUSED,
     grouped,
     saving,
 )
@@ -32,13 +30,13 @@ from .parts import caption, layout
 
 NAME = "traffic"
 TITLE = "Memory traffic of one forward, by tensor"
-BARS = {UNFUSED: "unfused", FUSED: "fused", FAST: "fast"}
+BARS = {UNFUSED: "unfused", PAPER: "fused", FAST: "fast"}
 STUDIES = ("traffic",)
 MOST_TOKENS = 512
 UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     traffic = load(results)
     rows = traffic.rows[traffic.rows["implementation"].isin(list(BARS))]
     shown = _columns(rows)

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from tritonmoe_bench.experiments.analysis import compare, names
-from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.analysis.traffic import COUNTERS, FAST, LEFT_OUT, totals, uncounted
+from tritonmoe_bench.experiments.analysis.names import FAST
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.analysis.traffic import COUNTERS, LEFT_OUT, totals, uncounted
 from tritonmoe_bench.experiments.analysis.traffic_load import load
 
 from .parts import caption, layout, style
@@ -25,7 +26,7 @@ GOAL_TOKENS = (8, 512)
 """What `fast` is built to stay under, and from how many tokens to how many."""
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     traffic = load(results, COUNTERS)
     counted = totals(traffic.rows)
     if counted.empty:

@@ -9,9 +9,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import names
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import PAPER, UNFUSED
 from tritonmoe_bench.experiments.analysis.published import claim
-from tritonmoe_bench.experiments.analysis.traffic import ACCOUNTINGS, FUSED, UNFUSED, savings, uncounted
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.analysis.traffic import ACCOUNTINGS, savings, uncounted
 from tritonmoe_bench.experiments.analysis.traffic_load import load
 
 from .parts import caption, layout, style
@@ -23,10 +24,10 @@ STUDIES = ("traffic",)
 CLAIM = "#d0003c"
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     traffic = load(results)
     rows = traffic.rows[
-        traffic.rows["implementation"].isin([FUSED, UNFUSED]) & (traffic.rows["method"] != "interpreter")
+        traffic.rows["implementation"].isin([PAPER, UNFUSED]) & (traffic.rows["method"] != "interpreter")
     ]
     rows = rows[rows["dtype"] == min(rows["dtype"], default="")]
     saved = savings(rows)

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import names
-from tritonmoe_bench.experiments.analysis import results as data
+from tritonmoe_bench.experiments.analysis.names import PAPER
 from tritonmoe_bench.experiments.analysis.published import claim
-from tritonmoe_bench.experiments.analysis.traffic import FUSED
+from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.analysis.traffic_load import load
 
 from .parts import caption, layout, style
@@ -43,10 +43,10 @@ def possible_saving(rows_over_hidden, ffn_over_hidden, top_k, weights: bool = Tr
     return rows * (4 * ratio + 1) / (unfused + (3 * ratio if weights else 0))
 
 
-def draw(results: data.Results) -> Figure:
+def draw(results: Results) -> Figure:
     traffic = load(results)
     rows = traffic.rows
-    rows = rows[(rows["method"] == "model") & (rows["status"] == "ok") & (rows["implementation"] == FUSED)]
+    rows = rows[(rows["method"] == "model") & (rows["status"] == "ok") & (rows["implementation"] == PAPER)]
     shapes = rows.drop_duplicates("case_hash")
     models = [name for name in names.models_in_order(shapes["model"]) if (shapes["model"] == name).any()]
     models = [name for name in models if shapes.loc[shapes["model"] == name, "hidden_dim"].iloc[0] >= 1024]

@@ -18,8 +18,8 @@ from ..workload.config import VARIANT, PlanError, load_model, model_names
 from ..workload.shards import shard
 from .compare import current_run, timed
 from .headline import SHAKY
-from .names import in_order, models_in_order
-from .results import LIMIT, NOT_DEVICES, MissingStudy, newest_device
+from .names import LIMIT, in_order, models_in_order
+from .results import NOT_DEVICES, MissingStudy, newest_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
 WHOLE = [*SHAPE[1:], "tokens"]

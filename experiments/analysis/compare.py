@@ -1,8 +1,12 @@
-"""Rows of one run compared: the timed rows of a launch mode, and ratios of one system to its peers case by case."""
+"""Rows of one run compared: the timed rows of a launch mode, and ratios of one system to others case by case.
+
+Every function gives its rows in an order that the order of the CSV does not change.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -10,50 +14,86 @@ from ..table.columns import CASE_COLUMNS, STAGE_KEY, TRAFFIC_KEY
 from . import names
 
 KEYS = {"stages": STAGE_KEY, "traffic": TRAFFIC_KEY}
+LAUNCH_ORDER = {"graph": 0, "eager": 1}
+"""Which launch mode stands for a system whose medians are equal in both: the one that a serving system runs."""
+
+
+class Source(NamedTuple):
+    """The file that a finding comes from: `deciding` of its `total` rows, or the commit whose tests it records."""
+
+    file: str
+    deciding: int = 0
+    total: int = 0
+    commit: str = ""
 
 
 class NoEvidence(Exception):
     """The results cannot decide: nothing was run, or (`tried`) what was run could not be, for the reasons given."""
 
-    def __init__(self, message: str, rows: str = "-", *, tried: bool = False) -> None:
+    def __init__(self, message: str, sources: Iterable[Source] = (), *, tried: bool = False) -> None:
         super().__init__(message)
-        self.rows, self.tried = rows, tried
+        self.sources, self.tried = tuple(sources), tried
 
 
 def current_run(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the run with the newest row: runs are never mixed."""
+    """The rows of the run with the newest row, in the order of `ordered`: runs are never mixed."""
     if frame.empty:
         return frame
-    newest = frame.sort_values("timestamp_utc", kind="stable")["run_id"].iloc[-1]
-    return frame[frame["run_id"] == newest].reset_index(drop=True)
+    newest = frame.sort_values(["timestamp_utc", "run_id"])["run_id"].iloc[-1]
+    return ordered(frame[frame["run_id"] == newest])
+
+
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows by case, system and launch mode, CUDA graph first; what is left open goes by all other columns.
+
+    So figures and report are the same whichever system, mode or job wrote its rows first.
+    """
+    first = [name for name in (*CASE_COLUMNS, "implementation", "launch", "stage", "tensor", "method") if name in frame]
+    rest = [str(name) for name in frame if name not in first]
+
+    def key(column: pd.Series) -> pd.Series:
+        if column.name == "launch":
+            return column.map(LAUNCH_ORDER)
+        return column if pd.api.types.is_numeric_dtype(column) else column.astype("string")
+
+    return frame.sort_values([*first, *rest], key=key, kind="stable").reset_index(drop=True)
+
+
+def fastest_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows by their median latency; equal ones by launch mode, CUDA graph first, and then in the order of systems."""
+    systems = {name: place for place, name in enumerate(names.in_order(rows["implementation"]))}
+    tie = rows.assign(launch=rows["launch"].map(LAUNCH_ORDER), implementation=rows["implementation"].map(systems))
+    order = tie.sort_values(["p50_us", "launch", "implementation", "case_hash"], kind="stable").index
+    return rows.loc[order]
 
 
 def timed(frame: pd.DataFrame, launch: str) -> pd.DataFrame:
     """Rows with a latency: those of one launch mode, or for ``best`` the faster mode of each case and system."""
-    rows = frame[(frame["status"] == "ok") & frame["p50_us"].notna()]
+    rows = frame[(frame["status"] == "ok") & frame["p50_us"].notna()].reset_index(drop=True)
     if launch != "best":
         return rows[rows["launch"] == launch]
-    return rows.sort_values("p50_us").drop_duplicates(["run_id", "case_hash", "implementation"])
+    return fastest_first(rows).drop_duplicates(["run_id", "case_hash", "implementation"])
 
 
-def compare(frame: pd.DataFrame, system: str, peers: Iterable[str], launch: str) -> pd.DataFrame:
-    """Speed of `system` over each peer, case by case, inside a run; `launch` as for `timed`.
+def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str) -> pd.DataFrame:
+    """Speed of `system` over each of the others, case by case, inside a run; `launch` as for `timed`.
 
-    Columns: those of `system`'s row, peer, ratio (latency of the peer / of the system), low and high, the least and
+    Columns: those of `system`'s row, other, ratio (latency of the other / of the system), low and high, the least and
     most that the p20 to p80 of both leave open. Raises NoEvidence if no case has both.
     """
-    peers = list(peers)
+    others = list(others)
     rows = timed(frame, launch)
-    own, others = rows[rows["implementation"] == system], rows[rows["implementation"].isin(peers)]
+    own, against = rows[rows["implementation"] == system], rows[rows["implementation"].isin(others)]
     columns = ["run_id", "case_hash", "implementation", "p50_us", "p20_us", "p80_us"]
-    pairs = own.merge(others[columns], on=["run_id", "case_hash"], suffixes=("", "_peer"))
+    pairs = own.merge(against[columns], on=["run_id", "case_hash"], suffixes=("", "_other"))
     if pairs.empty:
-        raise no_pairs(frame, [system, *peers])
-    pairs["peer"] = pairs["implementation_peer"]
-    pairs["ratio"] = pairs["p50_us_peer"] / pairs["p50_us"]
-    pairs["low"] = pairs["p20_us_peer"] / pairs["p80_us"]
-    pairs["high"] = pairs["p80_us_peer"] / pairs["p20_us"]
-    return pairs.sort_values(["model", "dtype", "num_experts", "tokens", "skew", "peer"]).reset_index(drop=True)
+        raise no_pairs(frame, [system, *others])
+    pairs["other"] = pairs["implementation_other"]
+    pairs["ratio"] = pairs["p50_us_other"] / pairs["p50_us"]
+    pairs["low"] = pairs["p20_us_other"] / pairs["p80_us"]
+    pairs["high"] = pairs["p80_us_other"] / pairs["p20_us"]
+    order = ["model", "dtype", "num_experts", "tokens", "skew", "other", "case_hash", "launch"]
+    return pairs.sort_values(order, kind="stable").reset_index(drop=True)
 
 
 def no_pairs(frame: pd.DataFrame, systems: list[str]) -> NoEvidence:
@@ -69,12 +109,12 @@ def no_pairs(frame: pd.DataFrame, systems: list[str]) -> NoEvidence:
             first = rows.iloc[0]
             reasons.append(f"{name}: {first['status']} ({first['reason']})")
     detail = "; ".join(reasons) or "no case was timed for both sides"
-    return NoEvidence(f"There is no case to compare: {detail}", rows_text(frame, 0), tried=tried)
+    return NoEvidence(f"There is no case to compare: {detail}", sources(frame, 0), tried=tried)
 
 
-def rows_text(frame: pd.DataFrame, deciding: int) -> str:
-    """The CSV and how many of its rows decide."""
-    return f"{frame['study'].iloc[0]}.csv: {deciding} of {len(frame)} rows" if len(frame) else "-"
+def sources(frame: pd.DataFrame, deciding: int) -> tuple[Source, ...]:
+    """The CSV of the rows and how many of them decide; empty without rows."""
+    return (Source(f"{frame['study'].iloc[0]}.csv", deciding, len(frame)),) if len(frame) else ()
 
 
 def span(values: pd.Series, digits: int = 2) -> str:
@@ -91,7 +131,7 @@ def systems(rows: pd.DataFrame) -> list[str]:
 def plain(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of one dtype and gating, for figures that show one: bf16 and plain softmax where there are such rows."""
     for column, first in (("dtype", "bf16"), ("gating", "softmax")):
-        values = list(rows[column].unique())
+        values = sorted(rows[column].unique())
         rows = rows[rows[column] == (first if first in values else values[0])]
     return rows
 
@@ -120,24 +160,25 @@ def missing(rows: pd.DataFrame, launch: str = "best") -> pd.DataFrame:
     return lacking.fillna({"status": "not run", "reason": "no row in this run"})
 
 
-def ratios(rows: pd.DataFrame, system: str, peers: Iterable[str], launch: str) -> pd.DataFrame:
+def ratios(rows: pd.DataFrame, system: str, others: Iterable[str], launch: str) -> pd.DataFrame:
     """`compare`, but empty where no case has both."""
     try:
-        return compare(rows, system, peers, launch)
+        return compare(rows, system, others, launch)
     except NoEvidence:
-        return rows.head(0).assign(peer="", ratio=0.0, low=0.0, high=0.0)
+        return rows.head(0).assign(other="", ratio=0.0, low=0.0, high=0.0)
 
 
 def to_best(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of `ratios`, those against the fastest peer of each case."""
-    return pairs.sort_values("ratio").drop_duplicates(["case_hash", "implementation"])
+    """Of the rows of `ratios`, those against the fastest other system of each case; of equal ones the first by name."""
+    order = ["ratio", "other", "case_hash", "implementation"]
+    return pairs.sort_values(order, kind="stable").drop_duplicates(["case_hash", "implementation"])
 
 
 def panels(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(model, dtype, gating) of the rows, in the order of panels: bf16 before fp16, the paper's models first."""
-    found = set(zip(rows["model"].astype(str), rows["dtype"].astype(str), rows["gating"].astype(str)))
-    models = names.models_in_order(key[0] for key in found)
-    return sorted(found, key=lambda key: (key[1], models.index(key[0]), key[2]))
+    keys = set(zip(rows["model"].astype(str), rows["dtype"].astype(str), rows["gating"].astype(str)))
+    models = names.models_in_order(key[0] for key in keys)
+    return sorted(keys, key=lambda key: (key[1], models.index(key[0]), key[2]))
 
 
 def panel_rows(rows: pd.DataFrame, key: tuple[str, str, str], system: str | None = None) -> pd.DataFrame:

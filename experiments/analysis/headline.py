@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from . import compare, names
+from .names import FAST
 
 SHAKY = 1.05
 """From this p80 over p20 on, a limit is marked: the clock moved while it was timed."""
-FAST = "fast"
 OWN = ("limit", "fast", "fastvariant", "paper")
 """Families that are no peers: the measured limit, and what this project wrote."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Ratios of speed at some points: geometric mean, least and most; and at how many `fast` is ahead of the other,
+    behind it, and the same within the noise."""
+
+    points: int
+    mean: float
+    least: float
+    most: float
+    ahead: int
+    behind: int
+    same: int
 
 
 def peers(rows: pd.DataFrame) -> list[str]:
@@ -22,7 +38,7 @@ def peers(rows: pd.DataFrame) -> list[str]:
 def against_best(rows: pd.DataFrame, systems: list[str]) -> pd.DataFrame:
     """The rows of `compare.ratios` of `fast`, best launch mode each, over the fastest of the systems at each case."""
     return compare.to_best(compare.ratios(rows, FAST, systems, "best")).sort_values(
-        ["model", "dtype", "skew", "tokens"]
+        ["model", "dtype", "skew", "tokens", "case_hash"], kind="stable"
     )
 
 
@@ -31,13 +47,12 @@ def geometric_mean(ratios: pd.Series) -> float:
     return float(np.exp(np.log(ratios).mean()))
 
 
-def counted(pairs: pd.DataFrame) -> str:
-    """One sentence on the rows of `against_best`: geometric mean, and at how many points `fast` is ahead."""
+def standing(pairs: pd.DataFrame) -> Standing | None:
+    """How `fast` stands at the rows of `against_best`; None without any."""
     if pairs.empty:
-        return f"No point has both {FAST} and a peer."
+        return None
     ahead, behind = int((pairs["low"] > 1).sum()), int((pairs["high"] < 1).sum())
-    return (
-        f"Over {len(pairs)} points the speed of {FAST} over the best peer of each has the geometric mean "
-        f"{geometric_mean(pairs['ratio']):.2f} ({pairs['ratio'].min():.2f}–{pairs['ratio'].max():.2f}); {FAST} is "
-        f"ahead at {ahead}, behind at {behind}, and the same within the noise at {len(pairs) - ahead - behind}."
-    )
+    return Standing(
+        points=len(pairs), mean=geometric_mean(pairs["ratio"]), least=pairs["ratio"].min(), most=pairs["ratio"].max(),
+        ahead=ahead, behind=behind, same=len(pairs) - ahead - behind,
+    )  # fmt: skip

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-MODELS = {
+LIMIT = "stream"
+"""The system that only reads the weights: its time is the limit of all others."""
+FAST = "fast"
+PAPER, UNFUSED = "paper_fused", "paper_unfused"
+GPU_SCHEDULE = "paper_fused_graph"
+"""The tiles of `paper_fused` with the schedule built on the GPU, so that a CUDA graph can hold it."""
+LOOP = "torch_loop"
+MEGABLOCKS = ("megablocks_sparse", "megablocks_grouped_cublas", "megablocks_grouped_cutlass")
+DYNAMIC, FIXED = "fastvariant_dynamic", "fastvariant_fixed"
+"""Tile heights chosen on the GPU, and the start of the names of those with one height for all."""
+
+MODEL_LABELS = {
     "mixtral": "Mixtral-8x7B",
     "qwen2_paper": "Qwen2-57B (paper)",
     "deepseek_v3": "DeepSeek-V3",
@@ -40,7 +51,6 @@ SYSTEMS = {
     "torch_grouped_mm_compiled": ("PyTorch grouped_mm compiled", "pytorch"),
     "torch_loop": ("PyTorch loop", "pytorch"),
     "tutel": ("Tutel", "training"),
-    "tutel_megablocks": ("Tutel, megablocks mode", "training"),
     "fastmoe": ("FastMoE", "training"),
     "deepspeed_moe": ("DeepSpeed-MoE", "training"),
     "magma_vbatched": ("MAGMA vbatched", "library"),
@@ -74,13 +84,18 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (listed.index(name) if name in SYSTEMS else len(listed), name))
 
 
+def fixed_heights(names: Iterable[str]) -> list[str]:
+    """The systems with one tile height for all, the lowest first."""
+    return sorted({name for name in names if name.startswith(FIXED)}, key=lambda name: int(name.removeprefix(FIXED)))
+
+
 def models_in_order(names: Iterable[str]) -> list[str]:
     """Models in the order of every figure: the listed ones, each before its shards, then the others by name."""
-    listed = list(MODELS)
+    listed = list(MODEL_LABELS)
 
     def key(name: str) -> tuple[int, str, str]:
         model, shard = _parts(name)
-        return (listed.index(model) if model in MODELS else len(listed), model, shard)
+        return (listed.index(model) if model in MODEL_LABELS else len(listed), model, shard)
 
     return sorted(set(names), key=key)
 
@@ -88,7 +103,7 @@ def models_in_order(names: Iterable[str]) -> list[str]:
 def model_label(name: str) -> str:
     """`mixtral tp8`, a shard as experiments/workload/shards.py names it, is Mixtral-8x7B tp8."""
     model, shard = _parts(name)
-    return " ".join(filter(None, (MODELS.get(model, model), shard)))
+    return " ".join(filter(None, (MODEL_LABELS.get(model, model), shard)))
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -11,8 +11,8 @@ import yaml
 from tritonmoe_bench import ROOT
 
 PAPER = ROOT / "results" / "paper"
-MODELS = {"mixtral-8x7b": "mixtral", "deepseek-v3": "deepseek_v3", "qwen2-moe-57b": "qwen2_paper"}
-"""The paper's names of the models, and ours."""
+OUR_NAMES = {"mixtral-8x7b": "mixtral", "deepseek-v3": "deepseek_v3", "qwen2-moe-57b": "qwen2_paper"}
+"""Our names of the models, by the paper's."""
 
 
 @cache
@@ -46,4 +46,4 @@ def claim(claim_id: str) -> dict[str, Any]:
 
 
 def _models(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(model=frame["model"].map(MODELS).fillna(frame["model"]))
+    return frame.assign(model=frame["model"].map(OUR_NAMES).fillna(frame["model"]))

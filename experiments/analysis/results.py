@@ -9,12 +9,10 @@ from typing import Any
 import pandas as pd
 
 from ..table import columns, store
+from ..table.provenance import INTERPRETER
 from . import names
 from .compare import KEYS, current_run
 
-LIMIT = "stream"
-INTERPRETER = "interpreter"
-"""Device folder of a machine with no GPU. It holds counted bytes, which are the same on every machine."""
 DEVICE_FREE = ("traffic",)
 """Studies whose rows do not depend on the device, so that those of the interpreter's folder serve too."""
 NOT_DEVICES = ("paper", "reference")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-FUSED, UNFUSED, FAST = "paper_fused", "paper_unfused", "fast"
+from .names import PAPER, UNFUSED
+
 LEFT_OUT = "not in this run: conf/study/counters.yaml says who runs what"
 """Why a system has no row of a case that others have."""
 TENSORS = {
@@ -84,7 +85,7 @@ def group(tensor: str) -> str:
     )
 
 
-def saving(rows: pd.DataFrame, accounting: str, by: str = FUSED) -> float | None:
+def saving(rows: pd.DataFrame, accounting: str, by: str = PAPER) -> float | None:
     """Share of the unfused pipeline's bytes that another does not move, of the rows of one case and method."""
     fused, unfused = (grouped(rows[rows["implementation"] == name], accounting).sum() for name in (by, UNFUSED))
     return 1 - fused / unfused if fused and unfused else None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ..table import columns
-from . import results as data
+from ..table.provenance import INTERPRETER
+from .results import MissingStudy, Results, Study
 from .traffic import COUNTERS
 
 FORWARD = ["case_hash", "implementation", "method"]
@@ -21,22 +22,22 @@ class Traffic:
     """rows: of all `studies`; studies: the device's, and the interpreter's for the methods that need no GPU."""
 
     rows: pd.DataFrame
-    studies: list[data.Study]
+    studies: list[Study]
 
-    def lacks(self, what: str) -> data.MissingStudy:
+    def lacks(self, what: str) -> MissingStudy:
         """The error of a figure that these rows are not enough for."""
-        return data.MissingStudy(f"{self.studies[0].path} has no {what}: {TO_COUNT}")
+        return MissingStudy(f"{self.studies[0].path} has no {what}: {TO_COUNT}")
 
 
-def load(results: data.Results, method: str | None = None) -> Traffic:
+def load(results: Results, method: str | None = None) -> Traffic:
     """Each forward by each method from one study: the device's if it could count there, else the interpreter's.
 
-    method: the only one that is wanted. Raises data.MissingStudy if there are no traffic rows at all.
+    method: the only one that is wanted. Raises MissingStudy if there are no traffic rows at all.
     """
     studies = [results.study("traffic")]
-    if studies[0].path.parent.name != data.INTERPRETER:
-        with contextlib.suppress(data.MissingStudy):
-            studies.append(data.Results(results.root, data.INTERPRETER).study("traffic"))
+    if studies[0].path.parent.name != INTERPRETER:
+        with contextlib.suppress(MissingStudy):
+            studies.append(Results(results.root, INTERPRETER).study("traffic"))
     frames = [study.rows.assign(source=source) for source, study in enumerate(studies)]
     frames[1:] = [frame[frame["method"] != COUNTERS] for frame in frames[1:]]
     rows = pd.concat([frame.dropna(axis=1, how="all") for frame in frames], ignore_index=True)

@@ -31,6 +31,6 @@ class Evidence:
 
 
 def rows_of(pairs: pd.DataFrame) -> int:
-    """How many CSV rows stand behind a table of comparisons: a row of the system serves all its peers."""
+    """How many CSV rows stand behind a table of comparisons: a row of the system serves all others."""
     own = pairs[["case_hash", "implementation", "launch"]].drop_duplicates()
-    return len(own) + len(pairs[["case_hash", "peer"]].drop_duplicates())
+    return len(own) + len(pairs[["case_hash", "other"]].drop_duplicates())

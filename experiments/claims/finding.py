@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import yaml
 
 from tritonmoe_bench import ROOT
 
-from ..analysis.compare import NoEvidence
+from ..analysis.compare import NoEvidence, Source
 from .evidence import Evidence
 
 CLAIMS = ROOT / "results" / "paper" / "claims.yaml"
-RULE_MODULES = ("speed", "skew", "assignment", "resources", "correctness", "decode", "fusion")
 
 
 class Verdict(str, enum.Enum):
@@ -30,14 +30,6 @@ class Verdict(str, enum.Enum):
     NOT_TESTABLE = "not testable here"
     UNDECIDED = "undecided"
 
-    def counted(self, count: int) -> str:
-        """So many claims, and this verdict, as in "2 hold in part"."""
-        if self in (Verdict.NOT_TESTABLE, Verdict.UNDECIDED):
-            return f"{count} {'is' if count == 1 else 'are'} {self.value}"
-        verb, _, rest = self.value.partition(" ")
-        plural = {"holds": "hold", "does": "do"}[verb]
-        return " ".join(filter(None, [str(count), verb if count == 1 else plural, rest]))
-
     @classmethod
     def of(cls, everywhere: bool | np.bool_, somewhere: bool | np.bool_) -> Verdict:
         """Holds at every point, in part at some, or at none."""
@@ -45,29 +37,37 @@ class Verdict(str, enum.Enum):
 
 
 @dataclass(frozen=True)
+class Claim:
+    """An entry of claims.yaml: the claim in our words, where it comes from, its figures, and what would decide it.
+
+    figure: name of the figure that shows it, without its ending, empty if none does; constants: what its rule decides
+    with beside the claim's figures. Both are the rule's.
+    """
+
+    id: str
+    source: str
+    claim: str
+    figures: Mapping[str, Any]
+    decided_by: str
+    figure: str = ""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Finding:
     """What the rows say about one claim.
 
-    measured: the numbers in short; sentence: one generated sentence; rows: the CSV and how many of its rows decide;
-    held: at how many of the points that decide the claim holds as published, and of how many, where it is decided by
-    points; figure: name of the figure without its ending, empty if none shows it; id, source and claim are the claim's
-    own.
+    numbers: what the claim's template prints, by name: numbers, and tables of them; sources: the files that decide and
+    how many of their rows; held: at how many of the points that decide the claim holds as published, and of how many,
+    where it is decided by points; lack: why there is no verdict, and then no numbers.
     """
 
     verdict: Verdict
-    measured: str
-    sentence: str
-    rows: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
     held: tuple[int, int] | None = None
-    figure: str = ""
-    id: str = ""
-    source: str = ""
-    claim: str = ""
-
-    @property
-    def points(self) -> str:
-        """`held` as text, as in "3 of 4", empty without it."""
-        return f"{self.held[0]} of {self.held[1]}" if self.held else ""
+    lack: str = ""
+    claim: Claim = Claim("", "", "", {}, "")
 
 
 Rule = Callable[[Evidence, Mapping[str, Any]], Finding]
@@ -76,31 +76,31 @@ Rule = Callable[[Evidence, Mapping[str, Any]], Finding]
 @dataclass(frozen=True)
 class _Registered:
     rule: Rule
-    text: str
     figure: str
+    constants: Mapping[str, Any]
 
 
 _RULES: dict[str, _Registered] = {}
 
 
-def rule(claim_id: str, text: str, figure: str = "") -> Callable[[Rule], Rule]:
-    """Registers the rule of a claim. `text` says when it holds, in part and not, with the claim's figures in braces."""
+def rule(claim_id: str, figure: str = "", **constants: Any) -> Callable[[Rule], Rule]:
+    """Registers the rule of a claim. figure and constants: see `Claim`. Raises ValueError if the claim has one."""
 
     def register(function: Rule) -> Rule:
         if claim_id in _RULES and _RULES[claim_id].rule.__module__ != function.__module__:
             raise ValueError(f"claim {claim_id} has two rules")
-        _RULES[claim_id] = _Registered(function, text, figure)
+        _RULES[claim_id] = _Registered(function, figure, constants)
         return function
 
     return register
 
 
-def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
+def load_claims(path: Path = CLAIMS) -> list[Claim]:
     """The claims, in the file's order. Raises ValueError unless claims and rules match one to one."""
-    for module in RULE_MODULES:
-        importlib.import_module(f".{module}", __package__)
-    claims = yaml.safe_load(path.read_text(encoding="utf-8"))
-    ids = [claim["id"] for claim in claims]
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f".{module.name}", __package__)
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    ids = [entry["id"] for entry in entries]
     without_rule = sorted(set(ids) - set(_RULES))
     without_claim = sorted(set(_RULES) - set(ids))
     if without_rule or without_claim or len(ids) != len(set(ids)):
@@ -108,26 +108,19 @@ def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
             f"{path.name} and the rules differ: claims without a rule {without_rule}, rules without a claim "
             f"{without_claim}, ids given twice {sorted({i for i in ids if ids.count(i) > 1})}"
         )
-    return claims
+    return [
+        Claim(**entry, figure=_RULES[entry["id"]].figure, constants=_RULES[entry["id"]].constants) for entry in entries
+    ]
 
 
 def decide(evidence: Evidence, path: Path = CLAIMS) -> list[Finding]:
-    """One finding a claim, in the file's order."""
+    """One finding for each claim, in the file's order."""
     findings = []
     for claim in load_claims(path):
-        registered = _RULES[claim["id"]]
         try:
-            finding = registered.rule(evidence, claim["figures"])
+            finding = _RULES[claim.id].rule(evidence, claim.figures)
         except NoEvidence as lack:
             verdict = Verdict.NOT_TESTABLE if lack.tried else Verdict.UNDECIDED
-            sentence = f"{lack}; what decides it: {claim['decided_by']}."
-            finding = Finding(verdict, "-", sentence, lack.rows)
-        findings.append(
-            replace(finding, figure=registered.figure, id=claim["id"], source=claim["source"], claim=claim["claim"])
-        )
+            finding = Finding(verdict, sources=lack.sources, lack=str(lack))
+        findings.append(replace(finding, claim=claim))
     return findings
-
-
-def rules_text(path: Path = CLAIMS) -> Sequence[tuple[str, str]]:
-    """(claim id, its rule in words with the claim's figures filled in), in the file's order."""
-    return [(claim["id"], _RULES[claim["id"]].text.format(**claim["figures"])) for claim in load_claims(path)]

@@ -1,16 +1,14 @@
 """Whether systems stand in the order of an earlier, separate measurement: results/reference/h200_peers.csv, skew 0.
 
-    python experiments/reporting/agreement.py [device]
-
 Orders are compared pair by pair inside each measurement; no latency of one is divided by one of the other.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,15 +16,16 @@ import pandas as pd
 from tritonmoe_bench import ROOT
 
 from ..analysis.compare import timed
-from ..analysis.results import LIMIT, MissingStudy, Results, newest_device
+from ..analysis.names import LIMIT
+from .texts import say
 
 REFERENCE = ROOT / "results" / "reference" / "h200_peers.csv"
 DEVICE = "nvidia-h200"
 STUDIES = ("headline", "throughput")
 POINT = ["model", "tokens"]
 SHAPE = [*POINT, "num_experts", "top_k", "hidden_dim", "ffn_dim", "dtype", "skew"]
-MODELS = {"mixtral": "mixtral", "qwen2": "qwen2_paper", "deepseek": "deepseek_v3"}
-SYSTEMS = {
+OUR_MODELS = {"mixtral": "mixtral", "qwen2": "qwen2_paper", "deepseek": "deepseek_v3"}
+OUR_SYSTEMS = {
     "megablocks_0.10_grouped_cublas": "megablocks_grouped_cublas",
     "megablocks_0.10_grouped_cutlass": "megablocks_grouped_cutlass",
     "megablocks_0.10_sparse": "megablocks_sparse",
@@ -44,16 +43,16 @@ SYSTEMS = {
 def load_reference(path: Path = REFERENCE) -> pd.DataFrame:
     """Rows at skew 0 under the names of this project, with `p50_us` of the faster launch mode."""
     rows = pd.read_csv(path)
-    rows = rows[(rows["skew"] == 0) & rows["implementation"].isin(list(SYSTEMS))]
+    rows = rows[(rows["skew"] == 0) & rows["implementation"].isin(list(OUR_SYSTEMS))]
     return rows.assign(
-        implementation=rows["implementation"].map(SYSTEMS), model=rows["model"].map(MODELS),
+        implementation=rows["implementation"].map(OUR_SYSTEMS), model=rows["model"].map(OUR_MODELS),
         p50_us=rows[["graph_us", "eager_us"]].min(axis=1),
     )  # fmt: skip
 
 
 def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: Mapping[bool, float]) -> pd.DataFrame:
-    """One row a point and pair of systems in both: first, second, there and here (latency of second / of first, each
-    inside its measurement), eager (whether a side is fastest without a CUDA graph here), verdict.
+    """One row for each point and pair of systems in both: first, second, there and here (latency of second / of first,
+    each inside its measurement), eager (whether a side is fastest without a CUDA graph here), verdict.
 
     verdict: `same order`, `within noise` or `other order`. Within the noise is what p20 to p80 here leave open, or a
     ratio there that is no further from 1 than a factor of exp(noise[eager]).
@@ -61,7 +60,7 @@ def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: Mapping[bool, flo
     own = timed(frame, "best")
     own = own[own["implementation"] != LIMIT].merge(reference[SHAPE].drop_duplicates(), on=SHAPE)
     there = {key: group.set_index("implementation")["p50_us"] for key, group in reference.groupby(POINT)}
-    found = []
+    rows = []
     for key, group in own[own["gating"] == "softmax"].groupby(POINT):
         here, other = group.set_index("implementation"), there[key]
         for first, second in itertools.combinations(sorted(set(here.index) & set(other.index)), 2):
@@ -72,8 +71,8 @@ def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: Mapping[bool, flo
             order = "same order" if (ratio_there > 1) == (ratio_here > 1) else "other order"
             if order == "other order" and (tie or abs(np.log(ratio_there)) <= noise[eager]):
                 order = "within noise"
-            found.append((*key, first, second, ratio_there, ratio_here, eager, order))
-    return pd.DataFrame(found, columns=[*POINT, "first", "second", "there", "here", "eager", "verdict"])
+            rows.append((*key, first, second, ratio_there, ratio_here, eager, order))
+    return pd.DataFrame(rows, columns=[*POINT, "first", "second", "there", "here", "eager", "verdict"])
 
 
 def run_to_run(frames: Mapping[str, pd.DataFrame]) -> dict[bool, float]:
@@ -86,11 +85,11 @@ def run_to_run(frames: Mapping[str, pd.DataFrame]) -> dict[bool, float]:
         return {False: 0.0, True: 0.0}
     rows = [timed(frame, "best") for frame in frames.values()]
     one, two = (table[table["implementation"] != LIMIT] for table in rows[:2])
-    both = one.merge(two, on=["case_hash", "implementation"], suffixes=("", "_two"))
-    both["change"] = np.log(both["p50_us"] / both["p50_us_two"])
-    both["eager"] = both["launch"] == "eager"
-    both = both[["case_hash", "implementation", "change", "eager"]]
-    moved = both.merge(both, on="case_hash", suffixes=("", "_two"))
+    shared = one.merge(two, on=["case_hash", "implementation"], suffixes=("", "_two"))
+    shared["change"] = np.log(shared["p50_us"] / shared["p50_us_two"])
+    shared["eager"] = shared["launch"] == "eager"
+    shared = shared[["case_hash", "implementation", "change", "eager"]]
+    moved = shared.merge(shared, on="case_hash", suffixes=("", "_two"))
     moved = moved[moved["implementation"] < moved["implementation_two"]]
     size = (moved["change"] - moved["change_two"]).abs()
     eager = moved["eager"] | moved["eager_two"]
@@ -102,53 +101,17 @@ def sentences(device: str, frames: Mapping[str, pd.DataFrame]) -> list[str]:
     if device != DEVICE:
         return []
     reference, noise = load_reference(), run_to_run(frames)
-    text = []
-    for study, frame in frames.items():
-        found = pairs(reference, frame, noise)
-        if found.empty:
-            continue
-        counts = found["verdict"].value_counts()
-        other = found[found["verdict"] == "other order"]
-        text.append(
-            f"{study}: of {len(found)} pairs of systems at a point, {counts.get('same order', 0)} stand in the order "
-            f"of the earlier measurement, {counts.get('within noise', 0)} in another within the noise (by which a "
-            f"ratio moves between two runs here: {100 * np.expm1(noise[False]):.0f} % in CUDA graphs, "
-            f"{100 * np.expm1(noise[True]):.0f} % where a side waits for the host), {len(other)} in another."
-        )
-        if len(other):
-            text.append(
-                f"With a side that is fastest without a CUDA graph, whose time depends on the host: "
-                f"{int(other['eager'].sum())} of {len(other)}. They are {'; '.join(_listed(other))}."
-            )
-    return text
+    tables = {study: pairs(reference, frame, noise) for study, frame in frames.items()}
+    known = {study: table for study, table in tables.items() if len(table)}
+    return [say("agreement.j2", "study", name=study, **numbers(table, noise)) for study, table in known.items()]
 
 
-def _listed(other: pd.DataFrame) -> list[str]:
-    return [
-        f"{first} and {second} at "
-        + ", ".join(
-            f"{row.model} {row.tokens} ({row.there:.2f} there, {row.here:.2f} here)" for row in group.itertuples()
-        )
-        for (first, second), group in other.groupby(["first", "second"])
-    ]
-
-
-def device_frames(results: Path, device: str) -> dict[str, pd.DataFrame]:
-    """The current runs of the studies that are compared, of those that there are."""
-    frames = {}
-    for study in STUDIES:
-        try:
-            frames[study] = Results(results, device).study(study).rows
-        except MissingStudy:
-            continue
-    return frames
-
-
-def main() -> None:
-    results = ROOT / "results"
-    device = sys.argv[1] if len(sys.argv) > 1 else newest_device(results)
-    print("\n".join(sentences(device, device_frames(results, device))) or f"nothing of {device} to compare")
-
-
-if __name__ == "__main__":
-    main()
+def numbers(table: pd.DataFrame, noise: Mapping[bool, float]) -> dict[str, Any]:
+    """What the template says of the rows of `pairs`: how many there are by verdict, and the noise in per cent."""
+    counts = table["verdict"].value_counts()
+    others = table[table["verdict"] == "other order"]
+    return {
+        "pairs": len(table), "same": counts.get("same order", 0), "tied": counts.get("within noise", 0),
+        "others": others, "waiting": int(others["eager"].sum()), "graph_noise": 100 * np.expm1(noise[False]),
+        "eager_noise": 100 * np.expm1(noise[True]),
+    }  # fmt: skip

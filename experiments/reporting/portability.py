@@ -19,13 +19,14 @@ def matrix_table(frame: pd.DataFrame) -> Table | None:
     None for no rows. frame: results/portability.csv."""
     if frame.empty:
         return None
-    targets = list(dict.fromkeys(frame["target"]))
+    targets = [target for target in TARGETS if target in set(frame["target"])]
     body = [
         [str(kernel), *(_cell(rows[rows["target"] == target]) for target in targets)]
         for kernel, rows in frame.groupby("kernel")
     ]
     body.append(["all", *(_cell(frame[frame["target"] == target]) for target in targets)])
-    return Table("", ["kernel", *(f"{TARGETS[target].label} ({target})" for target in targets)], body)
+    header = ["kernel", *(f"{TARGETS[target].label} ({target})" for target in targets)]
+    return Table("", header, body, text=range(len(header)))
 
 
 def _cell(rows: pd.DataFrame) -> str:
@@ -43,7 +44,7 @@ def outcomes_table(tests: Mapping[str, Mapping[str, Any]]) -> Table | None:
         for where, record in sorted(tests.items())
         if record
     ]
-    return Table("", ["ran on", "the paper's cases", "tests of our own"], body) if body else None
+    return Table("", ["ran on", "the paper's cases", "tests of our own"], body, text=range(3)) if body else None
 
 
 def _outcomes(counts: Mapping[str, Any] | None) -> str:

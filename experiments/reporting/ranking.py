@@ -10,19 +10,20 @@ from typing import Any
 
 import pandas as pd
 
-from ..analysis.compare import panel_rows, panels, timed
-from ..analysis.names import model_label
-from ..analysis.results import LIMIT
-from .tables import NOISE_MARK, Table, latency_text
+from ..analysis.compare import fastest_first, panel_rows, panels, timed
+from ..analysis.limit import below_limit
+from ..analysis.names import LIMIT, model_label
+from .tables import Table, latency_text, share_text
+from .texts import NOISE_MARK
 
 PLACES = 5
 
 
 def ranking_tables(frames: Mapping[str, pd.DataFrame]) -> list[Table]:
-    """One table a model, dtype and gating, from the study among `frames` that timed most systems there.
+    """One table for each model, dtype and gating, from the study among `frames` that timed most systems there.
 
-    A row a batch size and skew: the five fastest, each in its best launch mode, and the others with their latency over
-    the fastest one's.
+    A row for each batch size and skew: the five fastest, each in its best launch mode, and the others with their
+    latency over the fastest one's.
     """
     ranked = {name: _ranked(frame) for name, frame in frames.items() if not frame.empty}
     if not ranked:
@@ -37,7 +38,8 @@ def ranking_tables(frames: Mapping[str, pd.DataFrame]) -> list[Table]:
 
 def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     rows = timed(frame, "best")
-    return rows[rows["implementation"] != LIMIT].sort_values("p50_us")
+    rows = rows[rows["implementation"] != LIMIT]
+    return fastest_first(rows.assign(below=below_limit(rows)))
 
 
 def _table(key: tuple[str, str, str], study: str, rows: pd.DataFrame) -> Table:
@@ -45,17 +47,20 @@ def _table(key: tuple[str, str, str], study: str, rows: pd.DataFrame) -> Table:
     systems, skewed = rows["implementation"].nunique(), rows["skew"].nunique() > 1
     places, more = min(PLACES, systems), systems > PLACES
     header = ["tokens", *["skew"] * skewed, *map(str, range(1, places + 1)), *["the others, x the fastest"] * more]
-    table = Table(f"{model_label(model)}, {dtype}, {gating} ({systems} systems, study {study})", header)
+    table = Table(
+        f"{model_label(model)}, {dtype}, {gating} ({systems} systems, study {study})", header,
+        text=range(1 + skewed, len(header)),
+    )  # fmt: skip
     for (skew, tokens), group in rows.groupby(["skew", "tokens"]):
-        ordered: list[Any] = list(group.itertuples())
-        fastest, first = ordered[0], ordered[:places]
+        every: list[Any] = list(group.itertuples())
+        fastest, first = every[0], every[:places]
         cells = [_cell(row, before) for row, before in zip(first, [None, *first])] + [""] * (places - len(first))
-        others = ", ".join(f"{row.implementation} {row.p50_us / fastest.p50_us:.2f}" for row in ordered[places:])
+        others = ", ".join(f"{row.implementation} {row.p50_us / fastest.p50_us:.2f}" for row in every[places:])
         table.rows.append([str(tokens), *[f"{skew:g}"] * skewed, *cells, *[others] * more])
     return table
 
 
 def _cell(row: Any, before: Any) -> str:
     mark = f"{NOISE_MARK} " if before is not None and row.p20_us <= before.p80_us else ""
-    share = f", {100 * row.limit_us / row.p50_us:.0f} %" if pd.notna(row.limit_us) else ""
+    share = f", {share_text(row)}" if pd.notna(row.limit_us) else ""
     return f"{mark}{row.implementation} {latency_text(row.p50_us)} µs ({row.launch}{share})"

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from ..analysis import published
-from ..analysis.compare import panels, ratios, span, timed
-from ..analysis.names import model_label
-from ..analysis.results import LIMIT
-from ..claims.speed import MEGABLOCKS, PAPER
-
-GPU_SCHEDULE = "paper_fused_graph"
-NOISE_MARK = "≈"
+from ..analysis.compare import fastest_first, panels, ratios, span, timed
+from ..analysis.names import GPU_SCHEDULE, LIMIT, MEGABLOCKS, PAPER, in_order, model_label
+from .texts import BELOW_MARK, NOISE_MARK, OLDER_MARK
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: its title, its header, its rows, and a note under it."""
+    """A table of plain text: its title, its header and its rows; text: the places of columns that hold no numbers."""
 
     title: str
     header: list[str]
     rows: list[list[str]] = field(default_factory=list)
-    note: str = ""
+    text: Container[int] = ()
 
 
 def ratio_tables(frame: pd.DataFrame) -> list[Table]:
-    """One table a model: throughput of the paper's pipeline over each Megablocks path, by dtype and batch size.
+    """One table for each model: throughput of the paper's pipeline over each Megablocks path, by dtype and batch size.
 
     Eager against eager and best launch mode against best; where the latter says nothing new it is left out.
     """
@@ -37,10 +33,10 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
         return []
     kinds = [(PAPER, "eager"), (PAPER, "best"), (GPU_SCHEDULE, "best")]
     pairs: dict[tuple[str, str], dict[tuple[str, str], Any]] = {
-        kind: {
-            (str(row.case_hash), str(row.peer)): row for row in ratios(frame, kind[0], MEGABLOCKS, kind[1]).itertuples()
+        (system, launch): {
+            (str(row.case_hash), str(row.other)): row for row in ratios(frame, system, MEGABLOCKS, launch).itertuples()
         }
-        for kind in kinds
+        for system, launch in kinds
     }
     known = published.ratios("vs_megablocks", "megablocks", "triton_fused").set_index(["model", "tokens"])["ratio"]
     if all(float(str(pairs[kinds[1]][key].p50_us)) == float(str(row.p50_us)) for key, row in pairs[kinds[0]].items()):
@@ -52,7 +48,7 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
     for model, dtype, gating in panels(frame):
         rows = frame[(frame["model"] == model) & (frame["dtype"] == dtype) & (frame["gating"] == gating)]
         body = []
-        for case in rows.drop_duplicates("case_hash").sort_values("tokens").itertuples():
+        for case in rows.drop_duplicates("case_hash").sort_values(["tokens", "case_hash"]).itertuples():
             cells = [
                 _ratio_cell(pairs[system, launch].get((str(case.case_hash), path)), rows, str(case.case_hash), path)
                 for path, system, launch in columns
@@ -63,29 +59,32 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
     return tables
 
 
-def fastest(frame: pd.DataFrame) -> str:
-    """Which systems are the fastest, and at how many points of the study, each in its best launch mode."""
+def winners(frame: pd.DataFrame) -> dict[str, int]:
+    """At how many points of the study each system is the fastest, each in its best launch mode; most points first."""
     rows = timed(frame, "best")
-    rows = rows[rows["implementation"] != LIMIT]
-    if rows.empty:
-        return "No system was timed."
-    winners = rows.loc[rows.groupby("case_hash")["p50_us"].idxmin(), "implementation"].value_counts()
-    counted = ", ".join(f"{name} at {count}" for name, count in winners.items())
-    return f"Of {winners.sum()} points of the study throughput, the fastest system is {counted}."
+    rows = fastest_first(rows[rows["implementation"] != LIMIT]).drop_duplicates("case_hash")
+    return dict(_counts(rows["implementation"]))
 
 
-def provenance_table(frames: Mapping[str, pd.DataFrame]) -> Table:
-    """One row a study: its run, when, on which cards, with what software and commit."""
+def provenance_table(frames: Mapping[str, pd.DataFrame], older: Container[str] = ()) -> Table:
+    """One row for each study: its run, when, on which cards, with what software and commit.
+
+    older: studies with rows that the code has left behind, whose number of rows is marked.
+    """
     table = Table(
         "Runs",
         ["study", "run", "rows", "measured (UTC)", "cards", "driver", "torch", "triton", "SM clock, MHz", "commit"],
+        text=(0, 1, 3, 5, 6, 7, 8, 9),
     )
     for study, frame in frames.items():
         dirty = frame["git_dirty"].astype(str).str.lower().eq("true").any()
         times = frame["timestamp_utc"].astype(str)
+        rows = f"{len(frame)} {OLDER_MARK}" if study in older else str(len(frame))
+        rows = f"{len(frame)} {OLDER_MARK}" if study in older else str(len(frame))
         clocks = frame["sm_clock_mhz"].dropna() if "sm_clock_mhz" in frame else pd.Series(dtype=float)
+        frame = frame.sort_values("timestamp_utc", kind="stable")
         table.rows.append([
-            study, str(frame["run_id"].iloc[0]), str(len(frame)), f"{times.min()} to {times.max()}",
+            study, str(frame["run_id"].iloc[0]), rows, f"{times.min()} to {times.max()}",
             str(frame["device_uuid"].dropna().nunique()), _distinct(frame["driver"]), _distinct(frame["torch"]),
             _distinct(frame["triton"]), span(clocks, 0) if len(clocks) else "-",
             _distinct(frame["git_commit"].astype("string").str[:10]) + (" with changes" if dirty else ""),
@@ -95,64 +94,59 @@ def provenance_table(frames: Mapping[str, pd.DataFrame]) -> Table:
 
 def missing_table(frames: Mapping[str, pd.DataFrame]) -> Table:
     """Rows without a timing, counted by study, system, status and reason."""
-    table = Table("Not measured", ["study", "system", "launch", "status", "rows", "reason"])
+    header = ["study", "system", "launch", "status", "rows", "reason"]
+    table = Table("Not measured", header, text=(0, 1, 2, 3, 5))
     for study, frame in frames.items():
         rows = frame[frame["status"] != "ok"]
         launch = rows["launch"] if "launch" in rows else pd.Series("-", index=rows.index)
-        counted = rows.assign(launch=launch.fillna("-"), reason=rows["reason"].fillna("")).groupby(
-            ["implementation", "status", "reason"], sort=False
-        )
-        for (system, status, reason), group in counted:
+        rows = rows.assign(launch=launch.fillna("-"), reason=rows["reason"].fillna(""))
+        places = {name: place for place, name in enumerate(in_order(rows["implementation"]))}
+        groups = [(tuple(map(str, key)), group) for key, group in rows.groupby(["implementation", "status", "reason"])]
+        for (system, status, reason), group in sorted(groups, key=lambda item: (places[item[0][0]], *item[0][1:])):
             modes = ", ".join(sorted(group["launch"].unique()))
-            table.rows.append([study, str(system), modes, str(status), str(len(group)), str(reason)])
+            table.rows.append([study, system, modes, status, str(len(group)), reason])
     return table
 
 
-def timing_facts(frames: Mapping[str, pd.DataFrame], records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences on how the rows were timed, from the rows and the runs' own records."""
+def timing_facts(frames: Mapping[str, pd.DataFrame], records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How the rows of each study were timed, in numbers, from the rows and the runs' own records.
+
+    rows, by launch mode and timing method; samples; noise: p20 to p80 in per cent of the median, in the middle case;
+    rates: matrix rate in TFLOP/s by dtype; and, where the run has it, drift of `stream` in a process and its difference
+    between processes, in per cent, with their number and the number of cards.
+    """
     facts = []
     for study, frame in frames.items():
         if "p50_us" not in frame or not frame["p50_us"].notna().any():
             continue
-        rows = frame[frame["p50_us"].notna()]
-        noise = 100 * ((rows["p80_us"] - rows["p20_us"]) / rows["p50_us"]).median()
-        methods = ", ".join(f"{count} {name}" for name, count in rows["timing_method"].value_counts().items())
-        launches = ", ".join(f"{count} {name}" for name, count in rows["launch"].value_counts().items())
-        facts.append(
-            f"{study}: {len(rows)} latencies ({launches}; {methods}), {span(rows['samples'], 0)} samples each; "
-            f"p20 to p80 spans {noise:.1f} % of the median in the middle case."
-        )
-        rates = records.get(study, {}).get("matrix_tflops", {})
-        if rates:
-            measured = ", ".join(f"{rate:.0f} TFLOP/s in {dtype}" for dtype, rate in rates.items())
-            facts.append(f"{study}: matrix rate measured in the run: {measured}.")
-        drift = [
+        rows, record = frame[frame["p50_us"].notna()], records.get(study, {})
+        processes = record.get("processes", [])
+        drifts = [
             abs(process["stream_after_us"] / process["stream_before_us"] - 1)
-            for process in records.get(study, {}).get("processes", [])
+            for process in processes
             if process.get("stream_before_us") and process.get("stream_after_us")
         ]
-        if drift:
-            facts.append(
-                f"{study}: stream drifted by at most {100 * max(drift):.1f} % from start to end of a process "
-                f"({len(drift)} processes), and its time differs by {_apart(records[study]['processes'])} between "
-                f"processes ({_cards(rows['device_uuid'].nunique())}): by that much a ratio of two systems may be off."
-            )
+        reads = [process["stream_before_us"] for process in processes if process.get("stream_before_us")]
+        facts.append({
+            "study": study, "rows": len(rows), "samples": rows["samples"],
+            "launches": _counts(rows["launch"]), "methods": _counts(rows["timing_method"]),
+            "noise": 100 * ((rows["p80_us"] - rows["p20_us"]) / rows["p50_us"]).median(),
+            "rates": record.get("matrix_tflops", {}), "drifts": drifts, "cards": rows["device_uuid"].nunique(),
+            "apart": 100 * (max(reads) / min(reads) - 1) if reads else 0.0,
+        })  # fmt: skip
     return facts
 
 
-def _apart(processes: Sequence[Mapping[str, Any]]) -> str:
-    """How far the slowest process's read of the same bytes lies above the fastest one's, in per cent."""
-    reads = [process["stream_before_us"] for process in processes if process.get("stream_before_us")]
-    return f"{100 * (max(reads) / min(reads) - 1):.1f} %"
-
-
-def _cards(count: int) -> str:
-    return "one card" if count == 1 else f"{count} cards"
+def _counts(values: pd.Series) -> list[tuple[str, int]]:
+    """Each value and how often it occurs, the most frequent first."""
+    counts = [(str(name), int(count)) for name, count in values.value_counts().items()]
+    return sorted(counts, key=lambda item: (-item[1], item[0]))
 
 
 def disagreements(latency: pd.DataFrame) -> Table:
     """Latencies that the paper's own tables give twice, where they differ by more than their rounding suggests."""
-    table = Table("Published twice", ["model", "tokens", "system", *sorted(latency["table"].unique()), "ratio"])
+    header = ["model", "tokens", "system", *sorted(latency["table"].unique()), "ratio"]
+    table = Table("Published twice", header, text=(0, 2))
     wide = latency.pivot_table(
         index=["model", "tokens", "implementation"], columns="table", values="latency_ms"
     ).dropna()
@@ -166,6 +160,16 @@ def disagreements(latency: pd.DataFrame) -> Table:
     return table
 
 
+def ratio_text(pair: Any) -> str:
+    """A ratio of `compare`, marked where it is 1 within the noise."""
+    return f"{NOISE_MARK if pair.low <= 1 <= pair.high else ''}{pair.ratio:.2f}"
+
+
+def share_text(row: Any) -> str:
+    """The share of the measured limit that a row's latency reaches, marked where the latency is `below` it."""
+    return f"{BELOW_MARK if row.below else ''}{100 * row.limit_us / row.p50_us:.0f} %"
+
+
 def latency_text(p50_us: float) -> str:
     """A latency in µs to three or more digits."""
     return f"{p50_us:.{1 if p50_us < 100 else 0}f}"
@@ -173,8 +177,7 @@ def latency_text(p50_us: float) -> str:
 
 def _ratio_cell(pair: Any, rows: pd.DataFrame, case_hash: str, path: str) -> str:
     if pair is not None:
-        mark = NOISE_MARK if pair.low <= 1 <= pair.high else ""
-        return f"{mark}{pair.ratio:.2f}"
+        return ratio_text(pair)
     own = rows[(rows["case_hash"] == case_hash) & (rows["implementation"] == path)]
     statuses = own.loc[own["launch"] == "eager", "status"]
     status = statuses.iloc[0] if len(statuses) else "no row"

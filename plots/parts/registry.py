@@ -18,7 +18,7 @@ from tritonmoe_bench import ROOT, plots
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.checkout import one_line
 
-NEEDED = ("NAME", "TITLE", "STUDIES", "draw")
+REQUIRED = ("NAME", "TITLE", "STUDIES", "draw")
 STUDY_CONF = ROOT / "conf" / "study"
 NO_SWEEP = ("portability", "tune")
 """What has a CSV of its own that no study of conf/ writes."""
@@ -59,9 +59,9 @@ def scan() -> tuple[dict[str, Picture], list[str]]:
         except Exception as error:
             faults.append(f"{file}: {described(error)}")
             continue
-        lacking = [name for name in NEEDED if not hasattr(module, name)]
+        lacking = [name for name in REQUIRED if not hasattr(module, name)]
         if lacking:
-            if len(lacking) < len(NEEDED):  # else it is no figure
+            if len(lacking) < len(REQUIRED):  # else it is no figure
                 faults.append(f"{file}: a figure lacks {', '.join(lacking)}")
             continue
         studies = (module.STUDIES,) if isinstance(module.STUDIES, str) else tuple(module.STUDIES)

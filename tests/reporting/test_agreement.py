@@ -70,8 +70,8 @@ def test_noise_of_a_host_is_not_that_of_graphs():
 
 def test_the_reference_is_read_under_our_names_at_skew_0():
     frame = agreement.load_reference()
-    assert set(frame["implementation"]) == set(agreement.SYSTEMS.values())
-    assert set(frame["model"]) == set(agreement.MODELS.values())
+    assert set(frame["implementation"]) == set(agreement.OUR_SYSTEMS.values())
+    assert set(frame["model"]) == set(agreement.OUR_MODELS.values())
     assert set(frame["skew"]) == {0.0}
     assert len(frame) == 10 * 3 * 5
     assert (frame["p50_us"] > 0).all()
@@ -80,5 +80,6 @@ def test_the_reference_is_read_under_our_names_at_skew_0():
 def test_another_gpu_is_not_compared():
     assert agreement.sentences("nvidia-b200", {"headline": rows({"vllm": 1.0, "torch_loop": 2.0})}) == []
     text = agreement.sentences("nvidia-h200", {"headline": rows({"vllm": 900.0, "torch_loop": 20.0}, "eager")})
-    assert text[0].startswith("headline: of 1 pairs of systems at a point, 0 stand in the order")
-    assert "torch_loop and vllm at mixtral 32" in text[1]
+    assert len(text) == 1
+    assert text[0].startswith("In the study headline, 1 pairs of systems at a point are in both measurements: 0 stand")
+    assert "torch_loop and vllm at mixtral 32 (" in text[0]

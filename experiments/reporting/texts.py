@@ -1,0 +1,102 @@
+"""Words for numbers: every sentence of the README's block, the report and the figures' captions is a template's.
+
+A template is a file of templates/, Markdown with Jinja in it; a macro of it says one thing. `say` gives a macro's text.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from ..analysis.compare import span
+from ..analysis.names import model_label
+from ..analysis.traffic import ACCOUNTINGS
+from ..claims import Finding, Verdict
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+NOISE_MARK = "≈"
+"""Before a number that is the same as its neighbour within the noise."""
+BELOW_MARK = "‼"
+"""Before a share of the limit above 100 %: the latency is below what was measured as the limit."""
+OLDER_MARK = "†"
+"""Behind the number of rows of a run some of which were measured by an older method or revision."""
+
+
+@dataclass(frozen=True)
+class ClaimTexts:
+    """What the report prints of one finding. rule: how the verdict is reached; points: as in "3 of 4", else empty."""
+
+    id: str
+    claim: str
+    source: str
+    verdict: Verdict
+    points: str
+    measured: str
+    sentence: str
+    rows: str
+    rule: str
+    figure: str
+
+
+def claim_texts(finding: Finding) -> ClaimTexts:
+    """The texts of a finding, from templates/claims/<claim id>.j2. Raises jinja2.TemplateNotFound if there is none."""
+    claim = finding.claim
+    template, numbers = f"claims/{claim.id}.j2", {"figures": claim.figures, **claim.constants}
+    if finding.lack:
+        measured, sentence = "-", say("claims.j2", "lack", reason=finding.lack, would=claim.decided_by)
+    else:
+        measured, sentence = (say(template, name, **numbers, **finding.numbers) for name in ("measured", "sentence"))
+    return ClaimTexts(
+        id=claim.id, claim=claim.claim, source=claim.source, verdict=finding.verdict,
+        points=f"{finding.held[0]} of {finding.held[1]}" if finding.held else "", measured=measured, sentence=sentence,
+        rows=say("claims.j2", "decided_by", sources=finding.sources), rule=say(template, "rule", **numbers),
+        figure=claim.figure,
+    )  # fmt: skip
+
+
+def say(template: str, macro: str, **numbers: Any) -> str:
+    """The text of a macro of a template, in one line; the macro sees the numbers by their names."""
+    module = environment().get_template(template).make_module(numbers)
+    return " ".join(str(getattr(module, macro)()).split())
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Of all templates; a name that a template uses and nobody gives is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=False,  # Markdown; `cell` escapes what a table's cell may hold
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.filters |= {
+        "cell": cell, "span": span, "band": _band, "tokens": _tokens, "accounting": ACCOUNTINGS.__getitem__,
+        "model": model_label,
+        "relative": lambda path, base: Path(os.path.relpath(path, base)).as_posix(),
+    }  # fmt: skip
+    made.globals |= {"NOISE_MARK": NOISE_MARK, "BELOW_MARK": BELOW_MARK, "OLDER_MARK": OLDER_MARK, "Verdict": Verdict}
+    return made
+
+
+def cell(text: object) -> str:
+    """A text as the cell of a Markdown table: in one line, and nothing in it is markup or HTML."""
+    line = " ".join(str(text).split())
+    line = re.sub(r"([\\`*|\[\]~])", r"\\\1", line).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
+
+
+def _band(figures: Any) -> str:
+    return f"{figures['low']:.2f}–{figures['high']:.2f}"
+
+
+def _tokens(counts: pd.Series) -> str:
+    least, most = counts.min(), counts.max()
+    return f"{least} tokens" if least == most else f"{least} to {most} tokens"

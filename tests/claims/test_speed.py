@@ -1,0 +1,83 @@
+"""The claims on the speed of the paper's pipeline: each is decided both ways by a few made-up rows."""
+
+import pytest
+from claim_rows import MODELS, PATHS, against_megablocks, row, texts, verdict
+
+from tritonmoe_bench.experiments.claims import Verdict
+
+
+@pytest.mark.parametrize(
+    ("ratio_of", "expected"),
+    [
+        (lambda *_: 1.0, "holds"),
+        (lambda *_: 1.32, "holds"),  # inside the band within the noise
+        (lambda *_: 0.5, "does not hold"),
+        (lambda *_: 3.0, "holds in part"),
+        (lambda path, *_: 0.5 if path == "megablocks_sparse" else 1.0, "holds in part"),
+    ],
+)
+def test_throughput_vs_megablocks(ratio_of, expected):
+    assert verdict("throughput-vs-megablocks", against_megablocks(ratio_of)) == expected
+
+
+def test_throughput_needs_all_three_models_and_counts_no_larger_batch():
+    told = texts("throughput-vs-megablocks", against_megablocks(lambda *_: 1.0, models=MODELS[:2]))
+    assert told.verdict is Verdict.IN_PART
+    assert "no point for qwen2_paper" in told.sentence
+    larger = against_megablocks(lambda *_: 0.5, tokens=(2048,))
+    assert verdict("throughput-vs-megablocks", against_megablocks(lambda *_: 1.0) + larger) == "holds"
+
+
+def test_a_verdict_says_at_how_many_points_the_claim_holds_as_published():
+    told = texts("throughput-vs-megablocks", against_megablocks(lambda path, *_: 3.0 if "cutlass" in path else 1.0))
+    assert (told.verdict, told.points) == (Verdict.IN_PART, "12 of 18")
+    assert "schedule built on the GPU" not in told.sentence  # nothing ran in a graph
+
+
+def test_the_schedule_on_the_gpu_is_compared_too():
+    rows = against_megablocks(lambda *_: 1.0)
+    rows += [row("paper_fused_graph", 50.0, model=model, tokens=32, launch="graph") for model in MODELS]
+    sentence = texts("throughput-vs-megablocks", rows).sentence
+    assert "With the schedule built on the GPU (paper_fused_graph)" in sentence
+    assert sentence.endswith("each system in its best launch mode, the ratio is 2.00.")
+
+
+def test_the_numbers_of_a_finding_are_those_of_the_rows():
+    ratios = dict(zip(PATHS, (0.5, 1.0, 2.0)))
+    told = texts("throughput-vs-megablocks", against_megablocks(lambda path, *_: ratios[path]))
+    assert "Of 18 throughput ratios" in told.sentence
+    assert "6 lie inside 0.89–1.31 within their noise, 6 above and 6 below" in told.sentence
+    assert "megablocks_sparse: 0.50" in told.measured
+    assert told.rows == "throughput.csv: 24 of 24 rows"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({32: 1.31, 128: 1.24, 512: 0.89}, "holds"),
+        ({32: 1.30, 128: 1.5, 512: 0.9}, "holds"),
+        ({32: 1.31, 128: 1.24, 512: 0.5}, "holds in part"),
+        ({32: 1.31, 128: 1.24}, "holds in part"),
+        ({32: 1.0, 128: 1.0, 512: 0.5}, "does not hold"),
+    ],
+)
+def test_mixtral_32_tokens(ratios, expected):
+    rows = against_megablocks(lambda path, model, tokens: ratios[tokens], ["mixtral"], list(ratios))
+    rows += against_megablocks(lambda *_: 0.1, ["deepseek_v3"])
+    assert verdict("mixtral-32-tokens", rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("speedups", "expected"),
+    [
+        ((1.2, 1.7), "holds"),
+        ((1.2, 2.5), "holds in part"),
+        ((1.2, 1.01), "holds in part"),
+        ((1.01, 0.8), "does not hold"),
+    ],
+)
+def test_fused_over_unfused(speedups, expected):
+    rows = []
+    for tokens, speedup in enumerate(speedups, start=1):
+        rows += [row("paper_fused", 100.0, tokens=tokens), row("paper_unfused", 100.0 * speedup, tokens=tokens)]
+    assert verdict("fused-over-unfused", rows) == expected

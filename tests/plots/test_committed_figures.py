@@ -1,0 +1,42 @@
+"""No change of the code changes what the figures show of the committed rows.
+
+When rows were measured again: `python tests/plots/figure_data.py`, and look at the figures that differ.
+"""
+
+import json
+import shutil
+
+import figure_data
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+
+from tritonmoe_bench import ROOT
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.plots.parts import registry
+
+pytestmark = pytest.mark.slow
+RECORDED = json.loads(figure_data.FIXTURE.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory):
+    """The committed results with the rows of each CSV in another order."""
+    root = tmp_path_factory.mktemp("shuffled") / "results"
+    shutil.copytree(ROOT / "results", root)
+    for path in [*root.glob("nvidia-h200/*.csv"), *root.glob("interpreter/*.csv"), root / "portability.csv"]:
+        pd.read_csv(path, dtype="string").sample(frac=1, random_state=7).to_csv(path, index=False)
+    return root
+
+
+def test_every_figure_is_recorded():
+    assert set(RECORDED) == set(registry.figures())
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_the_committed_rows_give_the_recorded_figure(name, shuffled):
+    """Drawn from shuffled rows, so that their order changes nothing either."""
+    figure = registry.figures()[name].draw(Results(shuffled, "nvidia-h200"))
+    digest = figure_data.digest(figure)
+    pyplot.close(figure)
+    assert digest == RECORDED[name]
