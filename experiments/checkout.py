@@ -80,7 +80,7 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         return _missing(error)
     if isinstance(error, OSError) and (error.errno in FULL or (error.errno in REFUSED and error.filename)):
-        path = error.filename or "what was to be written"
+        path = error.filename2 or error.filename or "what was to be written"
         unreadable = os.path.exists(path) and not os.access(path, os.R_OK)
         return f"cannot {'read' if unreadable else 'write'} {path}: {error.strerror}"
     return None
