@@ -7,25 +7,24 @@ permute and combine are PyTorch's operators, SiLU x up is one small kernel; the 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench.experiments.implementation.contract import (
-    OK,
     Case,
     Check,
     Forward,
     Implementation,
     Weights,
     unavailable,
-    unsupported,
 )
+
+from .parts.shapes import WHOLE_16_BYTES, divisible
 
 if TYPE_CHECKING:
     import torch
 
 
-ALIGNMENT = 8
-"""Elements: with rows of whole 16 bytes every expert's first row is aligned as cuBLAS asks."""
 INSTALL = "pip install 'torch>=2.11' (a build for CUDA 12.5 or later)"
 
 
@@ -45,10 +44,7 @@ class CublasGrouped(Implementation):
         problem = _problem()
         if problem:
             return unavailable(problem)
-        if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
-            return unsupported(f"cuBLAS's 16-bit grouped GEMM wants 16-byte aligned rows: hidden_dim={case.hidden_dim} "
-                               f"and ffn_dim={case.ffn_dim} must be divisible by {ALIGNMENT}")  # fmt: skip
-        return OK
+        return divisible(case, WHOLE_16_BYTES, "cuBLAS's 16-bit grouped GEMM needs rows of whole 16 bytes")
 
     def config(self, case: Case) -> str:
         return "one group an active expert, COMPUTE_32F"
@@ -63,38 +59,30 @@ def grouped_forward(case: Case, weights: Weights, cublas: Any) -> Forward:
     """The forward over the cuBLAS that is given, with its functions declared as by `cublas.library.declared`."""
     import torch
 
-    from .parts.cublas.by_expert import ByExpert
-    from .parts.cublas.host_ends import HostEnds
+    from .parts.by_expert import Buffers, forward_by_expert
     from .parts.cublas.library import Handle
     from .parts.cublas.problems import MATRICES, ExpertGemm, Groups
-    from .parts.cublas.silu_gate import silu_gate
+    from .parts.host_ends import HostEnds
 
-    device, num_experts, ffn_dim = weights.device, case.num_experts, case.ffn_dim
-    layer, host_ends, handle = ByExpert(case, weights), HostEnds(num_experts, device), Handle(cublas, device)
+    device, num_experts = weights.device, case.num_experts
+    host_ends, handle = HostEnds(num_experts, device), Handle(cublas, device)
     gate_up, down = ExpertGemm(weights.gate_up("nk")), ExpertGemm(weights.down("nk"))
     on_gpu = torch.empty(2 * MATRICES * num_experts, dtype=torch.int64, device=device)
     pinned = torch.empty(on_gpu.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
     on_host = pinned.numpy()
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        slots = layer.sort(x)
-        host_ends.copy(slots.ends)
-        rows = layer.rows(x, slots)
-        num_rows = rows.shape[0]
-        both = rows.new_empty((num_rows, 2 * ffn_dim))
-        hidden, out = rows.new_empty((num_rows, ffn_dim)), torch.empty_like(rows)
+    def gemms(ends: torch.Tensor, buffers: Buffers) -> tuple[Callable[[], None], Callable[[], None]]:
         groups = Groups(host_ends.wait())
         size = MATRICES * len(groups)
         # The copy before this one has been made: the wait came after it in the same stream.
-        on_host[:size] = gate_up.pointers(groups, rows, both).ravel()
-        on_host[size : 2 * size] = down.pointers(groups, hidden, out).ravel()
+        on_host[:size] = gate_up.pointers(groups, buffers.rows, buffers.gate_up).ravel()
+        on_host[size : 2 * size] = down.pointers(groups, buffers.hidden, buffers.out).ravel()
         on_gpu[: 2 * size].copy_(pinned[: 2 * size], non_blocking=True)
-        gate_up.launch(handle, groups, on_gpu.data_ptr())
-        silu_gate(both, hidden)
-        down.launch(handle, groups, on_gpu.data_ptr() + size * on_gpu.element_size())
-        return layer.combine(out, slots)
+        first = on_gpu.data_ptr()
+        second = first + size * on_gpu.element_size()
+        return lambda: gate_up.launch(handle, groups, first), lambda: down.launch(handle, groups, second)
 
-    return forward
+    return forward_by_expert(case, weights, gemms, begin=host_ends.copy)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ This is what FastMoE and FasterMoE do on one GPU (arXiv 2103.13262), in PyTorch:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -87,28 +87,21 @@ class Lanes:
 
 
 def streams_forward(case: Case, weights: Weights, lanes: Lanes) -> Forward:
-    import torch
 
-    from .parts.cublas.by_expert import ByExpert
-    from .parts.cublas.host_ends import HostEnds
-    from .parts.cublas.silu_gate import silu_gate
+    from .parts.by_expert import Buffers, forward_by_expert
+    from .parts.host_ends import HostEnds
 
-    layer, host_ends, ffn_dim = ByExpert(case, weights), HostEnds(case.num_experts, weights.device), case.ffn_dim
+    host_ends = HostEnds(case.num_experts, weights.device)
     gate_up = weights.gate_up("nk").transpose(1, 2).unbind()
     down = weights.down("nk").transpose(1, 2).unbind()
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        slots = layer.sort(x)
-        host_ends.copy(slots.ends)
-        rows = layer.rows(x, slots)
-        num_rows = rows.shape[0]
-        both = rows.new_empty((num_rows, 2 * ffn_dim))
-        hidden, out = rows.new_empty((num_rows, ffn_dim)), torch.empty_like(rows)
-        ends = host_ends.wait().tolist()
-        spans = [(expert, start, end) for expert, (start, end) in enumerate(zip([0, *ends], ends)) if end > start]
-        lanes.run((rows[start:end], gate_up[expert], both[start:end]) for expert, start, end in spans)
-        silu_gate(both, hidden)
-        lanes.run((hidden[start:end], down[expert], out[start:end]) for expert, start, end in spans)
-        return layer.combine(out, slots)
+    def gemms(ends: torch.Tensor, buffers: Buffers) -> tuple[Callable[[], None], Callable[[], None]]:
+        counted = host_ends.wait().tolist()
+        spans = [(e, start, end) for e, (start, end) in enumerate(zip([0, *counted], counted)) if end > start]
 
-    return forward
+        def run(rows: torch.Tensor, matrices: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+            lanes.run((rows[start:end], matrices[expert], out[start:end]) for expert, start, end in spans)
+
+        return lambda: run(buffers.rows, gate_up, buffers.gate_up), lambda: run(buffers.hidden, down, buffers.out)
+
+    return forward_by_expert(case, weights, gemms, begin=host_ends.copy)

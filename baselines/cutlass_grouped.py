@@ -10,32 +10,29 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.implementation.contract import (
-    OK,
     Case,
     Check,
     Forward,
-    Implementation,
     Weights,
     unavailable,
-    unsupported,
 )
+
+from .install import trees
+from .parts.in_build import ConfiguredInBuild
+from .parts.shapes import WHOLE_16_BYTES, divisible
 
 if TYPE_CHECKING:
     import torch
 
 
-FOLDER = ROOT / ".peers" / "cutlass"
+FOLDER = trees.folder("cutlass")
 MAKE = "python baselines/builds/cutlass/build.py"
 CAPABILITY = (9, 0)
-ALIGNMENT = 8
-"""Elements: TMA wants rows of whole 16 bytes."""
 ERRORS = {
     -1: "no such tile",
     -2: "an argument that the kernel does not take",
@@ -46,29 +43,20 @@ ERRORS = {
 TUNING_REPEATS = 10
 
 
-class CutlassGrouped(Implementation):
+class CutlassGrouped(ConfiguredInBuild):
     name = "cutlass_grouped"
     family = "library"
     source = "CUTLASS's Sm90 grouped GEMM collectives (PyPI nvidia-cutlass 4.2.0.0), compiled here"
 
-    def __init__(self) -> None:
-        self._config: dict[tuple, str] = {}
-
     def version(self) -> str:
-        record = _record()
+        record = trees.record(FOLDER)
         return f"CUTLASS {record['cutlass']} (nvcc {record['nvcc']})" if record else ""
 
     def check(self, case: Case) -> Check:
         problem = _problem()
         if problem:
             return unavailable(problem)
-        if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
-            return unsupported(f"TMA needs rows of whole 16 bytes: hidden_dim={case.hidden_dim} and "
-                               f"ffn_dim={case.ffn_dim} must be divisible by {ALIGNMENT}")  # fmt: skip
-        return OK
-
-    def config(self, case: Case) -> str:
-        return self._config.get(_key(case), "")
+        return divisible(case, WHOLE_16_BYTES, "TMA needs rows of whole 16 bytes")
 
     def build(self, case: Case, weights: Weights) -> Forward:
         gate_up, down = (
@@ -77,7 +65,7 @@ class CutlassGrouped(Implementation):
         )
         for gemm in (gate_up, down):
             gemm.tune(case.slots, _gpu_us)
-        self._config[_key(case)] = f"gate_up: {gate_up.words}; down: {down.words}"
+        self.configured(case, f"gate_up: {gate_up.words}; down: {down.words}")
         return grouped_forward(case, weights, gate_up, down)
 
 
@@ -131,20 +119,13 @@ class GroupedGemm:
 def grouped_forward(case: Case, weights: Weights, gate_up: GroupedGemm, down: GroupedGemm) -> Forward:
     import torch
 
-    from .parts.cublas.by_expert import ByExpert
-    from .parts.cublas.silu_gate import silu_gate
+    from .parts.by_expert import Buffers, forward_by_expert
 
-    layer, ffn_dim = ByExpert(case, weights), case.ffn_dim
+    def gemms(ends: torch.Tensor, buffers: Buffers) -> tuple[Callable[[], object], Callable[[], object]]:
+        ends = ends.to(torch.int32)
+        return lambda: gate_up(buffers.rows, ends, buffers.gate_up), lambda: down(buffers.hidden, ends, buffers.out)
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        slots = layer.sort(x)
-        rows, ends = layer.rows(x, slots), slots.ends.to(torch.int32)
-        num_rows = rows.shape[0]
-        both = gate_up(rows, ends, rows.new_empty((num_rows, 2 * ffn_dim)))
-        hidden = silu_gate(both, rows.new_empty((num_rows, ffn_dim)))
-        return layer.combine(down(hidden, ends, torch.empty_like(rows)), slots)
-
-    return forward
+    return forward_by_expert(case, weights, gemms)
 
 
 @functools.cache
@@ -180,22 +161,12 @@ def _gpu_us(call: Callable[[], object]) -> float:
     return begin.elapsed_time(end) * 1e3 / TUNING_REPEATS
 
 
-def _key(case: Case) -> tuple:
-    return (*case.weights_key, case.slots)
-
-
-def _record() -> dict[str, str]:
-    """BUILD.json of .peers/cutlass; empty if it was not built."""
-    path = FOLDER / "BUILD.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 @functools.cache
 def _problem() -> str:
     """Why the library cannot run in this process, with the command that would mend it; empty if it can."""
     import torch
 
-    if not _record():
+    if not trees.record(FOLDER):
         return f"CUTLASS's kernels are not compiled: {MAKE} (needs nvcc 12 or later); torch_grouped_mm and " \
                "megablocks_grouped_cutlass run CUTLASS too"  # fmt: skip
     try:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench.experiments.implementation.contract import (
-    OK,
     Case,
     Check,
     Forward,
@@ -25,7 +24,10 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .install import pruned, tree
+from .install import trees
+from .install.installed import first_line, installed_version
+from .parts.in_build import run_once
+from .parts.shapes import WHOLE_16_BYTES, divisible
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
 VERSION = "0.19.8"
 INSTALL = f"pip install deepspeed=={VERSION}"
-ALIGNMENT = 8
-"""Elements: PyTorch's grouped GEMM wants rows of whole 16 bytes."""
 
 
 class DeepspeedMoe(Implementation):
@@ -43,10 +43,10 @@ class DeepspeedMoe(Implementation):
     source = f"PyPI deepspeed {VERSION}: AutoEPMoELayer with grouped_mm and fused_weighted_sum"
 
     def version(self) -> str:
-        return pruned.record("deepspeed").get("deepspeed", "") or tree.installed_version("deepspeed")
+        return trees.record(trees.folder("deepspeed")).get("deepspeed", "") or installed_version("deepspeed")
 
     def search_path(self) -> list[Path]:
-        return pruned.search_path("deepspeed")
+        return trees.search_path("deepspeed")
 
     def config(self, case: Case) -> str:
         return "ep_size=1 use_grouped_mm=true gate_up_impl=separate combine_impl=fused_weighted_sum"
@@ -57,10 +57,7 @@ class DeepspeedMoe(Implementation):
             return unavailable(problem)
         if case.dtype != "bf16":
             return unsupported(f"DeepSpeed's experts run torch._grouped_mm, which takes bf16 only, got {case.dtype}")
-        if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
-            return unsupported(f"torch._grouped_mm needs hidden_dim={case.hidden_dim} and ffn_dim={case.ffn_dim} "
-                               f"divisible by {ALIGNMENT}")  # fmt: skip
-        return OK
+        return divisible(case, WHOLE_16_BYTES, "torch._grouped_mm needs rows of whole 16 bytes")
 
     def build(self, case: Case, weights: Weights) -> Forward:
         import torch
@@ -71,8 +68,7 @@ class DeepspeedMoe(Implementation):
             with torch.inference_mode():
                 return layer(x.unsqueeze(0)).squeeze(0)  # its x is [batch, sequence, hidden]
 
-        forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        return forward
+        return run_once(forward, case, weights)
 
 
 def make_layer(case: Case, weights: Weights, use_grouped_mm: bool, combine_impl: str) -> torch.nn.Module:
@@ -82,6 +78,8 @@ def make_layer(case: Case, weights: Weights, use_grouped_mm: bool, combine_impl:
     its weights take no memory, and the workload's take the place of the copies.
     """
     import torch
+
+    from .parts.parameters import check_none_left, put
 
     AutoEPMoELayer, AutoEPConfig, MoELayerSpec = _deepspeed()
     gate = case.gate
@@ -99,15 +97,11 @@ def make_layer(case: Case, weights: Weights, use_grouped_mm: bool, combine_impl:
     config = AutoEPConfig(use_grouped_mm=use_grouped_mm, gate_up_impl="separate", combine_impl=combine_impl)
     with torch.device("meta"):
         layer = AutoEPMoELayer(spec, _model_layer(case), ep_size=1, ep_rank=0, config=config).eval()
-    _set(layer.router.gate, "weight", weights.router())
-    _set(layer.experts, "w1", weights.gate("nk"))
-    _set(layer.experts, "w2", weights.down("nk"))
-    _set(layer.experts, "w3", weights.up("nk"))
+    put("DeepSpeed", layer.router.gate, {"weight": weights.router()})
+    put("DeepSpeed", layer.experts, {"w1": weights.gate("nk"), "w2": weights.down("nk"), "w3": weights.up("nk")})
     layer.router.e_score_correction_bias = weights.correction_bias()
     layer.tokens_per_expert = torch.zeros(case.num_experts, device=weights.device)  # it counts its experts' tokens
-    left = [name for name, tensor in [*layer.named_parameters(), *layer.named_buffers()] if tensor.is_meta]
-    if left:
-        raise ValueError(f"this DeepSpeed has tensors that the adapter does not know: {', '.join(left)}")
+    check_none_left("DeepSpeed", layer)
     return layer
 
 
@@ -124,20 +118,10 @@ def _model_layer(case: Case) -> torch.nn.Module:
     return source
 
 
-def _set(module: Any, name: str, tensor: torch.Tensor) -> None:
-    """Makes `tensor` itself the parameter. Raises ValueError if DeepSpeed wants another shape."""
-    import torch
-
-    wanted = getattr(module, name)
-    if wanted.shape != tensor.shape:
-        raise ValueError(f"this DeepSpeed wants {name} as {list(wanted.shape)}, the workload has {list(tensor.shape)}")
-    setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
-
-
 @functools.cache
 def _deepspeed() -> tuple[Any, Any, Any]:
     """AutoEPMoELayer, AutoEPConfig, MoELayerSpec. Raises what importing DeepSpeed raises."""
-    with pruned.importable("deepspeed"):
+    with trees.importable("deepspeed"):
         from deepspeed.module_inject.auto_ep_config import AutoEPConfig, MoELayerSpec
         from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
 
@@ -152,7 +136,7 @@ def _problem() -> str:
     try:
         _deepspeed()
     except Exception as error:  # its set-up looks for compilers and accelerators, and fails in ways of its own
-        return f"{tree.first_line(error)}: {INSTALL}"
+        return f"{first_line(error)}: {INSTALL}"
     if not torch.cuda.is_available():
         return "DeepSpeed's MoE layer runs Triton kernels: it needs an NVIDIA GPU"
     return ""

@@ -21,7 +21,9 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .install import checkouts, tree
+from .install import checkouts
+from .install.installed import first_line
+from .parts.in_build import run_once
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +64,7 @@ class FastMoe(checkouts.CheckoutSystem):
             with torch.inference_mode():
                 return layer(x)
 
-        forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        return forward
+        return run_once(forward, case, weights)
 
 
 def _layer(case: Case, weights: Weights) -> torch.nn.Module:
@@ -74,7 +75,7 @@ def _layer(case: Case, weights: Weights) -> torch.nn.Module:
 
     from tritonmoe_bench.experiments.workload.reference import route
 
-    from .parts.cublas.silu_gate import silu_gate
+    from .parts.silu_gate import silu_gate
 
     router, bias = weights.router(), weights.correction_bias()
     gate_up, down = weights.gate_up("nk"), weights.down("nk")
@@ -108,7 +109,7 @@ def _problem() -> str:
         from fmoe.layers import FMoE  # noqa: F401
         from fmoe.linear import MOELinear  # noqa: F401
     except Exception as error:  # a library built for another torch fails in ways of its own
-        return f"{tree.first_line(error)}: {CHECKOUT.how_to_get()}"
+        return f"{first_line(error)}: {CHECKOUT.how_to_get()}"
     return ""
 
 
@@ -127,5 +128,5 @@ def _refusal(dtype: str) -> str:
         with torch.inference_mode():
             MOELinear.apply(torch.ones(8, 8, **sizes), torch.tensor([8]), torch.ones(1, 8, 8, **sizes), None)
     except RuntimeError as error:
-        return tree.first_line(error)
+        return first_line(error)
     return ""

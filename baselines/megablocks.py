@@ -8,12 +8,11 @@ all of them into .megablocks/; without it an installed megablocks serves for wha
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -28,17 +27,20 @@ from tritonmoe_bench.experiments.implementation.contract import (
 )
 from tritonmoe_bench.kernels.gating import Gating
 
+from .install import trees
+from .install.installed import first_line, installed_version
+from .parts.in_build import run_once
+from .parts.shapes import WHOLE_16_BYTES, divisible
+
 if TYPE_CHECKING:
     import torch
 
 
 FOLDER = ROOT / ".megablocks"
-PATCHES = ROOT / "baselines" / "builds" / "megablocks" / "patches"
 MAKE = "make megablocks"
+BUILD = "python baselines/builds/megablocks/build.py"
 BLOCK = 128
 """Side of a block of stanford-stk's sparse matrices: hidden_dim and ffn_dim must be whole blocks."""
-CUTLASS_ALIGNMENT = 8
-"""Elements: grouped_gemm's CUTLASS kernels load rows in pieces of 16 bytes and do not check."""
 COUNTS_SYNC = (
     "tokens_per_expert.cpu() in GroupedGLU.forward: the host waits for the counts, because it launches grouped_gemm "
     "with problem sizes from its own memory"
@@ -60,17 +62,12 @@ class _Megablocks(Implementation):
 
     def version(self) -> str:
         if self.search_path():
-            return _record()["packages"]["megablocks"]
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("megablocks")
-        except PackageNotFoundError:
-            return ""
+            return trees.record(FOLDER)["packages"]["megablocks"]
+        return installed_version("megablocks")
 
     def search_path(self) -> list[Path]:
         built = [FOLDER / name for name in self.folders]
-        return built if _record() and all(folder.is_dir() for folder in built) else []
+        return built if trees.record(FOLDER) and all(folder.is_dir() for folder in built) else []
 
     def config(self, case: Case) -> str:
         return f"mlp_impl={self.mlp_impl}" + (f" grouped_gemm={self.backend}" if self.backend else f" block={BLOCK}")
@@ -98,8 +95,7 @@ class _Megablocks(Implementation):
                 return layer(x.unsqueeze(1)).squeeze(1)  # Megablocks' x is [sequence, batch, hidden]
 
         # Compiles the Triton kernels of this shape and tunes the copy kernels (triton.autotune, keyed by hidden_dim).
-        forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        return forward
+        return run_once(forward, case, weights)
 
 
 class MegablocksSparse(_Megablocks):
@@ -112,13 +108,10 @@ class MegablocksSparse(_Megablocks):
     mlp_impl = "sparse"
 
     def check_shape(self, case: Case) -> Check:
-        if case.hidden_dim % BLOCK or case.ffn_dim % BLOCK:
-            return unsupported(f"stanford-stk's blocks are {BLOCK} wide: hidden_dim={case.hidden_dim} and "
-                               f"ffn_dim={case.ffn_dim} must both be multiples of {BLOCK}")  # fmt: skip
         blocks = case.num_experts * case.ffn_dim // BLOCK
         if blocks > 2**15 - 1:
             return unsupported(f"num_experts x ffn_dim is {blocks} blocks of {BLOCK}: stanford-stk has int16 for them")
-        return OK
+        return divisible(case, BLOCK, f"stanford-stk's blocks are {BLOCK} wide")
 
 
 class _Grouped(_Megablocks):
@@ -151,10 +144,11 @@ class MegablocksGroupedCutlass(_Grouped):
     backend = "cutlass"
 
     def check_shape(self, case: Case) -> Check:
-        if case.hidden_dim % CUTLASS_ALIGNMENT or case.ffn_dim % CUTLASS_ALIGNMENT:
-            return unsupported(f"grouped_gemm's CUTLASS kernels need hidden_dim={case.hidden_dim} and "
-                               f"ffn_dim={case.ffn_dim} divisible by {CUTLASS_ALIGNMENT}")  # fmt: skip
-        return super().check_shape(case)
+        check = super().check_shape(case)
+        if check is not OK:
+            return check
+        # Its kernels load rows in pieces of 16 bytes and do not check.
+        return divisible(case, WHOLE_16_BYTES, "grouped_gemm's CUTLASS kernels need rows of whole 16 bytes")
 
 
 def _layer(case: Case, weights: Weights, mlp_impl: str) -> torch.nn.Module:
@@ -164,6 +158,8 @@ def _layer(case: Case, weights: Weights, mlp_impl: str) -> torch.nn.Module:
     ``(silu(x @ w1.T) * (x @ v1.T)) @ w2`` with w1, v1 and w2 all [num_experts * ffn_dim, hidden_dim].
     """
     import torch
+
+    from .parts.parameters import check_none_left, put
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that grouped_gemm is missing, which the sparse path does not use
@@ -188,35 +184,15 @@ def _layer(case: Case, weights: Weights, mlp_impl: str) -> torch.nn.Module:
         output_layer_init_method=_leave,
     )
     layer = dMoE(arguments).eval()
-    _set(layer.router.layer, "weight", weights.router())
-    _set(layer.experts.mlp, "w1", weights.gate("nk").flatten(0, 1))
-    _set(layer.experts.mlp, "v1", weights.up("nk").flatten(0, 1))
-    _set(layer.experts.mlp, "w2", weights.down("kn").flatten(0, 1))
-    left = [name for name, tensor in layer.named_parameters() if tensor.is_meta]
-    if left:
-        raise ValueError(f"this Megablocks has parameters that the adapter does not know: {', '.join(left)}")
+    stacked = {"w1": weights.gate("nk"), "v1": weights.up("nk"), "w2": weights.down("kn")}
+    put("Megablocks", layer.router.layer, {"weight": weights.router()}, same_dtype=True)
+    put("Megablocks", layer.experts.mlp, {name: each.flatten(0, 1) for name, each in stacked.items()}, same_dtype=True)
+    check_none_left("Megablocks", layer)
     return layer
-
-
-def _set(module: Any, name: str, tensor: torch.Tensor) -> None:
-    """Makes `tensor` itself the parameter. Raises ValueError if Megablocks wants another shape or dtype."""
-    import torch
-
-    wanted = getattr(module, name)
-    if wanted.shape != tensor.shape or wanted.dtype != tensor.dtype:
-        raise ValueError(f"Megablocks wants {name} as {tuple(wanted.shape)} {wanted.dtype}, the workload has "
-                         f"{tuple(tensor.shape)} {tensor.dtype}")  # fmt: skip
-    setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
 
 
 def _leave(tensor: torch.Tensor) -> None:
     """Initialises nothing: every parameter is replaced."""
-
-
-def _record() -> dict[str, Any]:
-    """BUILD.json of .megablocks: what it was built for; empty if it was not built."""
-    path = FOLDER / "BUILD.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 @functools.cache
@@ -233,8 +209,7 @@ def _problem(mlp_impl: str, backend: str) -> str:
             if backend:
                 import grouped_gemm_backend
     except Exception as error:  # a library built for another torch fails in ways of its own
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"{type(error).__name__}: {line}{_mismatch(torch.__version__)}: {MAKE}"
+        return f"{first_line(error)}{_mismatch(torch.__version__)}: {MAKE}"
     if backend:
         found = grouped_gemm_kind(Path(grouped_gemm_backend.__file__))
         if found != backend:
@@ -243,7 +218,7 @@ def _problem(mlp_impl: str, backend: str) -> str:
         Arguments(mlp_impl=mlp_impl, device="meta")
     except (ValueError, AssertionError) as error:
         return f"the megablocks that is installed says: {error}: {MAKE}"
-    return _wrong_gpu(torch.cuda.get_device_capability()) if torch.cuda.is_available() else ""
+    return trees.wrong_gpu(FOLDER, torch.cuda.get_device_capability(), BUILD) if torch.cuda.is_available() else ""
 
 
 def grouped_gemm_kind(library: Path) -> str:
@@ -253,17 +228,8 @@ def grouped_gemm_kind(library: Path) -> str:
 
 def _mismatch(torch_version: str) -> str:
     """What .megablocks was built for, if that is not this Python and torch."""
-    record = _record()
+    record = trees.record(FOLDER)
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if not record or (record["python"], record["torch"]) == (python, torch_version):
         return ""
     return f" (built for Python {record['python']}, torch {record['torch']}; this is {python}, {torch_version})"
-
-
-def _wrong_gpu(capability: tuple[int, int]) -> str:
-    """Machine code serves its own generation, from its own minor version on."""
-    archs = [arch.removesuffix("+PTX").split(".") for arch in _record().get("arch", "").split(";") if arch]
-    if not archs or any(int(major) == capability[0] and int(minor) <= capability[1] for major, minor in archs):
-        return ""
-    have = f"{capability[0]}.{capability[1]}"
-    return f"built for compute capability {_record()['arch']}, this GPU has {have}: {MAKE}"

@@ -19,14 +19,15 @@ from tritonmoe_bench.experiments.implementation.contract import (
     Case,
     Check,
     Forward,
-    Implementation,
     Weights,
     unavailable,
     unsupported,
 )
 from tritonmoe_bench.kernels.gating import Gating
 
-from .install import tree
+from .install import trees, vllm_tree
+from .install.installed import first_line, installed_version
+from .parts.in_build import ConfiguredInBuild, run_once
 
 if TYPE_CHECKING:
     import torch
@@ -36,22 +37,22 @@ TILE = ("block_m", "block_n", "block_k", "num_warps", "num_stages", "split_k", "
 """What of triton_kernels' OptFlags stands in a row."""
 
 
-class OpenaiTritonKernels(Implementation):
+class OpenaiTritonKernels(ConfiguredInBuild):
     name = "openai_triton_kernels"
     family = "triton_kernels"
-    source = f"PyPI vllm {tree.VLLM_VERSION}, vllm/third_party/triton_kernels"
+    source = f"PyPI vllm {vllm_tree.VERSION}, vllm/third_party/triton_kernels"
 
     def __init__(self) -> None:
-        self._config: dict[tuple, str] = {}
+        super().__init__()
         self._gate_up: weakref.WeakKeyDictionary[Weights, torch.Tensor] = weakref.WeakKeyDictionary()
 
     def version(self) -> str:
-        if tree.folders("triton_kernels"):
-            return tree.record()["triton_kernels"]
-        return tree.installed_version("triton_kernels") or _version_in_vllm()
+        if trees.search_path("triton_kernels"):
+            return trees.record(trees.folder("triton_kernels"))["triton_kernels"]
+        return installed_version("triton_kernels") or _version_in_vllm()
 
     def search_path(self) -> list[Path]:
-        return tree.folders("triton_kernels") or _inside_vllm()
+        return trees.search_path("triton_kernels") or _inside_vllm()
 
     def check(self, case: Case) -> Check:
         problem = _problem()
@@ -63,9 +64,6 @@ class OpenaiTritonKernels(Implementation):
         if case.top_k & (case.top_k - 1):
             return unsupported(f"top_k={case.top_k}: its top-k kernel needs a power of two")
         return OK
-
-    def config(self, case: Case) -> str:
-        return self._config.get(_key(case), "")
 
     def build(self, case: Case, weights: Weights) -> Forward:
         import torch
@@ -90,10 +88,10 @@ class OpenaiTritonKernels(Implementation):
             return matmul_ogs(hidden, down, None, data, scatter_indx=scatter, precision_config=precision,
                               gammas=data.gate_scal)  # fmt: skip
 
-        with torch.inference_mode(), _recorded(module, "make_opt_flags") as chosen:
-            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
+        with _recorded(module, "make_opt_flags") as chosen:
+            run_once(forward, case, weights)
         gate_up_flags, down_flags = map(_words, chosen)
-        self._config[_key(case)] = f"gate_up:{gate_up_flags} down:{down_flags}"
+        self.configured(case, f"gate_up:{gate_up_flags} down:{down_flags}")
         return forward
 
     def _interleaved(self, case: Case, weights: Weights) -> torch.Tensor:
@@ -132,10 +130,6 @@ def _words(flags: Any) -> str:
     return ",".join(f"{name}={int(getattr(flags, name))}" for name in TILE)
 
 
-def _key(case: Case) -> tuple:
-    return (*case.weights_key, case.top_k, case.tokens)
-
-
 def _inside_vllm() -> list[Path]:
     """The folder of an installed vllm that holds triton_kernels, unless a triton_kernels is installed by itself."""
     from importlib.util import find_spec
@@ -148,7 +142,7 @@ def _inside_vllm() -> list[Path]:
 
 
 def _version_in_vllm() -> str:
-    version = tree.installed_version("vllm")
+    version = installed_version("vllm")
     return f"of vllm {version}" if version else ""
 
 
@@ -161,7 +155,7 @@ def _problem() -> str:
         from triton_kernels.matmul_ogs import FusedActivation, matmul_ogs  # noqa: F401
         from triton_kernels.routing import routing  # noqa: F401
     except Exception as error:  # another package of that name, or one for another Triton, fails in ways of its own
-        return f"{tree.first_line(error)}: {tree.INSTALL}"
+        return f"{first_line(error)}: {vllm_tree.INSTALL}"
     if not torch.cuda.is_available():
         return "triton_kernels need an NVIDIA GPU"
     return ""

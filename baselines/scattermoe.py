@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Weights, unavailable
 
-from .install import checkouts, tree
+from .install import checkouts
+from .install.installed import first_line
+from .parts.in_build import run_once
 
 if TYPE_CHECKING:
     import torch
@@ -60,9 +62,7 @@ class Scattermoe(checkouts.CheckoutSystem):
                 silu(gate) * up, down, 1, by_expert, slots, None, grouped_in=True, gates=scores.to(x.dtype)
             )
 
-        with torch.inference_mode():
-            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        return forward
+        return run_once(forward, case, weights)
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def _problem() -> str:
     try:
         from scattermoe.parallel_experts import parallel_linear
     except Exception as error:  # its kernels ask Triton for a GPU when they are imported
-        return f"{tree.first_line(error)}: {how}"
+        return f"{first_line(error)}: {how}"
     if tuple(inspect.signature(parallel_linear).parameters) != PARAMETERS:
         return f"this scattermoe has another parallel_linear than {CHECKOUT.repository} has today: {how}"
     if not torch.cuda.is_available():

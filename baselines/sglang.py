@@ -16,39 +16,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
-    OK,
     Case,
-    Check,
     Forward,
-    Implementation,
     Weights,
-    unavailable,
-    unsupported,
 )
-from tritonmoe_bench.kernels.gating import Gating
 
-from .install import sglang_tree, tree
+from .install import sglang_tree
+from .install.installed import first_line
+from .parts.in_build import run_once
+from .parts.serving import Route, ServingSystem, origin, router_gemm_serves, words
 
 if TYPE_CHECKING:
     import torch
 
 
-Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
-
 ROUTER_EXPERTS = (256, 384)
 ROUTER_HIDDEN = 1024
-"""hidden_dim must be a multiple of it."""
-ROUTER_TOKENS = 16
-"""SGLang's own router GEMM serves these, in bf16 and from Hopper on: the condition in its MoEGate."""
+"""SGLang's own router GEMM serves these numbers of experts, and multiples of this hidden_dim, as its MoEGate asks."""
 
 
-class Sglang(Implementation):
+class Sglang(ServingSystem):
     name = "sglang"
+    label = "SGLang"
     family = "serving"
     source = f"PyPI sglang {sglang_tree.VERSION}: fused_experts, moe_fused_gate and its shipped tile tables"
-
-    def __init__(self) -> None:
-        self._config: dict[tuple, str] = {}
 
     def version(self) -> str:
         return sglang_tree.version()
@@ -56,22 +47,10 @@ class Sglang(Implementation):
     def search_path(self) -> list[Path]:
         return sglang_tree.search_path()
 
-    def check(self, case: Case) -> Check:
-        problem = _problem()
-        if problem:
-            return unavailable(problem)
-        gate = case.gate
-        plain = gate == Gating(gate.scoring, gate.renormalize)
-        if not plain and not (gate.scoring == "sigmoid" and gate.correction_bias):
-            return unsupported(f"gating={case.gating}: SGLang's router has softmax or sigmoid over all experts, "
-                               "renormalised or not, and sigmoid with a correction bias, in groups or not")  # fmt: skip
-        return OK
-
-    def config(self, case: Case) -> str:
-        return self._config.get(_key(case), "")
+    def problem(self) -> str:
+        return _problem()
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        import torch
         from sglang.srt.layers.moe.moe_runner import MoeRunnerConfig
 
         fused_moe = sglang_tree.one_gpu()
@@ -86,9 +65,8 @@ class Sglang(Implementation):
         def forward(x: torch.Tensor) -> torch.Tensor:
             return fused_moe.fused_experts(x, w13, w2, (*route(x), None), runner)
 
-        with torch.inference_mode():
-            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        self._config[_key(case)] = f"{_tiles(case, w13, w2)} {router_gemm} {activation}"
+        run_once(forward, case, weights)
+        self.configured(case, f"{_tiles(case, w13, w2)} {router_gemm} {activation}")
         return forward
 
 
@@ -120,8 +98,8 @@ def _router(case: Case, weights: Weights) -> tuple[Route, str]:
 
 
 def _has_router_gemm(case: Case, capability: tuple[int, int]) -> bool:
-    fits = case.num_experts in ROUTER_EXPERTS and case.hidden_dim % ROUTER_HIDDEN == 0 and case.tokens <= ROUTER_TOKENS
-    return fits and case.dtype == "bf16" and capability >= (9, 0)
+    fits = case.num_experts in ROUTER_EXPERTS and case.hidden_dim % ROUTER_HIDDEN == 0
+    return fits and router_gemm_serves(case, capability)
 
 
 @functools.cache
@@ -133,7 +111,7 @@ def _router_gemm(num_experts: int, hidden_dim: int) -> tuple[Callable[..., torch
     try:
         dsv3_router_gemm_module(num_experts, hidden_dim, is_arch_support_pdl(), True)
     except Exception as error:  # apache-tvm-ffi, nvcc and ninja each fail in ways of their own
-        return None, f"router_gemm=torch (no jit: {tree.first_line(error)})"
+        return None, f"router_gemm=torch (no jit: {first_line(error)})"
     return dsv3_router_gemm, "router_gemm=jit"
 
 
@@ -148,7 +126,7 @@ def _activation(dtype: torch.dtype) -> str:
         from sgl_kernel import silu_and_mul
 
         sglang_tree.one_gpu().silu_and_mul = silu_and_mul
-        return f"silu_and_mul=sgl_kernel (no jit: {tree.first_line(error)})"
+        return f"silu_and_mul=sgl_kernel (no jit: {first_line(error)})"
     return "silu_and_mul=jit"
 
 
@@ -160,20 +138,8 @@ def _tiles(case: Case, w13: torch.Tensor, w2: torch.Tensor) -> str:
         w13.shape, w2.shape, case.top_k, None, case.tokens, return_down_config=True
     )
     table = tables.get_moe_configs(case.num_experts, case.ffn_dim, None, 0, 0)
-    origin = "default heuristic"
-    if table:
-        nearest = min(table, key=lambda tokens: abs(tokens - case.tokens))
-        origin = f"{tables.get_config_file_name(case.num_experts, case.ffn_dim, None)} at M={nearest}"
-    words = _words(tile) if down in (None, tile) else f"{_words(tile)} down: {_words(down)}"
-    return f"{words} ({origin})"
-
-
-def _words(tile: dict[str, int]) -> str:
-    return " ".join(f"{name}={value}" for name, value in tile.items())
-
-
-def _key(case: Case) -> tuple:
-    return (*case.weights_key, case.top_k, case.tokens)
+    both = words(tile) if down in (None, tile) else f"{words(tile)} down: {words(down)}"
+    return f"{both} ({origin(table, tables.get_config_file_name(case.num_experts, case.ffn_dim, None), case)})"
 
 
 @functools.cache
@@ -191,7 +157,7 @@ def _problem() -> str:
         fused_moe = sglang_tree.one_gpu()
         import sgl_kernel  # noqa: F401
     except Exception as error:  # libraries built for another torch or CUDA fail in ways of their own
-        return f"{tree.first_line(error)}: {sglang_tree.INSTALL}"
+        return f"{first_line(error)}: {sglang_tree.INSTALL}"
     if not hasattr(fused_moe, "silu_and_mul"):
         return f"this sglang was not set up for CUDA: {sglang_tree.INSTALL}"
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tritonmoe_bench.experiments.implementation.contract import (
-    OK,
     Case,
     Check,
     Forward,
@@ -13,8 +12,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-ALIGNMENT = 8
-"""Elements: the kernel's operands must have rows of whole 16 bytes."""
+from .parts.shapes import WHOLE_16_BYTES, divisible
 
 
 class TorchGroupedMm(Implementation):
@@ -36,9 +34,7 @@ class TorchGroupedMm(Implementation):
             return unsupported(
                 "PyTorch's grouped kernel takes bf16 only; for fp16 it loops over GEMMs and waits for the host"
             )
-        if case.hidden_dim % ALIGNMENT or case.ffn_dim % ALIGNMENT:
-            return unsupported(f"grouped_mm needs hidden_dim and ffn_dim divisible by {ALIGNMENT}")
-        return OK
+        return divisible(case, WHOLE_16_BYTES, "grouped_mm needs rows of whole 16 bytes")
 
     def build(self, case: Case, weights: Weights) -> Forward:
         return self._forward(case, weights)

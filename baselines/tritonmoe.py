@@ -23,7 +23,9 @@ from tritonmoe_bench.experiments.implementation.contract import (
 )
 from tritonmoe_bench.kernels.gating import Gating
 
-from .install import checkouts, tree
+from .install import checkouts
+from .install.installed import first_line
+from .parts.in_build import run_once
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +63,6 @@ class Tritonmoe(checkouts.CheckoutSystem):
         return OK
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        import torch
         from triton_kernels.moe import fused_moe_forward
 
         router = weights.router()
@@ -74,9 +75,7 @@ class Tritonmoe(checkouts.CheckoutSystem):
         if self._tuned_for != (case.weights_key, case.tokens):
             _forget_tiles()
             self._tuned_for = (case.weights_key, case.tokens)
-        with torch.inference_mode():  # tunes its kernels
-            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        return forward
+        return run_once(forward, case, weights)  # tunes its kernels
 
 
 def _forget_tiles() -> None:
@@ -98,7 +97,7 @@ def _problem() -> str:
     try:
         from triton_kernels.moe import fused_moe_forward
     except Exception as error:  # OpenAI's package of that name has no moe; the paper's asks Triton for a GPU
-        return f"{tree.first_line(error)}: {how}"
+        return f"{first_line(error)}: {how}"
     if tuple(inspect.signature(fused_moe_forward).parameters) != PARAMETERS:
         return f"this triton_kernels has another fused_moe_forward than {CHECKOUT.repository}: {how}"
     if not torch.cuda.is_available():

@@ -24,7 +24,9 @@ from tritonmoe_bench.experiments.implementation.contract import (
 )
 from tritonmoe_bench.kernels.gating import Gating
 
-from .install import checkouts, tree
+from .install import checkouts
+from .install.installed import first_line
+from .parts.in_build import run_once
 
 if TYPE_CHECKING:
     import torch
@@ -90,21 +92,22 @@ def _forward(case: Case, weights: Weights, experts: torch.nn.Module, megablocks_
     import torch
     from tutel import moe
 
+    from .parts.parameters import put
+
     layer = moe.moe_layer(
         gate_type={"type": "top", "k": case.top_k, "capacity_factor": 0.0, "fp32_gate": False},
         model_dim=case.hidden_dim,
         experts={"type": "custom", "module": lambda **options: experts, "count_per_node": case.num_experts},
         normalize_gate=case.gate.renormalize,
     ).eval()
-    _set(layer.gates[0].wg, "weight", weights.router())
+    put("Tutel", layer.gates[0].wg, {"weight": weights.router()})
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         _use_kernels_of(x.dtype)
         with torch.inference_mode():
             return layer(x, megablocks_size=megablocks_size)
 
-    forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-    return forward
+    return run_once(forward, case, weights)
 
 
 def _padded_experts(case: Case, weights: Weights) -> torch.nn.Module:
@@ -114,12 +117,13 @@ def _padded_experts(case: Case, weights: Weights) -> torch.nn.Module:
     """
     import torch
 
+    from .parts.parameters import put
+
     module = importlib.import_module("tutel.experts.llama_ffn").ExpertModule
     with torch.device("meta"):
         experts = module(case.hidden_dim, case.ffn_dim, case.num_experts, 1)
-    _set(experts, "W_fc1", weights.gate("kn").flatten())
-    _set(experts, "W_fc2", weights.up("kn").flatten())
-    _set(experts, "W_fc3", weights.down("kn").flatten())
+    flat = {"W_fc1": weights.gate("kn"), "W_fc2": weights.up("kn"), "W_fc3": weights.down("kn")}
+    put("Tutel", experts, {name: tensor.flatten() for name, tensor in flat.items()})
     return experts
 
 
@@ -141,16 +145,6 @@ def _sparse_experts(case: Case, weights: Weights) -> torch.nn.Module:
             return multiply(torch.nn.functional.silu(gate) * up, self.down, blocks, True, size)
 
     return Experts()
-
-
-def _set(module: Any, name: str, tensor: torch.Tensor) -> None:
-    """Makes `tensor` itself the parameter. Raises ValueError if Tutel wants another shape."""
-    import torch
-
-    wanted = getattr(module, name)
-    if wanted.shape != tensor.shape:
-        raise ValueError(f"this Tutel wants {name} as {list(wanted.shape)}, the workload has {list(tensor.shape)}")
-    setattr(module, name, torch.nn.Parameter(tensor, requires_grad=False))
 
 
 _kept: dict[torch.dtype, tuple[dict, torch.Tensor | None]] = {}
@@ -179,7 +173,7 @@ def _problem() -> str:
 
         importlib.import_module("tutel.experts.llama_ffn")
     except Exception as error:  # its extension, built for another torch or CUDA, fails in ways of its own
-        return f"{tree.first_line(error)}: {how}"
+        return f"{first_line(error)}: {how}"
     if not torch.cuda.is_available():
         return "Tutel's dispatch kernels need an NVIDIA GPU"
     return ""

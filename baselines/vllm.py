@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,69 +18,45 @@ from tritonmoe_bench.experiments.implementation.contract import (
     Case,
     Check,
     Forward,
-    Implementation,
     Weights,
-    unavailable,
     unsupported,
 )
-from tritonmoe_bench.kernels.gating import Gating
 
-from .install import tree
+from .install import trees, vllm_tree
+from .install.installed import first_line, installed_version
+from .parts.in_build import run_once
+from .parts.serving import Route, ServingSystem, Tile, origin, router_gemm_serves, words
 
 if TYPE_CHECKING:
     import torch
 
 
-Tile = dict[str, int]
-Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
-
 DSV3_ROUTER_SHAPES = ((256, 7168), (384, 7168))
-"""(num_experts, hidden_dim) of vLLM's own router GEMM, for bf16, up to DSV3_ROUTER_TOKENS and from Hopper on."""
-DSV3_ROUTER_TOKENS = 16
+"""(num_experts, hidden_dim) of vLLM's own router GEMM."""
 
 
-class Vllm(Implementation):
+class Vllm(ServingSystem):
     name = "vllm"
+    label = "vLLM"
     family = "vllm"
-    source = f"PyPI vllm {tree.VLLM_VERSION}: fused_experts, fused_topk and its shipped tile tables"
-
-    def __init__(self) -> None:
-        self._config: dict[tuple, str] = {}
+    source = f"PyPI vllm {vllm_tree.VERSION}: fused_experts, fused_topk and its shipped tile tables"
 
     def version(self) -> str:
-        return tree.record()["vllm"] if self.search_path() else tree.installed_version("vllm")
+        return trees.record(trees.folder("vllm"))["vllm"] if self.search_path() else installed_version("vllm")
 
     def search_path(self) -> list[Path]:
-        return tree.folders("vllm")
+        return trees.search_path("vllm")
 
-    def check(self, case: Case) -> Check:
-        problem = _problem()
-        if problem:
-            return unavailable(problem)
-        gate = case.gate
-        plain = gate == Gating(gate.scoring, gate.renormalize)
-        if not plain and not (gate.scoring == "sigmoid" and gate.correction_bias):
-            return unsupported(f"gating={case.gating}: vLLM has softmax or sigmoid over all experts, renormalised or "
-                               "not, and sigmoid with a correction bias, in groups or not")  # fmt: skip
-        return self.check_shape(case)
-
-    def check_shape(self, case: Case) -> Check:
-        """`unsupported` for a shape that the row is not about."""
-        return OK
-
-    def config(self, case: Case) -> str:
-        return self._config.get(_key(case), "")
+    def problem(self) -> str:
+        return _problem()
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        import torch
         from vllm.model_executor.layers.fused_moe import fused_moe
 
-        forward = _forward(case, weights, None)
-        with torch.inference_mode():
-            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
+        forward = run_once(_forward(case, weights, None), case, weights)
         w13, w2 = weights.gate_up("nk"), weights.down("nk")
         tile = fused_moe.try_get_optimal_moe_config(w13.shape, w2.shape, case.top_k, None, case.tokens)
-        self._config[_key(case)] = f"{_words(tile)} ({_origin(case)})"
+        self.configured(case, f"{words(tile)} ({_origin(case)})")
         return forward
 
 
@@ -89,7 +64,7 @@ class VllmTuned(Vllm):
     """The same code with a tile tuned here, for shapes that vLLM ships no table for on this GPU."""
 
     name = "vllm_tuned"
-    source = f"PyPI vllm {tree.VLLM_VERSION}: fused_experts, fused_topk, tile tuned over its own search space"
+    source = f"PyPI vllm {vllm_tree.VERSION}: fused_experts, fused_topk, tile tuned over its own search space"
 
     def check_shape(self, case: Case) -> Check:
         from .parts import vllm_tuning
@@ -100,19 +75,15 @@ class VllmTuned(Vllm):
         return OK
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        import torch
-
         from .parts import vllm_tuning
 
-        tile, origin = vllm_tuning.known(case), "tuned before"
+        tile, when = vllm_tuning.known(case), "tuned before"
         if tile is None:
             tile = vllm_tuning.tune(case, weights, lambda candidate: _forward(case, weights, candidate))
             vllm_tuning.remember(case, tile)
-            origin = "tuned now"
-        forward = _forward(case, weights, tile)
-        with torch.inference_mode():
-            forward(torch.randn(case.tokens, case.hidden_dim, dtype=weights.dtype, device=weights.device))
-        self._config[_key(case)] = f"{_words(tile)} ({origin})"
+            when = "tuned now"
+        forward = run_once(_forward(case, weights, tile), case, weights)
+        self.configured(case, f"{words(tile)} ({when})")
         return forward
 
 
@@ -164,9 +135,7 @@ def _router(case: Case, weights: Weights) -> Route:
 
 
 def _has_router_gemm(case: Case, capability: tuple[int, int]) -> bool:
-    shape = (case.num_experts, case.hidden_dim)
-    fits = shape in DSV3_ROUTER_SHAPES and case.tokens <= DSV3_ROUTER_TOKENS
-    return fits and case.dtype == "bf16" and capability >= (9, 0)
+    return (case.num_experts, case.hidden_dim) in DSV3_ROUTER_SHAPES and router_gemm_serves(case, capability)
 
 
 def _table(case: Case) -> str:
@@ -181,19 +150,7 @@ def _table(case: Case) -> str:
 def _origin(case: Case) -> str:
     from vllm.model_executor.layers.fused_moe import fused_moe
 
-    table = fused_moe.get_moe_configs(case.num_experts, case.ffn_dim, None)
-    if not table:
-        return "default heuristic"
-    nearest = min(table, key=lambda tokens: abs(tokens - case.tokens))
-    return f"{_table(case)} at M={nearest}"
-
-
-def _words(tile: Tile) -> str:
-    return " ".join(f"{name}={value}" for name, value in tile.items())
-
-
-def _key(case: Case) -> tuple:
-    return (*case.weights_key, case.top_k, case.tokens)
+    return origin(fused_moe.get_moe_configs(case.num_experts, case.ffn_dim, None), _table(case), case)
 
 
 @functools.cache
@@ -206,9 +163,9 @@ def _problem() -> str:
         from vllm.model_executor.layers.fused_moe import fused_moe
         from vllm.platforms import current_platform
     except Exception as error:  # libraries built for another torch or CUDA fail in ways of their own
-        return f"{tree.first_line(error)}: {tree.INSTALL}"
+        return f"{first_line(error)}: {vllm_tree.INSTALL}"
     if not torch.cuda.is_available():
         return "vLLM's kernels need an NVIDIA GPU"
     if not current_platform.is_cuda() or not hasattr(fused_moe, "fused_experts"):
-        return f"this vLLM was not built for CUDA: {tree.INSTALL}"
-    return tree.wrong_gpu(torch.cuda.get_device_capability())
+        return f"this vLLM was not built for CUDA: {vllm_tree.INSTALL}"
+    return trees.wrong_gpu(trees.folder("vllm"), torch.cuda.get_device_capability(), vllm_tree.PRUNE)

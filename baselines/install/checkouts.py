@@ -10,7 +10,7 @@ from typing import ClassVar
 from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.experiments.implementation.contract import Implementation
 
-from . import tree
+from .installed import installed_version
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Checkout:
         for folder in self.search_path():
             commit = checkout.commit_of(folder, self.package)
             return f"commit {commit[:12]}" if commit else "checkout"
-        return tree.installed_version(self.distribution)
+        return installed_version(self.distribution)
 
     def how_to_get(self) -> str:
         """What is wrong with the variable, if it is set, and the one command that gets the system."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-from . import pruned, tree
+from . import trees
+from .installed import installed_version
 
 VERSION = "0.5.17"
 INSTALL = f"pip install sglang=={VERSION}"
@@ -26,14 +27,14 @@ SETTINGS = {
 
 
 def search_path() -> list[Path]:
-    return pruned.search_path("sglang")
+    return trees.search_path("sglang")
 
 
 def version() -> str:
     """SGLang's version and that of its compiled kernels, empty if it is not there."""
     if search_path():
-        return _joined((built := pruned.record("sglang"))["sglang"], built["sglang_kernel"])
-    return _joined(tree.installed_version("sglang"), tree.installed_version("sglang-kernel"))
+        return _joined((built := trees.record(trees.folder("sglang")))["sglang"], built["sglang_kernel"])
+    return _joined(installed_version("sglang"), installed_version("sglang-kernel"))
 
 
 def _joined(sglang: str, kernels: str) -> str:
@@ -41,15 +42,7 @@ def _joined(sglang: str, kernels: str) -> str:
 
 
 def wrong_gpu(capability: tuple[int, int]) -> str:
-    """Machine code serves its own generation, from its own minor version on; empty if the tree has it, or all."""
-    arch = pruned.record("sglang").get("arch", "all")
-    have = f"{capability[0]}.{capability[1]}"
-    if arch == "all":
-        return ""
-    major, minor = (int(part) for part in arch.split("."))
-    if major == capability[0] and minor <= capability[1]:
-        return ""
-    return f".peers/sglang was made for compute capability {arch}, this GPU has {have}: {PRUNE} --arch {have}"
+    return trees.wrong_gpu(trees.folder("sglang"), capability, PRUNE)
 
 
 @functools.cache
@@ -57,7 +50,7 @@ def one_gpu() -> Any:
     """SGLang's module `fused_moe`, set up for one GPU and no server. Raises what importing SGLang raises."""
     import torch
 
-    with pruned.importable("sglang"):
+    with trees.importable("sglang"):
         from sglang.srt.arg_groups.arg_utils import NS
         from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe
         from sglang.srt.runtime_context import get_context

@@ -16,14 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..install import tree
+from tritonmoe_bench import ROOT
+
+from ..install.vllm_tree import VERSION
+from .serving import Tile
 
 if TYPE_CHECKING:
     import torch
 
     from tritonmoe_bench.experiments.implementation.contract import Case, Forward, Weights
-
-Tile = dict[str, int]
 
 BLOCK_M = (16, 32, 64, 128, 256)
 BLOCK_N = (32, 64, 128, 256)
@@ -148,7 +149,7 @@ def remember(case: Case, tile: Tile) -> None:
     tiles.setdefault(_shape(case), {})[str(case.tokens)] = tile
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"vllm": tree.VLLM_VERSION, "tiles": tiles}, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps({"vllm": VERSION, "tiles": tiles}, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
 
 
@@ -159,14 +160,14 @@ def path() -> Path:
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE])
     device = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "none"
-    return tree.ROOT / "baselines" / "tuned" / f"vllm_{device}.json"
+    return ROOT / "baselines" / "tuned" / f"vllm_{device}.json"
 
 
 def _tiles(file: Path) -> dict[str, dict[str, Tile]]:
     """Tiles by shape and tokens; those of another version of vLLM are left aside."""
     if file not in _memory:
         read = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        _memory[file] = read["tiles"] if read.get("vllm") == tree.VLLM_VERSION else {}
+        _memory[file] = read["tiles"] if read.get("vllm") == VERSION else {}
     return _memory[file]
 
 

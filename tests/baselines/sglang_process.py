@@ -109,9 +109,9 @@ def stand_in() -> None:
     torch.cuda.get_device_properties = lambda device=None: properties
     torch.cuda.get_device_name = lambda device=None: properties.name
 
-    from tritonmoe_bench.baselines.install import sglang_tree, tree
+    from tritonmoe_bench.baselines.install import sglang_tree, trees
 
-    tree.FOLDER = TREE.parent
+    trees.FOLDER = TREE.parent
     sglang_tree.one_gpu()
     from sglang.kernels.ops.activation import activation
     from sglang.kernels.ops.moe import fused_moe_triton_kernels, moe_fused_gate

@@ -16,10 +16,10 @@ import tiny_layer
 import torch
 
 from tritonmoe_bench.baselines import cublas_grouped, cublas_streams
+from tritonmoe_bench.baselines.parts.by_expert import ByExpert
 from tritonmoe_bench.baselines.parts.cublas import library
-from tritonmoe_bench.baselines.parts.cublas.by_expert import ByExpert
-from tritonmoe_bench.baselines.parts.cublas.host_ends import HostEnds
 from tritonmoe_bench.baselines.parts.cublas.problems import ExpertGemm, Groups
+from tritonmoe_bench.baselines.parts.host_ends import HostEnds
 from tritonmoe_bench.experiments.implementation.contract import Status
 from tritonmoe_bench.experiments.workload.reference import relative_error
 from tritonmoe_bench.experiments.workload.routing import TORCH_DTYPE, activations, draw_routing
@@ -335,7 +335,7 @@ def test_host_ends_are_those_of_the_last_copy():
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_silu_gate(name):
-    from tritonmoe_bench.baselines.parts.cublas.silu_gate import silu_gate
+    from tritonmoe_bench.baselines.parts.silu_gate import silu_gate
 
     both = torch.randn(3, 2 * 40).to(TORCH_DTYPE[name])
     hidden = silu_gate(both, both.new_full((3, 40), float("nan")))

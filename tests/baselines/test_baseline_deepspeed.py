@@ -14,7 +14,7 @@ from tiny_layer import TINY, case, errors, load, stub_modules
 from torch import nn
 
 from tritonmoe_bench.baselines import deepspeed_moe as adapters
-from tritonmoe_bench.baselines.install import tree
+from tritonmoe_bench.baselines.install import trees
 from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels.gating import Gating
@@ -32,7 +32,7 @@ def forget() -> None:
 @pytest.fixture(autouse=True)
 def nothing_built(monkeypatch, tmp_path):
     """No .peers, and no answer kept from another test."""
-    monkeypatch.setattr(tree, "FOLDER", tmp_path / ".peers")
+    monkeypatch.setattr(trees, "FOLDER", tmp_path / ".peers")
     forget()
     yield
     forget()
@@ -160,7 +160,7 @@ def _other_layer(num_experts: int) -> nn.Module:
     return source
 
 
-@pytest.mark.parametrize(("fields", "word"), [({"dtype": "fp16"}, "bf16 only"), ({"ffn_dim": 44}, "divisible by 8")])
+@pytest.mark.parametrize(("fields", "word"), [({"dtype": "fp16"}, "bf16 only"), ({"ffn_dim": 44}, "multiples of 8")])
 def test_unsupported(stub, fields, word):
     check = adapters.DeepspeedMoe().check(case(**fields))
     assert check.status.value == "unsupported"

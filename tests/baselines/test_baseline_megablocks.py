@@ -12,6 +12,7 @@ import tiny_layer
 import torch
 
 from tritonmoe_bench.baselines import megablocks
+from tritonmoe_bench.baselines.install import trees
 from tritonmoe_bench.experiments.workload.case import Case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,7 @@ def test_search_path_and_version():
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(("capability", "serves"), [((9, 0), True), ((8, 9), True), ((10, 0), False), ((7, 5), False)])
 def test_machine_code_serves_its_own_generation(capability, serves):
-    assert (megablocks._wrong_gpu(capability) == "") is serves
+    assert (trees.wrong_gpu(megablocks.FOLDER, capability, "make") == "") is serves
 
 
 def test_backend_is_told_by_its_kernels(tmp_path):
@@ -206,7 +207,7 @@ def test_same_build_again_does_nothing(monkeypatch, tmp_path, capsys):
 
 # What was built, if it was built for this Python and torch.
 
-RECORD_HERE = megablocks._record()
+RECORD_HERE = trees.record(megablocks.FOLDER)
 HERE = (f"{sys.version_info[0]}.{sys.version_info[1]}", torch.__version__)
 needs_build = pytest.mark.skipif(
     not RECORD_HERE or (RECORD_HERE["python"], RECORD_HERE["torch"]) != HERE,

@@ -14,7 +14,7 @@ import torch
 from tiny_layer import case, error_of, load, stub_modules
 
 from tritonmoe_bench.baselines import sglang as adapters
-from tritonmoe_bench.baselines.install import sglang_tree, tree
+from tritonmoe_bench.baselines.install import sglang_tree, trees
 from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.gating import Gating
 
@@ -35,7 +35,7 @@ def forget() -> None:
 @pytest.fixture(autouse=True)
 def nothing_built(monkeypatch, tmp_path):
     """No .peers, and no answer kept from another test."""
-    monkeypatch.setattr(tree, "FOLDER", tmp_path / ".peers")
+    monkeypatch.setattr(trees, "FOLDER", tmp_path / ".peers")
     forget()
     yield
     forget()
@@ -147,7 +147,7 @@ def test_unavailable_says_why_and_what_to_type(monkeypatch):
 
 
 def test_a_tree_for_another_gpu_is_unavailable(stub):
-    folder = tree.FOLDER / "sglang"
+    folder = trees.FOLDER / "sglang"
     (folder / "sglang").mkdir(parents=True)
     (folder / "BUILD.json").write_text(
         json.dumps({"sglang": "0.5.17", "sglang_kernel": "0.4.5", "arch": "8.0"}), encoding="utf-8"

@@ -10,7 +10,7 @@ import torch
 from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import openai_triton_kernels as adapters
-from tritonmoe_bench.baselines.install import tree
+from tritonmoe_bench.baselines.install import trees
 from tritonmoe_bench.experiments.workload.weights import Weights
 
 triton = pytest.importorskip("triton")
@@ -19,7 +19,7 @@ triton = pytest.importorskip("triton")
 @pytest.fixture(autouse=True)
 def nothing_built(monkeypatch, tmp_path):
     """No .peers, and no answer kept from another test."""
-    monkeypatch.setattr(tree, "FOLDER", tmp_path / ".peers")
+    monkeypatch.setattr(trees, "FOLDER", tmp_path / ".peers")
     adapters._problem.cache_clear()
     yield
     adapters._problem.cache_clear()
@@ -99,13 +99,13 @@ def test_another_package_of_that_name_is_not_it(monkeypatch):
 
 def test_where_it_is_found(monkeypatch, tmp_path):
     adapter = adapters.OpenaiTritonKernels()
-    (tree.FOLDER / "triton_kernels" / "triton_kernels").mkdir(parents=True)
-    (tree.FOLDER / "BUILD.json").write_text(
+    (trees.FOLDER / "triton_kernels" / "triton_kernels").mkdir(parents=True)
+    (trees.FOLDER / "triton_kernels" / "BUILD.json").write_text(
         json.dumps({"vllm": "0.22.1", "triton_kernels": "3.5.1", "arch": "9.0"}), encoding="utf-8"
     )
-    assert adapter.search_path() == [tree.FOLDER / "triton_kernels"]
+    assert adapter.search_path() == [trees.FOLDER / "triton_kernels"]
     assert adapter.version() == "3.5.1"
-    (tree.FOLDER / "BUILD.json").unlink()
+    (trees.FOLDER / "triton_kernels" / "BUILD.json").unlink()
     (tmp_path / "site" / "vllm" / "third_party" / "triton_kernels").mkdir(parents=True)
     (tmp_path / "site" / "vllm" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))

@@ -13,10 +13,11 @@ import torch
 from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import vllm
-from tritonmoe_bench.baselines.install import tree
+from tritonmoe_bench.baselines.install import trees
 from tritonmoe_bench.baselines.parts import vllm_tuning
 from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.experiments.workload.weights import Weights
+from tritonmoe_bench.kernels.gating import Gating
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("vllm_process.py")
@@ -27,7 +28,7 @@ TILE = {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_
 @pytest.fixture(autouse=True)
 def nothing_built(monkeypatch, tmp_path):
     """No .peers, no file of tuned tiles, and no answer kept from another test."""
-    monkeypatch.setattr(tree, "FOLDER", tmp_path / ".peers")
+    monkeypatch.setattr(trees, "FOLDER", tmp_path / ".peers")
     monkeypatch.setenv("TRITONMOE_VLLM_TUNED", str(tmp_path / "tuned.json"))
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
     vllm_tuning._memory.clear()
@@ -64,7 +65,7 @@ def stub(monkeypatch):
 
     def grouped_topk(scores, n_group, topk_group, topk, renormalize, scale, bias, scoring_func):
         calls.append(("grouped_topk", n_group, topk_group, topk, renormalize, scale, scoring_func))
-        gating = vllm.Gating("sigmoid", renormalize, n_group, topk_group, True, scale)
+        gating = Gating("sigmoid", renormalize, n_group, topk_group, True, scale)
         weights, experts = route(scores, topk, gating, bias)
         return weights, experts.int()
 
@@ -108,12 +109,12 @@ def test_unavailable_says_why_and_what_to_type(adapter, monkeypatch):
 
 
 def test_a_tree_for_another_gpu_is_unavailable(stub):
-    (tree.FOLDER / "vllm" / "vllm").mkdir(parents=True)
-    (tree.FOLDER / "BUILD.json").write_text(json.dumps({"vllm": "0.22.1", "arch": "8.0"}), encoding="utf-8")
+    (trees.FOLDER / "vllm" / "vllm").mkdir(parents=True)
+    (trees.FOLDER / "vllm" / "BUILD.json").write_text(json.dumps({"vllm": "0.22.1", "arch": "8.0"}), encoding="utf-8")
     check = vllm.Vllm().check(case())
     assert check.status.value == "unavailable"
     assert "made for compute capability 8.0, this GPU has 9.0" in check.reason
-    assert vllm.Vllm().search_path() == [tree.FOLDER / "vllm"]
+    assert vllm.Vllm().search_path() == [trees.FOLDER / "vllm"]
     assert vllm.Vllm().version() == "0.22.1"
 
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_layer import load
 
 from tritonmoe_bench.baselines import cutlass_grouped, megablocks
-from tritonmoe_bench.baselines.install import pruned, tree
+from tritonmoe_bench.baselines.install import trees
 
 BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
 
@@ -16,9 +16,9 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
     [
         ("megablocks/build.py", megablocks.FOLDER),
         ("cutlass/build.py", cutlass_grouped.FOLDER),
-        ("offline/prune_vllm.py", tree.FOLDER),
-        ("offline/prune_sglang.py", pruned.folder("sglang")),
-        ("offline/prune_deepspeed.py", pruned.folder("deepspeed")),
+        ("offline/prune_vllm.py", trees.FOLDER),
+        ("offline/prune_sglang.py", trees.folder("sglang")),
+        ("offline/prune_deepspeed.py", trees.folder("deepspeed")),
     ],
 )
 def test_a_build_lands_where_its_adapter_looks(script, folder, monkeypatch):

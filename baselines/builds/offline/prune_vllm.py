@@ -103,7 +103,8 @@ def prune(wheel: Path, out: Path, arch: str) -> int:
             _write(out / "vllm" / name, _library(archive.read(name), arch))
     shutil.copy(HERE / "left_out.py", out / "vllm" / "vllm" / "_left_out.py")
     record = {"vllm": VERSION, "triton_kernels": TRITON_KERNELS_VERSION, "arch": arch}
-    (out / "BUILD.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    for name in ("vllm", "triton_kernels"):
+        (out / name / "BUILD.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 

@@ -1,19 +1,57 @@
-"""A MoE layer around somebody's grouped GEMMs: router, sort of the slots by expert, permute, and weighted combine.
+"""A MoE layer around somebody's expert GEMMs: router, sort of slots by expert, permute, SiLU x up, weighted combine.
 
-Plain PyTorch, without a wait for the host; the expert GEMMs between `rows` and `combine` are the caller's.
+Plain PyTorch and one small kernel, without a wait for the host; the two GEMMs are the caller's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from tritonmoe_bench.experiments.workload.reference import route
 
+from .silu_gate import silu_gate
+
 if TYPE_CHECKING:
-    from tritonmoe_bench.experiments.implementation.contract import Case, Weights
+    from tritonmoe_bench.experiments.implementation.contract import Case, Forward, Weights
+
+
+class Buffers(NamedTuple):
+    """Rows sorted by expert, [N, width]: rows of x, gate and up side by side, their product, the experts' outputs."""
+
+    rows: torch.Tensor
+    gate_up: torch.Tensor
+    hidden: torch.Tensor
+    out: torch.Tensor
+
+
+Gemms = Callable[[torch.Tensor, Buffers], "tuple[Callable[[], object], Callable[[], object]]"]
+"""(ends, buffers) -> what launches the gate and up GEMM, `rows` to `gate_up`, and the down GEMM, `hidden` to `out`."""
+
+
+def forward_by_expert(
+    case: Case, weights: Weights, gemms: Gemms, begin: Callable[[torch.Tensor], None] | None = None
+) -> Forward:
+    """The layer's forward with these GEMMs. `begin` is called with `ends` as soon as they are known on the GPU."""
+    layer, ffn_dim = ByExpert(case, weights), case.ffn_dim
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        slots = layer.sort(x)
+        if begin is not None:
+            begin(slots.ends)
+        rows = layer.rows(x, slots)
+        gate_up, hidden = (rows.new_empty((rows.shape[0], width)) for width in (2 * ffn_dim, ffn_dim))
+        buffers = Buffers(rows, gate_up, hidden, torch.empty_like(rows))
+        first, second = gemms(slots.ends, buffers)
+        first()
+        silu_gate(gate_up, hidden)
+        second()
+        return layer.combine(buffers.out, slots)
+
+    return forward
 
 
 @dataclass(frozen=True)
