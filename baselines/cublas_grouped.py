@@ -1,7 +1,8 @@
 """`cublas_grouped`: cuBLAS's own grouped GEMM, called directly in the libcublas that PyTorch ships.
 
-Both expert GEMMs are one `cublasGemmGroupedBatchedEx` each, one group an active expert, over exact rows. Router, sort,
-permute and combine are PyTorch's operators, SiLU x up is one small kernel; the counts cross to the host once.
+Each of the two expert GEMMs is one `cublasGemmGroupedBatchedEx` with one group per active expert, over exact rows.
+Router, sort, permute and combine are PyTorch's operators; SiLU x up is one small kernel. The counts cross to the host
+once.
 """
 
 from __future__ import annotations

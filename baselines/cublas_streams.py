@@ -1,4 +1,4 @@
-"""`cublas_streams`: one cuBLAS GEMM an active expert, from a loop on the host, spread over several CUDA streams.
+"""`cublas_streams`: one cuBLAS GEMM per active expert, launched by a loop on the host over several CUDA streams.
 
 This is what FastMoE and FasterMoE do on one GPU (arXiv 2103.13262), in PyTorch: counts to the host, a loop of
 `torch.mm` for gate and up, SiLU x up for all rows at once, a loop of `torch.mm` for down.

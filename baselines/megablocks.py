@@ -127,7 +127,7 @@ class _Grouped(_Megablocks):
 
 
 class MegablocksGroupedCublas(_Grouped):
-    """grouped_gemm's default backend: one cuBLAS call an expert, from a loop on the host."""
+    """grouped_gemm's default backend: one cuBLAS call per expert, from a loop on the host."""
 
     name = "megablocks_grouped_cublas"
     source = "PyPI megablocks 0.10.0, grouped_gemm 0.3.0"
@@ -136,7 +136,7 @@ class MegablocksGroupedCublas(_Grouped):
 
 
 class MegablocksGroupedCutlass(_Grouped):
-    """grouped_gemm built with GROUPED_GEMM_CUTLASS=1: one CUTLASS 2 grouped kernel a GEMM."""
+    """grouped_gemm built with GROUPED_GEMM_CUTLASS=1: one CUTLASS 2 grouped kernel per GEMM."""
 
     name = "megablocks_grouped_cutlass"
     source = "PyPI megablocks 0.10.0, grouped_gemm 0.3.0 built with GROUPED_GEMM_CUTLASS=1"

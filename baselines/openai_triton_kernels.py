@@ -1,8 +1,8 @@
 """OpenAI's triton_kernels: routing, then `matmul_ogs` twice, with gather, scatter and the activation inside the GEMMs.
 
-vLLM's wheel ships it. Its own SwiGLU is the clamped one of gpt-oss, so SiLU x up is given to it as a fused activation
-(baselines/parts/silu_mul.py), which wants the gate and up columns interleaved. Its default tile choice, weights and
-activations in 16 bits. Weights lie with the reduced dimension last, as its own benchmark lays them in bf16.
+vLLM's wheel ships it. Its own SwiGLU is the clamped one of gpt-oss, so the adapter gives it SiLU x up as a fused
+activation (baselines/parts/silu_mul.py), which needs gate and up columns interleaved. It chooses its tiles itself.
+Weights and activations have 16 bits, and the weights' reduced dimension lies last, as in its own bf16 benchmark.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 TILE = ("block_m", "block_n", "block_k", "num_warps", "num_stages", "split_k", "is_persistent")
-"""What of triton_kernels' OptFlags stands in a row."""
+"""Fields of triton_kernels' OptFlags that a row states."""
 
 
 class OpenaiTritonKernels(ConfiguredInBuild):

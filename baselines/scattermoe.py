@@ -1,9 +1,9 @@
 """ScatterMoE (arXiv 2403.08245): its `parallel_linear`, a grouped GEMM that gathers and scatters rows in the kernel.
 
-Called as ScatterMoE's own `GLUMLP` calls it, but for the counts of each expert: its `flatten_sort_count` finds them by
-torch.bincount, which waits for the GPU, and only a backward pass reads them. The kernel has one tile, of 128 rows
-sorted by expert, and walks over every expert that has rows in it. Not on PyPI: TRITONMOE_SCATTERMOE_PATH names a
-checkout.
+The adapter calls it as ScatterMoE's own `GLUMLP` does, without the count of each expert: `flatten_sort_count` finds
+the counts by torch.bincount, which waits for the GPU, and only a backward pass reads them. The kernel has one tile of
+128 rows sorted by expert. It walks over every expert between the first and the last of the tile, with rows or without.
+ScatterMoE is not on PyPI: TRITONMOE_SCATTERMOE_PATH names a checkout.
 """
 
 from __future__ import annotations

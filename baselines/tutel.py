@@ -3,7 +3,7 @@
 capacity_factor=0 lets each forward find the largest load of an expert, for which it waits, and pads all experts to it.
 `tutel` has Tutel's own experts for SwiGLU (`llama_ffn`), three batched GEMMs over the padded rows. `tutel_megablocks`
 has its mode for few tokens (megablocks_size=1): a loop on the host calls cuBLAS for each active expert on its own rows.
-`llama_ffn` ignores that mode, so the experts are written here, as Tutel's `ffn` uses it. Not on PyPI, and its CUDA
+`llama_ffn` ignores that mode, so the experts are written here, after Tutel's `ffn`. Tutel is not on PyPI, and its CUDA
 sources are compiled when it is installed: TRITONMOE_TUTEL_PATH names a checkout that was built in place.
 """
 
@@ -71,7 +71,9 @@ class TutelMegablocks(Tutel):
 
     name = "tutel_megablocks"
     source = f"github.com/{CHECKOUT.repository}: tutel.moe.moe_layer with megablocks_size={MEGABLOCKS_SIZE}"
-    host_sync = f"{CAPACITY_SYNC}; sparse_bmm_infer copies the counts to the host, once a GEMM, and loops over experts"
+    host_sync = (
+        f"{CAPACITY_SYNC}; sparse_bmm_infer copies the counts to the host, once per GEMM, and loops over experts"
+    )
     revision = 1
 
     def config(self, case: Case) -> str:

@@ -1,9 +1,9 @@
 """vLLM's fused MoE: its Triton kernel `fused_moe_kernel`, its own top-k and alignment ops, its tuned tile tables.
 
-`vllm` takes the tile as vLLM itself does: from the table it ships for this GPU and shape, at the nearest batch size,
-else from its default heuristic. `vllm_tuned` serves the shapes without a table: it tunes over vLLM's own search space
-(baselines/parts/vllm_tuning.py). A pruned tree in .peers is used if there is one (baselines/builds/offline), else an
-installed vllm. x is never written in place, and the routing weights are applied in the down GEMM.
+`vllm` takes the tile that vLLM itself would: from the table that it ships for this GPU and shape, at the nearest batch
+size, else from its default heuristic. `vllm_tuned` serves shapes without a table: it tunes over vLLM's own search space
+(baselines/parts/vllm_tuning.py). A pruned tree in .peers/vllm is used if there is one (baselines/builds/offline), else
+an installed vllm. x is never written in place, and the down GEMM applies the routing weights.
 """
 
 from __future__ import annotations

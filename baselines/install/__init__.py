@@ -1,1 +1,1 @@
-"""What the adapters of vLLM and of OpenAI's triton_kernels share, apart from the adapters themselves."""
+"""How a system gets onto sys.path: folders that a tool made, checkouts of the user's, what is installed."""

@@ -1,9 +1,9 @@
 """Tunes the tile of vLLM's fused_moe_kernel for one shape and batch size, and remembers it in a file.
 
 The space is that of vLLM's own tuner, benchmarks/kernels/benchmark_moe.py: BLOCK_SIZE_M 16-256, N 32-256, K 64-256,
-GROUP_SIZE_M 1-64, 4 or 8 warps, 2-5 stages, 1920 tiles. Timing all takes hours, so it is searched in two rounds: first
-the block, with as many stages as fit up to 4; then, for the best blocks, the rest. As there, one tile serves both
-GEMMs, routing is uniform, and forwards are timed in a CUDA graph. Kernels of a round are compiled in threads.
+GROUP_SIZE_M 1-64, 4 or 8 warps, 2-5 stages: 1920 tiles. Timing all of them takes hours, so the search has two rounds:
+first the block, with as many stages as fit up to 4; then, for the best blocks, the rest. As in vLLM's tuner, one tile
+serves both GEMMs, routing is uniform, and forwards are timed in a CUDA graph. Threads compile the kernels of a round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GROUP_M = (1, 16, 32, 64)
 WARPS = (4, 8)
 STAGES = (2, 3, 4, 5)
 SHARED_BYTES = 227 * 1024
-"""Of shared memory that one program may have on Hopper; a tile that another GPU cannot hold drops out when it runs."""
+"""Shared memory of one program on Hopper, in bytes. A tile that another GPU cannot hold drops out when it runs."""
 KEPT = 2
 """Blocks of the first round whose stages, warps and groups are tried in the second."""
 VARIABLE = "TRITONMOE_VLLM_TUNED"
@@ -66,7 +66,7 @@ def second_round(tile: Tile) -> list[Tile]:
 
 
 def shared_bytes(m: int, n: int, k: int, stages: int) -> int:
-    """Of a tile of 16-bit operands: Triton keeps a buffer a stage for wgmma, from 64 rows on, and one less below."""
+    """Shared memory of a tile of 16-bit operands. Triton keeps one buffer per stage from 64 rows on, below one less."""
     return 2 * k * (m + n) * (stages if m >= 64 else stages - 1)
 
 
@@ -98,7 +98,7 @@ def tune(case: Case, weights: Weights, make: Callable[[Tile], Forward]) -> Tile:
 
 
 def time_us(call: Forward, x: torch.Tensor) -> float:
-    """Latency in a CUDA graph, infinite for a tile that this GPU cannot hold or ptxas not make."""
+    """Latency in a CUDA graph, in us; infinite for a tile that this GPU cannot hold or ptxas cannot compile."""
     from triton.runtime.errors import OutOfResources, PTXASError
 
     from tritonmoe_bench.experiments.measure.timing import TimingSettings, time_calls

@@ -22,7 +22,7 @@ PATCHES = sorted((FOLDER / "patches").glob("*.patch"))
 ADAPTERS = (megablocks.MegablocksSparse(), megablocks.MegablocksGroupedCublas(), megablocks.MegablocksGroupedCutlass())
 SPARSE, CUBLAS, CUTLASS = ADAPTERS
 RECORD = {"packages": {"megablocks": "0.10.0"}, "python": "3.9", "torch": "2.0.0+cu99", "arch": "8.0;9.0+PTX"}
-unified_diff, build = (tiny_layer.load(FOLDER / f"{name}.py") for name in ("unified_diff", "build"))
+build = tiny_layer.load(FOLDER / "build.py")
 case = partial(tiny_layer.case, hidden_dim=128, ffn_dim=256)
 
 
@@ -117,32 +117,44 @@ def test_backend_is_told_by_its_kernels(tmp_path):
 
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
 def test_patch_says_why_and_belongs_to_a_package(path):
-    why, files = unified_diff.parse_patch(path.read_text(encoding="utf-8"))
+    why = path.read_text(encoding="utf-8").split("\n--- ")[0]
     assert why.startswith("Why: ")
     assert len(why.split()) > 20
     assert any(path.name.startswith(f"{name}-{version}-") for name, version in build.VERSIONS.items())
-    assert all(hunk.old != hunk.new for file in files for hunk in file.hunks)
 
 
-DIFF = "Why: a test\n\n--- a/one.txt\n+++ b/one.txt\n@@ -2,2 +2,3 @@\n two\n-three\n+drei\n+vier\n"
+DIFF = "Why: a test\n\n--- a/one.txt\n+++ b/one.txt\n@@ -1,4 +1,5 @@\n one\n two\n-three\n+drei\n+vier\n five\n"
 
 
-def test_patch_applies_at_its_line_or_not_at_all(tmp_path):
-    file = tmp_path / "one.txt"
+@pytest.mark.parametrize("inside_of_a_repository", [False, True])
+def test_patch_applies_or_is_an_error(inside_of_a_repository, tmp_path):
+    if inside_of_a_repository:
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    patch, source = tmp_path / "one.patch", tmp_path / "package-1.0"
+    source.mkdir()
+    file = source / "one.txt"
+    patch.write_text(DIFF, encoding="utf-8")
     file.write_text("one\ntwo\nthree\nfive\n", encoding="utf-8")
-    unified_diff.apply_patch(DIFF, tmp_path)
+    build.apply_patch(patch, source)
     assert file.read_text(encoding="utf-8") == "one\ntwo\ndrei\nvier\nfive\n"
-    with pytest.raises(ValueError, match=r"one\.txt, line 2: the text is another one"):
-        unified_diff.apply_patch(DIFF, tmp_path)
+    with pytest.raises(build.BuildError, match=r"one\.patch does not apply to package-1\.0: .*one\.txt"):
+        build.apply_patch(patch, source)
     file.unlink()
-    with pytest.raises(ValueError, match=r"there is no file one\.txt"):
-        unified_diff.apply_patch(DIFF, tmp_path)
+    with pytest.raises(build.BuildError, match=r"one\.txt: No such file"):
+        build.apply_patch(patch, source)
 
 
-@pytest.mark.parametrize("text", ["Why: nothing\n", DIFF.removesuffix("+vier\n"), DIFF.split("@@")[0]])
-def test_what_is_no_diff_is_an_error(text):
-    with pytest.raises(ValueError):  # noqa: PT011 each text fails in its own words
-        unified_diff.parse_patch(text)
+@pytest.mark.parametrize("text", ["Why: nothing\n", DIFF.split("@@")[0]])
+def test_what_is_no_diff_is_an_error(text, tmp_path):
+    (tmp_path / "no.patch").write_text(text, encoding="utf-8")
+    with pytest.raises(build.BuildError, match=r"no\.patch does not apply"):
+        build.apply_patch(tmp_path / "no.patch", tmp_path)
+
+
+def test_no_git_is_one_clear_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(build.BuildError, match="cannot run git, which applies the patches"):
+        build.apply_patch(tmp_path / "one.patch", tmp_path)
 
 
 def fake_nvcc(folder: Path, release: str) -> Path:

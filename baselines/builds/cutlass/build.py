@@ -1,4 +1,4 @@
-"""Compiles grouped_gemm.cu with CUTLASS's headers into .peers/cutlass, one library an element type, for Hopper.
+"""Compiles grouped_gemm.cu with CUTLASS's headers into .peers/cutlass, one library per element type, for Hopper.
 
     python baselines/builds/cutlass/build.py [--wheel FILE | --cutlass FOLDER] [--nvcc PATH] [--out .peers/cutlass]
 

@@ -23,8 +23,6 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unified_diff import apply_patch
-
 HERE = Path(__file__).resolve().parent
 PATCHES = HERE / "patches"
 DEFAULT_OUT = HERE.parents[2] / ".megablocks"
@@ -207,11 +205,24 @@ def fetch(python: str, package: str, folder: Path, environment: dict[str, str], 
     source = next(path for path in target.iterdir() if path.is_dir())
     for patch in patch_files():
         if patch.name.startswith(f"{package}-{VERSIONS[package]}-"):
-            try:
-                apply_patch(patch.read_text(encoding="utf-8"), source)
-            except ValueError as error:
-                raise BuildError(f"{patch.name} does not apply to {requirement}: {error}") from error
+            apply_patch(patch, source)
     return source
+
+
+def apply_patch(patch: Path, source: Path) -> None:
+    """Applies all of a patch to the files under `source`, or nothing. Raises BuildError if it does not fit."""
+    # Inside of a repository git would silently skip files that the repository does not hold.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(source.resolve().parent)}
+    command = ["git", "apply", "--whitespace=nowarn", str(patch)]
+    try:
+        done = subprocess.run(
+            command, cwd=source, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+        )
+    except OSError as error:
+        raise BuildError(f"cannot run git, which applies the patches: {error.strerror}; install git") from error
+    if done.returncode:
+        said = "; ".join(done.stderr.splitlines())
+        raise BuildError(f"{patch.name} does not apply to {source.name}: {said}")
 
 
 def slim(stage: Path) -> None:

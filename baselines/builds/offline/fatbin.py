@@ -1,6 +1,6 @@
 """Drops the machine code of other GPUs from a CUDA shared library, and the room that it took.
 
-A CUDA library holds, in its section .nv_fatbin, one container a source file, each with the same code for several
+A CUDA library holds, in its section .nv_fatbin, one container per source file, each with the same code for several
 architectures; .nvFatBinSegment points at the containers. Kept containers are moved together, the pointers follow, and
 the pages that fall empty are cut out of the file by splitting the read-only segment in two. The layout of a container
 is not documented by NVIDIA; it was read off files (`cuobjdump -lelf` of the result lists what was kept).

@@ -1,1 +1,1 @@
-"""What the baselines over one library's GEMMs share: rows sorted by expert, counts on the host, cuBLAS by ctypes."""
+"""cuBLAS's grouped GEMM by ctypes, and its arguments for the experts of a layer."""

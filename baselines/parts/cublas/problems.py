@@ -1,4 +1,4 @@
-"""The arguments of cuBLAS's grouped GEMM for the expert GEMMs of a MoE layer: one group an active expert.
+"""The arguments of cuBLAS's grouped GEMM for the expert GEMMs of a MoE layer: one group per active expert.
 
 Row-major ``out[rows, n] = rows[rows, k] x weights[n, k]^T`` is, read column-major, ``out^T [n, rows] = A^T B`` with A
 the weights, [k, n], and B the rows, [k, rows]: cuBLAS's m is n, its n the rows of the expert.
