@@ -1,4 +1,4 @@
-"""`magma_vbatched`: MAGMA's batched GEMM of variable sizes. The paper's sources name it; the row says why there is none.
+"""`magma_vbatched`: MAGMA's batched GEMM of variable sizes. The paper's sources name it; its row says why not.
 
 MAGMA has `magmablas_{s,d,c,z}gemm_vbatched`, float32 and float64, real and complex. Its one 16-bit batched GEMM,
 `magmablas_hgemm_batched`, has one size for all matrices, and there is none for bfloat16.
