@@ -17,6 +17,7 @@ from ..analysis.results import MissingStudy, Results, Study
 from ..claims import CLAIMS, Evidence, decide
 from ..measure.revisions import lock_hash
 from ..table import columns, store
+from ..workload.config import names
 from . import agreement, ranking, tables
 from . import headline as report_headline
 from . import portability as report_portability
@@ -25,6 +26,9 @@ from .texts import claim_texts, say
 PAPER = CLAIMS.parent
 FIRST_FIGURE, FIELD_FIGURE = "ratio_to_megablocks", "headline"
 STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion", "heights", "energy")
+"""The studies in the order in which the report names them; others of conf/study/ follow."""
+NO_STUDY = ("adhoc", "smoke")
+"""What a user asked, and what a machine without a GPU can show: the report leaves them out."""
 
 
 def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
@@ -62,9 +66,9 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
 
 
 def load_studies(results: Path, device: str) -> dict[str, Study]:
-    """The current run of every study of the device that has one."""
+    """The current run of every study of conf/study/ that the device has one of."""
     source, studies = Results(results, device), {}
-    for name in STUDIES:
+    for name in dict.fromkeys([*STUDIES, *(name for name in names("study") if name not in NO_STUDY)]):
         with contextlib.suppress(MissingStudy):
             studies[name] = source.study(name)
     return studies

@@ -110,6 +110,23 @@ def draw(results):
     figure.subplots().plot(rows["num_experts"])
     return figure
 """,
+    "a claim": (
+        f"""
+from .evidence import Evidence
+from .finding import Finding, Verdict, rule
+
+
+@rule("{NAME}")
+def stranger(evidence: Evidence, figures) -> Finding:
+    experts = int(evidence.study("{NAME}")["num_experts"].max())
+    return Finding(Verdict.of(experts == figures["experts"], False), {{"experts": experts}})
+""",
+        """
+{% macro rule() %}The claim holds if the layer has {{ figures.experts }} experts.{% endmacro %}
+{% macro measured() %}{{ experts }} experts{% endmacro %}
+{% macro sentence() %}A layer of {{ experts }} experts was run.{% endmacro %}
+""",
+    ),
     "a command": """
 from __future__ import annotations
 
@@ -122,7 +139,14 @@ if __name__ == "__main__":
     print(*model_names())
 """,
 }
-"""What is written, by the first cell of the row of the README."""
+"""What is written into each file that the row names, by the first cell of the row of the README."""
+CLAIM = f"""
+- id: {NAME}
+  source: a stranger
+  claim: the layer has four experts
+  figures: {{experts: 4}}
+  decided_by: one row of the study {NAME}
+"""
 
 
 def rows() -> dict[str, str]:
@@ -132,9 +156,9 @@ def rows() -> dict[str, str]:
     return {thing: row for thing, row in found.items() if thing not in ("to add", "---")}
 
 
-def place(thing: str) -> str:
-    """The first file that the row names."""
-    return re.findall(r"`([\w/]+<name>\.\w+)`", rows()[thing])[0].replace("<name>", NAME)
+def places(thing: str) -> list[str]:
+    """The new files that the row names."""
+    return [place.replace("<name>", NAME) for place in re.findall(r"`([\w/]+<name>\.\w+)`", rows()[thing])]
 
 
 def test_every_row_is_followed_here():
@@ -150,10 +174,15 @@ def copy(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=ignored)
     for file in ("README.md", "pyproject.toml"):
         shutil.copy(ROOT / file, root)
-    for thing, text in FILES.items():
-        path = root / place(thing)
-        assert path.parent.is_dir(), f"the row of {thing} names a folder that is not there"
-        path.write_text(text.lstrip(), encoding="utf-8")
+    shutil.copytree(ROOT / "results" / "paper", root / "results" / "paper")
+    for thing, written in FILES.items():
+        texts = (written,) if isinstance(written, str) else written
+        for place, text in zip(places(thing), texts, strict=True):
+            assert (root / place).parent.is_dir(), f"the row of {thing} names a folder that is not there"
+            (root / place).write_text(text.lstrip(), encoding="utf-8")
+    assert "an entry in `results/paper/claims.yaml`" in rows()["a claim"]
+    with (root / "results" / "paper" / "claims.yaml").open("a", encoding="utf-8") as claims:
+        claims.write(CLAIM)
     return root
 
 
@@ -175,7 +204,7 @@ def python(root: Path, *arguments: str, status: int = 0) -> str:
 
 def test_a_system_is_listed_and_run(copy, swept):
     assert re.search(
-        rf"^{NAME} +9\.8\.7 +research +can run here$", python(copy, "experiments/sweep.py", "--list"), re.M
+        rf"^{NAME} +9\.8\.7 +research +can run here$", python(copy, "experiments/sweep.py", "list=true"), re.M
     )
     assert swept.loc[NAME, "status"] == "ok"
     assert swept.loc[NAME, "implementation_version"] == "9.8.7"
@@ -204,8 +233,18 @@ def test_a_weight_format_is_found(copy):
 
 
 def test_a_figure_is_drawn(copy, swept):
-    python(copy, "plots/draw.py", "--only", NAME)
+    python(copy, "plots/draw.py")
     assert [path.suffix for path in sorted((copy / "plots" / "figures").rglob(f"{NAME}.*"))] == [".pdf", ".png"]
+
+
+def test_a_claim_is_decided(copy, swept):
+    python(copy, "experiments/report.py")
+    report = (copy / "results" / "REPORT.md").read_text(encoding="utf-8")
+    assert "A layer of 4 experts was run." in report
+    assert "The claim holds if the layer has 4 experts." in report
+    assert re.search(
+        rf"^\| {NAME} \|.* 4 experts \| \*\*holds\*\*", (copy / "README.md").read_text(encoding="utf-8"), re.M
+    )
 
 
 def test_a_command_runs(copy):
