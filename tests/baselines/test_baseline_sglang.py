@@ -242,7 +242,7 @@ def wheels(folder: Path, prune: types.ModuleType, without: str = "") -> Path:
 
 
 def test_pruned_tree_holds_what_is_listed_unchanged(prune, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(prune, "_library", lambda data, arch: data + arch.encode())
+    monkeypatch.setattr(prune, "library", lambda data, arch: data + arch.encode())
     out = tmp_path / "out"
     assert prune.main(["--wheels", str(wheels(tmp_path, prune)), "--out", str(out)]) == 0
     assert "SGLang 0.5.17 for compute capability 9.0" in capsys.readouterr().out
@@ -256,7 +256,7 @@ def test_pruned_tree_holds_what_is_listed_unchanged(prune, monkeypatch, tmp_path
 
 
 def test_what_is_left_out_imports_inside_and_only_inside(prune, monkeypatch, tmp_path):
-    monkeypatch.setattr(prune, "_library", lambda data, arch: data)
+    monkeypatch.setattr(prune, "library", lambda data, arch: data)
     monkeypatch.setattr(prune, "ABSENT", ("sglang", "zmq_of_the_test"))
     assert prune.main(["--wheels", str(wheels(tmp_path, prune)), "--out", str(tmp_path / "out")]) == 0
     code = """
@@ -281,7 +281,7 @@ assert "sglang.srt.gone.module" not in sys.modules
 
 
 def test_wheels_that_are_not_there_or_lack_a_file_are_refused(prune, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(prune, "_library", lambda data, arch: data)
+    monkeypatch.setattr(prune, "library", lambda data, arch: data)
     assert prune.main(["--wheels", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "no sglang-0.5.17-*.whl" in capsys.readouterr().err
     folder = wheels(tmp_path, prune, without="sglang/srt/environ.py")

@@ -8,7 +8,9 @@ import pytest
 from tiny_layer import load
 
 FOLDER = Path(__file__).resolve().parents[2] / "baselines" / "builds" / "offline"
-fatbin, left_out, prune = (load(FOLDER / f"{name}.py") for name in ("fatbin", "left_out", "prune_vllm"))
+fatbin, left_out, wheels, prune = (
+    load(FOLDER / f"{name}.py") for name in ("fatbin", "left_out", "wheels", "prune_vllm")
+)
 
 SOURCE = '''"""Docstring."""
 

@@ -13,13 +13,13 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 from importable import add_to
+from wheels import PruneError, download, size_of, write
 
 VERSION = "0.19.8"
 DEFAULT_OUT = Path(__file__).resolve().parents[3] / ".peers" / "deepspeed"
@@ -41,10 +41,6 @@ ABSENT = ("deepspeed", "psutil", "pydantic", "hjson", "cpuinfo", "tqdm")
 """Packages whose missing modules are answered for: files that are kept import them, and do not use them here."""
 
 
-class PruneError(Exception):
-    """Why no tree can be made, and what to do."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sdist", type=Path, help=f"deepspeed-{VERSION}.tar.gz (default: pip downloads it)")
@@ -52,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            size = prune(options.sdist or download(Path(folder)), options.out)
+            size = prune(options.sdist or fetch(Path(folder)), options.out)
     except PruneError as error:
         print(f"prune_deepspeed: {error}", file=sys.stderr)
         return 1
@@ -60,12 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def download(folder: Path) -> Path:
-    """The source distribution from the package index that pip is set up for, whose set-up needs torch."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--no-build-isolation",
-               "--dest", str(folder), f"deepspeed=={VERSION}"]  # fmt: skip
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise PruneError(f"pip cannot download deepspeed=={VERSION}: give its sdist by --sdist")
+def fetch(folder: Path) -> Path:
+    """The source distribution, downloaded into the folder; its set-up needs torch."""
+    options = ("--no-binary=:all:", "--no-build-isolation")
+    download(f"deepspeed=={VERSION}", folder, *options, instead="give its sdist by --sdist")
     return next(folder.glob("deepspeed-*.tar.gz"))
 
 
@@ -80,14 +74,13 @@ def prune(sdist: Path, out: Path) -> int:
             name = member.name.removeprefix(top)
             content = archive.extractfile(member) if name in FILES or FOLDERS.fullmatch(name) else None
             if content is not None:
-                (out / name).parent.mkdir(parents=True, exist_ok=True)
-                (out / name).write_bytes(content.read())
+                write(out / name, content.read())
     missing = [file for file in FILES if not (out / file).is_file()]
     if missing:
         raise PruneError(f"{sdist.name} lacks {', '.join(missing)}")
     add_to(out, "deepspeed", ABSENT)
     (out / "BUILD.json").write_text(json.dumps({"deepspeed": VERSION}) + "\n", encoding="utf-8")
-    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return size_of(out)
 
 
 if __name__ == "__main__":

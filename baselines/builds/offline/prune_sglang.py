@@ -15,7 +15,6 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from fatbin import FatbinError
 from importable import add_to
-from prune_vllm import _library, _write
+from wheels import PruneError, download, library, size_of, write
 
 VERSIONS = {"sglang": "0.5.17", "sglang_kernel": "0.4.5", "apache_tvm_ffi": "0.1.11", "msgspec": "0.22.0"}
 """Of the wheels, by the name that their files begin with: the newest SGLang for torch 2.11, and what it pins."""
@@ -66,10 +65,6 @@ ABSENT = ("sglang", "orjson", "psutil", "pybase64", "requests", "PIL", "starlett
 """Packages whose missing modules are answered for: modules that are kept import them, and do not use them here."""
 
 
-class PruneError(Exception):
-    """Why no tree can be made, and what to do."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--wheels", type=Path, help="folder with the wheels (default: pip downloads them)")
@@ -78,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            wheels = find(options.wheels or download(Path(folder)))
+            wheels = find(options.wheels or fetch(Path(folder)))
             size = prune(wheels, options.out, options.arch)
     except (PruneError, FatbinError) as error:
         print(f"prune_sglang: {error}", file=sys.stderr)
@@ -87,15 +82,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def download(folder: Path) -> Path:
-    """The wheels from the package index that pip is set up for."""
+def fetch(folder: Path) -> Path:
+    """The folder, with all wheels downloaded into it."""
+    system = ["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp"]
+    system += [word for platform in PLATFORMS for word in ("--platform", platform)]
     for name, version in VERSIONS.items():
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder),
-                   "--python-version", "3.12", "--implementation", "cp",
-                   *(word for platform in PLATFORMS for word in ("--platform", platform)),
-                   f"{name}=={version}"]  # fmt: skip
-        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-            raise PruneError(f"pip cannot download {name}=={version}: give a folder of wheels by --wheels")
+        download(f"{name}=={version}", folder, *system, instead="give a folder of wheels by --wheels")
     return folder
 
 
@@ -117,15 +109,15 @@ def prune(wheels: dict[str, Path], out: Path, arch: str) -> int:
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.namelist():
                 if not entry.endswith("/") and _kept(name, entry):
-                    _write(out / entry, archive.read(entry))
+                    write(out / entry, archive.read(entry))
                 elif name == "sglang_kernel" and entry in libraries(arch):
-                    _write(out / entry, _library(archive.read(entry), arch))
+                    write(out / entry, library(archive.read(entry), arch))
     add_to(out, "sglang", ABSENT)
     (out / "BUILD.json").write_text(json.dumps({**VERSIONS, "arch": arch}) + "\n", encoding="utf-8")
     missing = [file for file in (*FILES, *libraries(arch)) if not (out / file).is_file()]
     if missing:
         raise PruneError(f"the wheels lack {', '.join(missing)}")
-    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return size_of(out)
 
 
 def libraries(arch: str) -> tuple[str, ...]:

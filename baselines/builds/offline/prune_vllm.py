@@ -14,13 +14,13 @@ import argparse
 import ast
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-from fatbin import FatbinError, keep_architecture
+from fatbin import FatbinError
+from wheels import PruneError, download, library, size_of, write
 
 VERSION = "0.22.1"
 HERE = Path(__file__).resolve().parent
@@ -50,10 +50,6 @@ TRITON_KERNELS_VERSION = "3.5.1"
 """The tag of Triton's repository that vLLM's build pins; the wheel itself does not say it."""
 
 
-class PruneError(Exception):
-    """Why no tree can be made, and what to do."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--wheel", type=Path, help=f"wheel of vLLM {VERSION} (default: pip downloads it)")
@@ -62,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            wheel = options.wheel or download(Path(folder))
+            wheel = options.wheel or fetch(Path(folder))
             size = prune(wheel, options.out, options.arch)
     except (PruneError, FatbinError) as error:
         print(f"prune_vllm: {error}", file=sys.stderr)
@@ -71,12 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def download(folder: Path) -> Path:
-    """The wheel from the package index that pip is set up for."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder),
-               *PLATFORM, f"vllm=={VERSION}"]  # fmt: skip
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise PruneError(f"pip cannot download vllm=={VERSION}: give a wheel by --wheel")
+def fetch(folder: Path) -> Path:
+    """vLLM's wheel, downloaded into the folder."""
+    download(f"vllm=={VERSION}", folder, "--only-binary=:all:", *PLATFORM, instead="give a wheel by --wheel")
     return next(folder.glob("vllm-*.whl"))
 
 
@@ -93,19 +86,19 @@ def prune(wheel: Path, out: Path, arch: str) -> int:
         kept = {_module(name) for name in (*sources, *LIBRARIES)}
         for name in sources:
             text = archive.read(name).decode()
-            _write(out / "vllm" / name, leave_out(text, _module(name), name.endswith("__init__.py"), kept).encode())
+            write(out / "vllm" / name, leave_out(text, _module(name), name.endswith("__init__.py"), kept).encode())
         for name in names:
             if name == info or (name.startswith(TABLES) and name.endswith(".json")):
-                _write(out / "vllm" / name, archive.read(name))
+                write(out / "vllm" / name, archive.read(name))
             elif name.startswith(TRITON_KERNELS) and name.endswith(".py"):
-                _write(out / "triton_kernels" / name.removeprefix("vllm/third_party/"), archive.read(name))
+                write(out / "triton_kernels" / name.removeprefix("vllm/third_party/"), archive.read(name))
         for name in LIBRARIES:
-            _write(out / "vllm" / name, _library(archive.read(name), arch))
+            write(out / "vllm" / name, library(archive.read(name), arch))
     shutil.copy(HERE / "left_out.py", out / "vllm" / "vllm" / "_left_out.py")
     record = {"vllm": VERSION, "triton_kernels": TRITON_KERNELS_VERSION, "arch": arch}
     for name in ("vllm", "triton_kernels"):
         (out / name / "BUILD.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return size_of(out / "vllm") + size_of(out / "triton_kernels")
 
 
 def leave_out(source: str, module: str, is_package: bool, kept: set[str]) -> str:
@@ -178,22 +171,6 @@ def _in_folder(name: str, folders: tuple[str, ...]) -> bool:
 def _module(name: str) -> str:
     """Dotted name of a source file or a compiled library."""
     return name.removesuffix(".py").removesuffix(".abi3.so").replace("/", ".").removesuffix(".__init__")
-
-
-def _library(data: bytes, arch: str) -> bytes:
-    """Without its symbol table, where `strip` is there, and without the code of other architectures."""
-    if shutil.which("strip"):
-        with tempfile.NamedTemporaryFile(suffix=".so") as file:
-            file.write(data)
-            file.flush()
-            subprocess.run(["strip", "--strip-all", file.name], check=True)
-            data = Path(file.name).read_bytes()
-    return data if arch == "all" else keep_architecture(data, int(arch.replace(".", "")))
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
 
 
 if __name__ == "__main__":
