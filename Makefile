@@ -5,7 +5,6 @@ PY ?= python3
 VENV ?= 1
 JOBS ?= auto
 ARGS ?=
-STUDY ?= throughput
 PAPER_STUDIES := throughput skew experts stages
 ALL_STUDIES := $(PAPER_STUDIES) headline decode fusion heights energy counters
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
@@ -14,6 +13,11 @@ STRICT := $(if $(GPU),,strict=true)
 # Without a GPU one fixed release keeps gigabytes of CUDA libraries away wherever that release has a CPU build.
 TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)
 comma := ,
+space := $(comma:,=) $(comma:,=)
+# What make is told beyond its own variables goes to the command, which names what it does not know. MAKEOVERRIDES has
+# a backslash before a space that belongs to a value.
+GIVEN = $(filter-out PY=% VENV=% JOBS=% ARGS=% TORCH=% GPU=%,$(subst \$(space),<space>,$(MAKEOVERRIDES)))
+KEYS = $(foreach word,$(GIVEN),'$(subst <space>,$(space),$(subst ','\'',$(word)))')
 
 ifeq ($(VENV),1)
 RUN := .venv/bin/python
@@ -55,27 +59,26 @@ smoke: $(READY)  ## the tiny shape on this machine: correctness and counted byte
 	$(RUN) experiments/sweep.py study=smoke force=true $(STRICT)
 	$(RUN) experiments/sweep.py study=traffic force=true $(STRICT)
 
-sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep ARGS="model=mixtral skew=1.2"
-	$(RUN) experiments/sweep.py $(if $(ARGS),$(ARGS),study=$(STUDY))
+sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep MODEL=mixtral SKEW=1.2
+	$(RUN) experiments/sweep.py $(or $(strip $(KEYS) $(ARGS)),study=throughput)
 
 studies: $(READY)  ## every study there is, on this machine's GPU
 	@set -e; for study in $(ALL_STUDIES); do $(RUN) experiments/sweep.py study=$$study $(ARGS); done
 
-tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune ARGS="model=mixtral tokens=[1,8]"
-	$(RUN) experiments/tune.py $(ARGS)
+tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]
+	$(RUN) experiments/tune.py $(KEYS) $(ARGS)
 
-# All of its command line is the question, bar make's own variables: choose.py names what it does not know.
 choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= TP= EP= DEVICE=]
-	@$(RUN) experiments/choose.py $(filter-out PY=% VENV=% ARGS=%,$(MAKEOVERRIDES)) $(ARGS)
+	@$(RUN) experiments/choose.py $(KEYS) $(ARGS)
 
 portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv
-	$(RUN) experiments/portability.py $(ARGS)
+	$(RUN) experiments/portability.py $(KEYS) $(ARGS)
 
 figures: $(READY)  ## draw every figure from the CSVs
-	$(RUN) plots/draw.py
+	$(RUN) plots/draw.py $(KEYS) $(ARGS)
 
 report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs
-	$(RUN) experiments/report.py
+	$(RUN) experiments/report.py $(KEYS) $(ARGS)
 
 announce:
 ifeq ($(GPU),)

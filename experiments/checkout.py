@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -65,6 +67,24 @@ def commit_of(folder: Path, part: str) -> str | None:
     return git(folder, "rev-parse", "HEAD") if tracked else None
 
 
+def stop_at_once() -> None:
+    """Until `interruptible`, an interrupt ends this process with one line, whatever it imports or asks of others."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
+
+
+def interruptible() -> None:
+    """From now on an interrupt is a KeyboardInterrupt: there is something to finish, or to say where it lies."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop(number: int, frame: types.FrameType | None) -> None:
+    # An exception would be lost or printed wherever it arises, such as in a finalizer or inside of an import.
+    os.write(2, b"\nstopped before anything was done\n")
+    os._exit(128 + number)
+
+
 def _inside(entry: str) -> bool:
     folder = Path(entry or ".").resolve()
     return folder in (ROOT, SOURCE) or (folder.parent == ROOT and folder.name in FOLDERS)
@@ -102,7 +122,9 @@ def _missing(error: ModuleNotFoundError) -> str | None:
 def report(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """`sys.excepthook`: an error in one line where that says all."""
     text = one_line(error)
-    if text is None:
+    if isinstance(error, KeyboardInterrupt):
+        print("\nstopped", file=sys.stderr)
+    elif text is None:
         sys.__excepthook__(kind, error, trace)
     else:
         print(f"error: {text}", file=sys.stderr)
@@ -112,5 +134,9 @@ if not __package__:  # run by path, and not imported for `one_line`
     if sys.version_info < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         sys.exit(f"error: {sys.executable} is Python {sys.version.split()[0]}: allowed are {oldest} and up")
+    stop_at_once()
     bind()
     sys.excepthook = report
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without µ shows a question mark instead

@@ -1,17 +1,18 @@
 """Compiles every kernel for every target, with no GPU: what compiles, fits, spills, and reaches the matrix units.
 
-    python experiments/portability.py                           # all targets: results/portability.csv, in minutes
-    python experiments/portability.py --targets gfx942 --brief  # one target, a few launches for each configuration
+    python experiments/portability.py                            # all targets: results/portability.csv, in minutes
+    python experiments/portability.py targets=gfx942 brief=true  # one target, a few launches of each configuration
 
-Two processes record what would be launched on a target and compile it (record.py and compile.py in targets/),
-several at a time. Exit status 1 if a default of any target fails there.
+Two processes record what would be launched on a target and compile it (experiments/targets/), several at a time. The
+exit status is 1 if a default of any target fails there.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:
@@ -19,23 +20,38 @@ if not __package__:
 
 from tritonmoe_bench.experiments.targets.gpus import TARGETS
 from tritonmoe_bench.experiments.targets.matrix import RESULTS, matrix, summary, write
+from tritonmoe_bench.experiments.workload.arguments import PlanError, command, key
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS), metavar="TARGET")
-    parser.add_argument("--brief", action="store_true", help="the fewest and the most tokens of each configuration")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes at a time")
-    parser.add_argument("--out", type=Path, help="the CSV; by default results/portability.csv, of a whole matrix only")
-    chosen = parser.parse_args()
-    rows = matrix(chosen.targets, brief=chosen.brief, jobs=chosen.jobs)
+@dataclass
+class PortabilityConfig:
+    """The keys of a portability matrix."""
+
+    targets: list[str] = key([], "GPUs to compile for, one or a list; by default all of", TARGETS)
+    brief: bool = key(False, "only the fewest and the most tokens of each configuration")
+    jobs: int = key(0, "processes at a time; 0 for one per core")
+    out: Path | None = key(None, "the CSV; by default results/portability.csv, and that of a whole matrix only")
+
+
+def compile_matrix(config: PortabilityConfig) -> int:
+    """Compiles, prints a summary and writes the CSV; returns the exit status."""
+    targets = config.targets or list(TARGETS)
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown:
+        raise PlanError(f"targets={unknown[0]}: allowed are {', '.join(TARGETS)}")
+    rows = matrix(targets, brief=config.brief, jobs=config.jobs or len(os.sched_getaffinity(0)))
     print(summary(rows))
-    whole = not chosen.brief and set(chosen.targets) == set(TARGETS)
-    out = chosen.out or (RESULTS / "portability.csv" if whole else None)
+    whole = not config.brief and set(targets) == set(TARGETS)
+    out = config.out or (RESULTS / "portability.csv" if whole else None)
     if out:
         write(out, rows)
         print(f"{len(rows)} rows in {out}")
     return 0 if all(row["status"] == "ok" for row in rows) else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compiles the matrix, or says how to ask; returns the exit status."""
+    return command(PortabilityConfig, __doc__, compile_matrix, arguments)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""The entry: sweeps model shape, batch size, expert count and skew over every implementation, rows into CSVs.
+"""Sweeps model shape, batch size, expert count and skew over every system, and writes a row for every point.
 
     python experiments/sweep.py model=mixtral skew=1.2
-    python experiments/sweep.py study=throughput dry_run=true
+    python experiments/sweep.py model=deepseek_v3 tokens=[1,32,512] implementations=[paper_fused,megablocks_sparse] dtype=fp16
+    python experiments/sweep.py model=mixtral model.num_experts=64 model.top_k=4
     python experiments/sweep.py -m model=mixtral,qwen2_paper skew=0,0.6,1.2
-    python experiments/sweep.py -m study=throughput model=mixtral,qwen2_paper hydra/launcher=submitit_local
-    python experiments/sweep.py list=true
+    python experiments/sweep.py study=throughput dry_run=true    # points, systems, minutes, memory; runs nothing
+    python experiments/sweep.py --list                           # every system, its version, whether it runs here
 
-conf/config.yaml says what every key means. Rows go to results/<device>/<study>.csv as soon as they are known; the same
-command again goes on where it was cut.
-"""
+Rows go to results/<device>/<study>.csv as soon as they are known; the same command again goes on where it was cut.
+-m runs every combination of what stands between commas; conf/config.yaml shows how to spread them over several GPUs.
+"""  # noqa: E501  the lines are those of the README
 
 from __future__ import annotations
 
@@ -18,4 +19,4 @@ if not __package__:
 from tritonmoe_bench.experiments.sweeping.command import main
 
 if __name__ == "__main__":
-    main()
+    main(__doc__)

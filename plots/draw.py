@@ -1,6 +1,7 @@
 """Draws every figure from the CSVs, on any machine: no GPU, no torch, no triton.
 
-    python plots/draw.py [--results results] [--out plots/figures] [--device nvidia-h200] [--only throughput ...]
+    python plots/draw.py
+    python plots/draw.py device=nvidia-h200 only=[throughput,headline] out=plots/figures
 
 Writes <out>/<device>/<figure>.png and .pdf. A figure whose CSV is not there is skipped, with the study that makes it;
 one that is faulty is told, the others are drawn, and the exit status is 1.
@@ -8,9 +9,9 @@ one that is faulty is told, the others are drawn, and the exit status is 1.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:
@@ -23,30 +24,39 @@ from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results, find_device
 from tritonmoe_bench.experiments.checkout import one_line
 from tritonmoe_bench.experiments.table import store
+from tritonmoe_bench.experiments.workload.arguments import PlanError, command, key
 from tritonmoe_bench.plots.parts import layout, registry
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 if nothing could be drawn, or a figure is faulty."""
-    parser = argparse.ArgumentParser(description="Draws the figures from the CSVs.")
-    parser.add_argument("--results", type=Path, default=ROOT / "results")
-    parser.add_argument("--out", type=Path, default=ROOT / "plots" / "figures")
-    parser.add_argument("--device", help="a folder of results; by default the one with the newest rows")
-    parser.add_argument("--only", nargs="+", choices=sorted(registry.figures()), metavar="FIGURE", help="%(choices)s")
-    parser.add_argument("--dpi", type=int, default=layout.DPI)
+@dataclass
+class DrawConfig:
+    """The keys of the figures."""
+
+    device: str = key("", "folder of a GPU in results; by default the one with the newest rows")
+    only: list[str] = key([], "figures to draw, one or a list; by default all of", lambda: sorted(registry.figures()))
+    results: Path = key(ROOT / "results", "folder of the CSVs")
+    out: Path = key(ROOT / "plots" / "figures", "folder; figures go to <out>/<device>")
+    dpi: int = key(layout.DPI, "dots per inch of the PNG files")
+
+
+def draw_asked(config: DrawConfig) -> int:
+    """Draws what can be drawn; returns the exit status: 1 if nothing could be drawn, or a figure is faulty."""
     for fault in registry.broken():
         print(f"error: {fault}", file=sys.stderr)
-    chosen = parser.parse_args(arguments)
+    for name in config.only:
+        if name not in registry.figures():
+            raise PlanError(f"only={name}: allowed are {', '.join(sorted(registry.figures()))}")
     matplotlib.use("Agg")
-    try:
-        device = find_device(chosen.results, chosen.device)
-    except MissingStudy as lack:
-        print(f"error: {lack}", file=sys.stderr)
-        return 1
-    written, faulty = draw_all(Results(chosen.results, device), chosen.out / device, chosen.only, chosen.dpi)
+    device = find_device(config.results, config.device or None)
+    written, faulty = draw_all(Results(config.results, device), config.out / device, config.only, config.dpi)
     if not written:
-        print(f"error: nothing could be drawn from {chosen.results / device}", file=sys.stderr)
+        print(f"error: nothing could be drawn from {config.results / device}", file=sys.stderr)
     return 0 if written and not faulty and not registry.broken() else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draws, or says how to ask; returns the exit status."""
+    return command(DrawConfig, __doc__, draw_asked, arguments)
 
 
 def draw_all(

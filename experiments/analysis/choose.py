@@ -5,21 +5,24 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tritonmoe_bench import ROOT
+from tritonmoe_bench.kernels.gating import GATINGS
 
 from ..table import columns, store
-from ..workload.config import VARIANT, PlanError, load_model, model_names
+from ..workload.arguments import PlanError, key
+from ..workload.case import DTYPES, MAX_TOKENS
+from ..workload.config import VARIANT, load_model, model_names
 from ..workload.shards import shard
 from .compare import current_run, timed
 from .headline import SHAKY
 from .names import LIMIT, in_order, models_in_order
-from .results import NOT_DEVICES, MissingStudy, newest_device
+from .results import NOT_DEVICES, newest_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
 WHOLE = [*SHAPE[1:], "tokens"]
@@ -27,55 +30,35 @@ WHOLE = [*SHAPE[1:], "tokens"]
 
 @dataclass
 class Question:
-    """What is asked. device: a folder of `results`, by default that of the newest rows; num_experts, top_k, ffn_dim:
-    as measured under the model's name, by default the model's own; tp, ep: ways that the layer is cut."""
+    """What is asked. num_experts, top_k and ffn_dim of 0 stand for the model's own."""
 
-    model: str = ""
-    tokens: int = 0
-    skew: float = 0.0
-    dtype: str = "bf16"
-    gating: str = "softmax"
-    num_experts: int = 0
-    top_k: int = 0
-    ffn_dim: int = 0
-    tp: int = 1
-    ep: int = 1
-    device: str = ""
-    results: str = str(ROOT / "results")
+    model: str = key("", "a shape: the label of measured rows, or one of", model_names)
+    tokens: int = key(0, f"batch size, 1 to {MAX_TOKENS}; the nearest that was measured is taken")
+    skew: float = key(0.0, "Zipf exponent of the experts' popularity, 0 is uniform")
+    dtype: str = key("bf16", "one of", DTYPES)
+    gating: str = key("softmax", "one of", GATINGS)
+    num_experts: int = key(0, "as measured under the model's name; 0 is the model's own")
+    top_k: int = key(0, "as measured under the model's name; 0 is the model's own")
+    ffn_dim: int = key(0, "as measured under the model's name; 0 is the model's own")
+    tp: int = key(1, "tensor-parallel shard: one of so many equal slices of ffn_dim")
+    ep: int = key(1, "expert-parallel shard: one of so many equal groups of experts")
+    device: str = key("", "folder of a GPU in results; by default the one with the newest rows")
+    results: Path = key(ROOT / "results", "folder of the CSVs")
 
 
-def parse(arguments: Sequence[str]) -> Question:
-    """The question of a command line of key=value, keys in any case. Raises PlanError."""
-    kinds = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(Question)}
-    given: dict[str, Any] = {}
-    for text in arguments:
-        name, equals, value = text.partition("=")
-        name = name.lower()
-        if not equals or name not in kinds:
-            close = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"did you mean {close[0]}=...? " if close else ""
-            raise PlanError(f"{text}: {hint}allowed are {', '.join(f'{kind}=...' for kind in kinds)}")
-        if name in given:
-            raise PlanError(f"{text}: {name}=... is given twice")
-        try:
-            given[name] = kinds[name](value)
-        except ValueError:
-            raise PlanError(f"{text}: a {'whole ' * (kinds[name] is int)}number is needed") from None
-    question = Question(**given)
+def check(question: Question) -> None:
+    """Raises PlanError for a question that lacks what it must say."""
     if not question.model:
         raise PlanError(f"model=... is needed, one of {', '.join(model_names())}")
     if question.tokens < 1:
         raise PlanError("tokens=... is needed, at least 1")
-    return question
 
 
 def answer(question: Question) -> str:
     """The text of the answer. Raises PlanError where nothing was measured, naming what was."""
-    results = Path(question.results)
-    try:
-        device = question.device or newest_device(results)
-    except MissingStudy as lack:
-        raise PlanError(str(lack)) from None
+    check(question)
+    results = question.results
+    device = question.device or newest_device(results)
     runs = layer_runs(results, device)
     rows = _of_shape(pd.concat(runs.values()), question, device)
     for name in ("dtype", "gating", "skew"):

@@ -12,9 +12,8 @@ from dataclasses import asdict
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from tritonmoe_bench import ROOT
-
 from .. import checkout
+from ..workload.arguments import asks_help, help_text
 from ..workload.config import CONF, PlanError, SweepConfig
 from ..workload.config import METHOD as COUNTERS
 from . import cards, overrides
@@ -43,8 +42,9 @@ def run_sweep(config: SweepConfig) -> None:
     environment = _environment(plan.counted_only)
     _refuse_what_cannot_run(plan, environment)
     command = os.environ.get(cards.COMMAND, "")
+    checkout.interruptible()
     try:
-        run = Run.open(ROOT / config.results, plan.study, plan.kind, environment, new=config.new_run, command=command)
+        run = Run.open(config.results, plan.study, plan.kind, environment, new=config.new_run, command=command)
     except OSError as error:
         raise PlanError(f"results={config.results}: cannot use {error.filename}: {error.strerror}") from None
     try:
@@ -112,12 +112,13 @@ def _run_jobs(jobs: list[overrides.Job], arguments: list[str]) -> None:
     if dry_run:
         return
     paths = [
-        ROOT / job.config.results / (machine["device"] if machine else "<device>") / f"{job.plan.study}.csv"
+        job.config.results / (machine["device"] if machine else "<device>") / f"{job.plan.study}.csv"
         for job, machine in zip(jobs, machines)
     ]
     rows = ", ".join(dict.fromkeys(map(str, paths)))
     print(f"{len(jobs)} jobs: rows go to {rows}; what the jobs print to {jobs[0].logs}/<job>/", flush=True)
     cards.hand_down(spread=True)
+    checkout.interruptible()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # has Hydra pass on what ends a job, rather than print a traceback and exit
     try:
         _hydra_main()
@@ -152,14 +153,19 @@ def _hydra_main(config: DictConfig) -> None:
             card.close()
 
 
-def main() -> None:
+def main(doc: str | None = None) -> None:
+    """The command line of a sweep; doc: what its help begins with."""
     if sys.argv[1:2] == ["--list"]:
         sys.argv[1] = "list=true"
-    arguments = sys.argv[1:]
+    if asks_help(sys.argv[1:]):
+        print(help_text(SweepConfig, doc))
+        return
     try:
-        combinations = overrides.check(arguments)
-        if overrides.multirun(arguments) and any(text.startswith("hydra/launcher=submitit") for text in arguments):
-            _run_jobs([overrides.planned_job(texts) for texts in combinations], arguments)
+        line = overrides.read(sys.argv[1:])
+        sys.argv[1:] = line.arguments  # where Hydra looks
+        submitted = any(text.startswith("hydra/launcher=submitit") for text in line.arguments)
+        if line.many and submitted and not line.only_shown:
+            _run_jobs([overrides.planned_job(texts) for texts in line.combinations], line.arguments)
         else:
             cards.hand_down(spread=False)
             _hydra_main()

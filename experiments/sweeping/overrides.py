@@ -1,24 +1,28 @@
-"""Checks the command line before Hydra runs: a typo ends at once, with one line that names what is allowed."""
+"""Reads the command line of a sweep before Hydra does: a typo is one line that names what is allowed."""
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import importlib.util
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import get_type_hints
+from typing import NoReturn, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from ..workload.config import CONF, SECTIONS, WANTED, PlanError, SweepConfig, load, names
+from ..workload.arguments import WANTED, check_name, refuse_flags, spelled
+from ..workload.config import CONF, SECTIONS, PlanError, SweepConfig, load, names
 from .plan import Plan, make_plan
+
+_KEYS = SweepConfig.__dataclass_fields__
 
 
 @dataclass(frozen=True)
@@ -30,44 +34,83 @@ class Job:
     logs: str
 
 
-def check(arguments: Sequence[str]) -> list[list[str]]:
-    """Raises PlanError for an override that cannot be. Flags (``-m``, ``--help``) are Hydra's own affair.
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line of a sweep, taken apart.
 
-    Returns the overrides of every combination that -m runs.
+    arguments: as Hydra is to get them; combinations: the overrides of every combination that -m runs, or of the one
+    sweep; many: whether there is a -m; only_shown: whether Hydra prints something, such as --cfg job, and runs nothing.
     """
-    texts = [text for text in arguments if not text.startswith("-")]
+
+    arguments: list[str]
+    combinations: list[list[str]]
+    many: bool
+    only_shown: bool
+
+
+def read(arguments: Sequence[str]) -> CommandLine:
+    """Checks a command line. Raises PlanError for a flag that Hydra has not, or an override that cannot be."""
+    types = get_type_hints(SweepConfig) | {"model.name": str, "study.name": str}
+    flags = _flags(arguments)
+    overrides = [_named_models(text) for text in spelled(flags.overrides, types)]
+    many = flags.multirun or "hydra.mode=MULTIRUN" in overrides
+    own = list(arguments)
+    for text in flags.overrides:
+        own.remove(text)
+    only_shown = any((flags.cfg, flags.info, flags.hydra_help, flags.shell_completion))
+    return CommandLine([*own, *overrides], check(overrides, many), many, only_shown)
+
+
+def _flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """Hydra's flags and the overrides of a command line. Raises PlanError for a flag that is none of Hydra's."""
+    parser = get_args_parser()
+    known = {option for action in parser._actions for option in action.option_strings}
+    refuse_flags([text for text in arguments if text.partition("=")[0] not in known], list(_KEYS))
+
+    def refuse(message: str) -> NoReturn:
+        raise PlanError(f"{' '.join(arguments)}: {message}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(arguments)
+
+
+def _named_models(text: str) -> str:
+    """`model=[a,b]` as `models=[a,b]`: in Hydra a list behind a section merges its files into one."""
+    return text.replace("model=", "models=", 1) if text.startswith("model=[") else text
+
+
+def check(texts: Sequence[str], many: bool) -> list[list[str]]:
+    """Raises PlanError for an override that cannot be. Returns the overrides of every combination that -m runs."""
     try:
-        parsed = OverridesParser.create().parse_overrides(texts)
+        parsed = OverridesParser.create().parse_overrides(list(texts))
     except HydraException as error:
         raise PlanError(f"{' '.join(texts)}: not of the form key=value ({str(error).splitlines()[0]})") from None
     alternatives: list[list[str]] = []
-    for text, override in zip(texts, parsed):
-        key = override.key_or_group
+    keys = [override.key_or_group for override in parsed]
+    for text, key, override in zip(texts, keys, parsed):
+        if keys.count(key) > 1:
+            raise PlanError(f"{text}: {key}=... is given twice")
         if key.replace("/", ".").split(".")[0] == "hydra":
             _check_launcher(text)
             alternatives.append([text])
             continue
-        _check_key(key)
+        check_name(text, key.partition(".")[0], [*_KEYS, "hydra"])
+        _check_section(key)
         if override.is_add() or override.is_force_add() or override.is_delete():
             raise PlanError(f"{text}: no key can be added or taken away, write {key}=...")
-        values = _values(text, override, multirun(arguments))
+        values = _values(text, override, many)
         for value in values:
             _check_value(key, value)
         alternatives.append([f"{key}={value}" for value in values] if override.is_sweep_override() else [text])
     shapes = [text for text in texts if text.startswith("model.")]
     if shapes and not any(override.key_or_group == "model" for override in parsed):
-        raise PlanError(f"{shapes[0]}: give model=... too, whose shape it changes, one of {', '.join(names('model'))}")
+        raise PlanError(f"{shapes[0]}: give one model=... too, whose shape it changes: {', '.join(names('model'))}")
     first = [choices[0] for choices in alternatives]
     planned_job(first)
     for position, choices in enumerate(alternatives):
         for choice in choices[1:]:
             planned_job([*first[:position], choice, *first[position + 1 :]])
     return [list(combination) for combination in itertools.product(*alternatives)]
-
-
-def multirun(arguments: Iterable[str]) -> bool:
-    """Whether a command line asks for every combination of what stands between commas."""
-    return any(text in ("-m", "--multirun", "hydra.mode=MULTIRUN") for text in arguments)
 
 
 def planned_job(texts: list[str]) -> Job:
@@ -98,33 +141,31 @@ def _reason(error: Exception) -> str:
     return f"{str(cause).splitlines()[0]}: allowed are {', '.join(field.name for field in fields(cause.object_type))}"
 
 
-def _check_key(key: str) -> None:
-    """Of a key of SweepConfig, or of a key of one of its sections."""
+def _check_section(key: str) -> None:
+    """Raises PlanError for a key below a section that has no such key, or below a key that is no section."""
     name, _, rest = key.partition(".")
-    _check_name(key, name, [*SweepConfig.__dataclass_fields__, "hydra"])
     if rest and name not in SECTIONS:
         raise PlanError(f"{key}: {name} has no keys, write {name}=...")
     if rest:
-        _check_name(key, rest.partition(".")[0], [field.name for field in fields(SECTIONS[name])], f"{name}.")
-
-
-def _check_name(key: str, name: str, known: list[str], prefix: str = "") -> None:
-    if name not in known:
-        # Of words as close as each other the one with the same letters first: modle is model rather than modes.
-        close = difflib.get_close_matches(name, known)
-        close.sort(key=lambda word: sorted(word) != sorted(name))
-        hint = f"did you mean {prefix}{close[0]}? " if close else ""
-        raise PlanError(f"{key}: {hint}allowed are {', '.join(prefix + word for word in known)}")
+        check_name(key, rest.partition(".")[0], [field.name for field in fields(SECTIONS[name])], f"{name}.")
 
 
 def _values(text: str, override: Override, many: bool) -> list[str]:
-    """The value of an override, or all that stand between its commas, which only -m takes."""
+    """The value of an override, or all that its commas, glob(...) or range(...) stand for, which only -m takes."""
+    key, value = override.key_or_group, override.value()
     if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
-    values = [str(value) for value in override.sweep_string_iterator()]
+        return [value if isinstance(value, str) else override.get_value_element_as_str()]
+    if isinstance(value, Glob):
+        known = names(key) if key in SECTIONS else []
+        values = value.filter(known)
+        if not values:
+            raise PlanError(f"{text}: matches none of {', '.join(known) or 'the files of conf/'}")
+    elif override.is_discrete_sweep():
+        values = [str(value) for value in override.sweep_string_iterator()]
+    else:
+        raise PlanError(f"{text}: a sweep needs single values, such as {key}=1,2,4 or {key}=range(1,5)")
     if not many:
-        key = override.key_or_group
-        listed = "" if key in SECTIONS else f"as one list, {key}=[{','.join(values)}], or "
+        listed = f"as one list, {key}=[{','.join(values)}], or " if key not in SECTIONS or key == "model" else ""
         raise PlanError(f"{text}: give several values {listed}one after another by -m {text}")
     return values
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from ..workload.arguments import WANTED
 from ..workload.case import Case
 from ..workload.config import METHOD as COUNTERS
-from ..workload.config import MODES, VARIANT, WANTED, GridConfig, PlanError, SweepConfig, load_model
+from ..workload.config import MODES, VARIANT, GridConfig, PlanError, SweepConfig, load_model, systems
 from ..workload.shards import shard
 
 ConfigStore.instance().store(name="schema", node=SweepConfig)
@@ -79,7 +80,8 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     _check_plain("study.name", study.name)
     if study.kind not in MODES:
         raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(MODES)}")
-    usual = study.implementations or [name for name in known_implementations if not name.startswith(VARIANT)]
+    everything = [name for name in known_implementations if not name.startswith(VARIANT)]
+    usual = _names("study.implementations", study.implementations or None, everything, known_implementations)
     implementations = _names("implementations", config.implementations, usual, known_implementations)
     modes = _names("modes", config.modes, study.modes, MODES[study.kind])
     always: set[str] = set(implementations) - set(usual)
@@ -90,7 +92,7 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     cases: dict[str, Case] = {}
     asked: dict[str, set[str]] = {name: set() for name in implementations}
     for grid in study.grids:
-        only = _names("grids.implementations", None, grid.implementations or usual, known_implementations)
+        only = _names("grids.implementations", grid.implementations or None, usual, known_implementations)
         running = [name for name in implementations if name in {*only, *always}]
         for case in _grid_cases(config, grid) if running else []:
             cases.setdefault(case.case_hash, case)
@@ -106,7 +108,8 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
 
 
 def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
-    models = [config.model] if config.model is not None else [load_model(name) for name in grid.models]
+    named = _values("model", config.models, grid.models, str)
+    models = [config.model] if config.model is not None else [load_model(name) for name in named]
     tokens = _values("tokens", config.tokens, grid.tokens, int)
     skews = _values("skew", config.skew, grid.skew, float)
     dtypes = _values("dtype", config.dtype, grid.dtype, str)
@@ -135,8 +138,6 @@ def _check_settings(config: SweepConfig) -> None:
     for name, value in {"timeout_s": config.timeout_s, **timing}.items():
         if not 0 < value < math.inf:
             raise PlanError(f"{name}={value}: a number above 0 is needed")
-    if not config.results.strip():
-        raise PlanError("results=: the folder is needed that rows go to, such as results=results")
 
 
 def _check_plain(key: str, name: str) -> None:
@@ -159,10 +160,13 @@ def _values(name: str, given: Any, default: Sequence, kind: type) -> list:
 
 
 def _names(name: str, given: Any, default: Sequence[str], known: Sequence[str]) -> list[str]:
-    chosen = _values(name, given, default or known, str)
+    """The systems or modes that are chosen, each once, with the sets of conf/systems.yaml spelled out."""
+    sets = systems() if name.endswith("implementations") else {}
+    chosen = [each for value in _values(name, given, default or known, str) for each in sets.get(value, [value])]
     for value in chosen:
         if value not in known:
             from ..implementation.registry import broken  # asked only here: it imports every adapter
 
-            raise PlanError(f"{name}={value}: {dict(broken()).get(value) or 'allowed are ' + ', '.join(known)}")
+            allowed = f"allowed are {', '.join(known)}" + f", and the sets {', '.join(sets)}" * bool(sets)
+            raise PlanError(f"{name}={value}: {dict(broken()).get(value) or allowed}")
     return list(dict.fromkeys(chosen))

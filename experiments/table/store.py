@@ -123,9 +123,14 @@ def compact(path: Path, key: tuple[str, ...]) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Puts this text, as UTF-8, in the place of a file, which a kill or a full disk leaves as it was."""
     partial = path.with_name(f"{path.name}.partial")
-    with writing(partial):
+    try:
         partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
 
 
 def rewrite(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from tritonmoe_bench import ROOT
 
 from ..sweeping.plan import make_plan
+from ..workload.arguments import PlanError, key
 from ..workload.case import Case
-from ..workload.config import CONF, GridConfig, PlanError, StudyConfig, SweepConfig
+from ..workload.config import GridConfig, StudyConfig, SweepConfig, model_names
 
 if TYPE_CHECKING:
     import torch
@@ -23,25 +21,29 @@ if TYPE_CHECKING:
     from .space import Candidate
 
 STUDY = "tune"
+HEADLINE = ["mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b"]
+"""The shapes of the headline study and of the paper."""
 SPARE = 0.8
 """Share of the GPU's memory that the weights of a layer may take."""
 
 
 @dataclass
 class TuneConfig:
-    """conf/tune.yaml says what each key means."""
+    """The keys of a tuning."""
 
-    model: Any = None
-    tokens: Any = None
-    tp: Any = 1
-    ep: Any = 1
-    seed: int = 1
-    results: str = "results"
-    tables: str = "kernels/fast/tuned"
-    jobs: int = 0
-    dry_run: bool = False
-    force: bool = False
-    new_run: bool = False
+    model: list[str] = key(HEADLINE, "shapes, one or a list of", model_names)
+    tokens: list[int] = key([1, 2, 4, 8, 16, 32, 64, 128, 256, 512], "an entry serves down to half of its tokens")
+    tp: list[int] = key([1], "tensor-parallel shard: one of so many equal slices of ffn_dim; one number or a list")
+    ep: list[int] = key([1], "expert-parallel shard: one of so many equal groups of experts; one number or a list")
+    seed: int = key(1, "of the first routing; studies measure another one, 0")
+    results: Path = key(ROOT / "results", "folder; every timing becomes a row of <results>/<device>/tune.csv")
+    tables: Path = key(
+        ROOT / "kernels" / "fast" / "tuned", "folder of <device>.json, which `fast` reads from the default folder"
+    )
+    jobs: int = key(0, "processes that compile; 0 for one per core")
+    dry_run: bool = key(False, "print the points, and run nothing")
+    force: bool = key(False, "tune again what this run already holds")
+    new_run: bool = key(False, "move the current run into the archive and start one")
 
 
 @dataclass(frozen=True)
@@ -53,34 +55,9 @@ class Point:
     candidates: Sequence[Candidate]
 
 
-def read_config(arguments: Sequence[str]) -> TuneConfig:
-    """The configuration of a command line. Raises PlanError, in one line, for a typo or an impossible value."""
-    known = ", ".join(TuneConfig.__dataclass_fields__)
-    config = OmegaConf.merge(OmegaConf.structured(TuneConfig), OmegaConf.load(CONF / "tune.yaml"))
-    for text in arguments:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            raise PlanError(f"{text}: not of the form key=value; keys are {known}") from None
-        key = override.key_or_group
-        if key not in TuneConfig.__dataclass_fields__:
-            close = difflib.get_close_matches(key, TuneConfig.__dataclass_fields__, n=1)
-            raise PlanError(f"{key}: {f'did you mean {close[0]}? ' if close else ''}keys are {known}")
-        if override.is_sweep_override():
-            raise PlanError(f"{text}: several values stand in brackets, {key}=[..,..]")
-        try:
-            OmegaConf.update(config, key, override.value())
-        except OmegaConfBaseException as error:
-            raise PlanError(f"{text}: {str(error).splitlines()[0]}") from None
-    return OmegaConf.to_object(config)  # type: ignore[return-value]
-
-
 def plan_cases(config: TuneConfig) -> list[Case]:
     """The cases with skew 0, in an order in which neighbours share weights. Raises PlanError."""
-    models = [config.model] if isinstance(config.model, str) else list(config.model or [])
-    if not models:
-        raise PlanError("model is an empty list: give at least one")
-    grid = GridConfig(models=models)
+    grid = GridConfig(models=config.model)
     sweep = SweepConfig(
         study=StudyConfig(name=STUDY, grids=[grid]), tokens=config.tokens, tp=config.tp, ep=config.ep, seed=config.seed
     )

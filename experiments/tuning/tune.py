@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from tritonmoe_bench import ROOT
-
 from ..measure.method import method_revision
 from ..table import columns, store
 from ..workload.case import Case
@@ -76,12 +74,12 @@ def tune(config: TuneConfig) -> None:
     if facts["device_uuid"] == "":
         raise PlanError("no NVIDIA GPU here: tiles are tuned by timing them on the GPU that they are for")
     cases = fitting(cases, facts["memory_bytes"])
-    path = ROOT / config.tables / f"{facts['device']}.json"
+    path = config.tables / f"{facts['device']}.json"
     try:
         table = tuned.load(path)
     except ValueError as error:
         raise PlanError(str(error)) from None
-    run = Run.open(ROOT / config.results, STUDY, "tune", facts, new=config.new_run)
+    run = Run.open(config.results, STUDY, "tune", facts, new=config.new_run)
     mine = identity()
     todo = [case for case in cases if config.force or not _is_done(run, case, mine, table)]
     print(f"run {run.record['run_id']} on {facts['device']}: {len(cases) - len(todo)} points are done, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.kernels.gating import GATINGS
 
+from .arguments import PlanError, key
+from .case import DTYPES, MAX_TOKENS, QUANTS
 from .settings import TimingSettings
 
 METHOD = "counters"
@@ -27,13 +30,6 @@ MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS, "ene
 """By kind of study, what each point is measured by: launch modes, or methods of counting bytes."""
 SHARED = {"counters": "traffic"}
 """Studies that write into the CSV of another one: each other file of conf/ has its own name in it."""
-WANTED = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
-
-
-class PlanError(ValueError):
-    """A configuration that cannot be run; the message is one line and names what is allowed."""
-
-    one_line = True  # for experiments/checkout.py
 
 
 @dataclass
@@ -56,7 +52,8 @@ class ModelConfig:
 class GridConfig:
     """A product of values; num_experts, top_k and ffn_dim replace the model's own where they are given.
 
-    implementations: of those that the study lists, the only ones that run these points; empty stands for all of them.
+    implementations: names of systems or sets; of those that the study lists, only these run the points of the grid.
+    Empty stands for all of them.
     """
 
     models: list[str] = field(default_factory=list)
@@ -67,50 +64,20 @@ class GridConfig:
     num_experts: list[int] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
     ffn_dim: list[int] = field(default_factory=list)
-    implementations: list[str] = field(default_factory=list)
+    implementations: Any = None
 
 
 @dataclass
 class StudyConfig:
     """A study of conf/study/. kind: `layer` times whole forwards, `stages` each stage of a pipeline, `traffic` counts
-    bytes, `energy` takes power. An empty list of implementations stands for all there are but ablations, one of modes
-    for all of the kind."""
+    bytes, `energy` takes power. implementations: names of systems or sets of conf/systems.yaml, one or a list; empty
+    stands for all there are but ablations. An empty list of modes stands for all of the kind."""
 
     name: str = MISSING
     kind: str = "layer"
     grids: list[GridConfig] = field(default_factory=list)
-    implementations: list[str] = field(default_factory=list)
-    modes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class SweepConfig:
-    """conf/config.yaml says what each key means."""
-
-    model: ModelConfig | None = None
-    study: StudyConfig = field(default_factory=StudyConfig)
-    timing: TimingSettings = field(default_factory=TimingSettings)
-    tokens: Any = None
-    skew: Any = None
-    dtype: Any = None
-    tp: Any = None
-    ep: Any = None
-    gating: str = "softmax"
-    quant: Any = None
-    seed: int = 0
     implementations: Any = None
-    modes: Any = None
-    results: str = "results"
-    timeout_s: int = 300
-    dry_run: bool = False
-    list: bool = False
-    force: bool = False
-    new_run: bool = False
-    strict: bool = False
-
-
-SECTIONS: dict[str, Any] = {"model": ModelConfig, "study": StudyConfig, "timing": TimingSettings}
-"""By folder of conf/, which is also a key of SweepConfig, what its files hold."""
+    modes: list[str] = field(default_factory=list)
 
 
 def names(group: str) -> list[str]:
@@ -120,6 +87,66 @@ def names(group: str) -> list[str]:
 
 def model_names() -> list[str]:
     return names("model")
+
+
+@dataclass
+class SweepConfig:
+    """The keys of a sweep. What is None comes from the study."""
+
+    model: ModelConfig | None = key(
+        None, "a shape, or a list of shapes; model.num_experts=64 and the like change one; shapes are", model_names
+    )
+    study: StudyConfig = key(StudyConfig, "points and systems; the default is adhoc", lambda: names("study"))
+    timing: TimingSettings = key(
+        TimingSettings,
+        "how long a latency is sampled; timing.samples=80 and the like change it",
+        lambda: names("timing"),
+    )
+    tokens: Any = key(None, f"batch sizes, 1 to {MAX_TOKENS}; one number or a list")
+    skew: Any = key(None, "Zipf exponents of the experts' popularity, 0 is uniform; one number or a list")
+    dtype: Any = key(None, "one or a list of", DTYPES)
+    tp: Any = key(None, "tensor-parallel shard: one of so many equal slices of ffn_dim; one number or a list")
+    ep: Any = key(
+        None,
+        "expert-parallel shard: one of so many equal groups of experts; tokens are those that arrive at this GPU, and "
+        "each chooses top_k of its experts (model.top_k=1 where a token arrives once per expert); one number or a list",
+    )
+    gating: str = key("softmax", "one of", [*GATINGS, "native (the model's own)"])
+    quant: Any = key(None, "how the experts' weights are packed: one or a list of", QUANTS)
+    seed: int = key(0, "of routing, activations and weights")
+    implementations: Any = key(
+        None,
+        "systems, one or a list; list=true prints them all; the sets of conf/systems.yaml are",
+        lambda: systems(),
+    )
+    modes: Any = key(None, "one or a list of graph and eager; in a traffic study of", TRAFFIC_METHODS)
+    results: Path = key(ROOT / "results", "folder; rows go to <results>/<device>/<study>.csv")
+    timeout_s: int = key(300, "seconds for one point of one system, compilation included")
+    dry_run: bool = key(False, "print points, systems, minutes and memory, and run nothing")
+    list: bool = key(False, "print every system, its version and whether it runs here")
+    force: bool = key(False, "measure again what this run already holds")
+    new_run: bool = key(False, "move the current run into the archive and start one")
+    strict: bool = key(False, "exit with 1 if an adapter is broken, or a row is incorrect, error or timeout")
+    models: Any = key(None, "")  # what a list behind model becomes
+
+
+SECTIONS: dict[str, Any] = {"model": ModelConfig, "study": StudyConfig, "timing": TimingSettings}
+"""By folder of conf/, which is also a key of SweepConfig, what its files hold."""
+
+
+def systems() -> dict[str, list[str]]:
+    """The named sets of systems of conf/systems.yaml, with the sets that they name spelled out. Raises PlanError."""
+    file = "conf/systems.yaml"
+    try:
+        read: Any = yaml.safe_load((CONF / "systems.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise PlanError(f"{file}: {' '.join(str(error).split())}") from None
+    sets: dict[str, list[str]] = {}
+    for name, members in read.items():
+        if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+            raise PlanError(f"{file}: {name}: a list of names is needed")
+        sets[name] = [each for member in members for each in sets.get(member, [member])]
+    return sets
 
 
 def load(group: str, name: str) -> Any:

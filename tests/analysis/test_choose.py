@@ -15,7 +15,7 @@ import pytest
 
 from tritonmoe_bench.experiments import choose as command
 from tritonmoe_bench.experiments.analysis import choose
-from tritonmoe_bench.experiments.workload.config import PlanError
+from tritonmoe_bench.experiments.workload.arguments import PlanError, read
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = make_results.DEVICE
@@ -29,7 +29,7 @@ def results(tmp_path_factory) -> Path:
 
 
 def ask(results, *arguments):
-    return choose.answer(choose.parse([*arguments, f"results={results}"]))
+    return choose.answer(read(choose.Question, [*arguments, f"results={results}"]))
 
 
 def point(results, study, **where):
@@ -153,7 +153,7 @@ def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
         (["model=mixtral"], "tokens=... is needed"),
         (["tokens=1"], "model=... is needed"),
         (["model=mixtral", "tokens=few"], "a whole number"),
-        (["model=mixtral", "tokns=1"], "did you mean tokens=...?"),
+        (["model=mixtral", "tokns=1"], "tokns=1: did you mean tokens?"),
     ],
 )
 def test_what_cannot_be_answered_is_one_clear_error(results, arguments, named):
@@ -215,7 +215,7 @@ def test_help_tells_how_to_ask(capsys):
         (["model=mixtral", "tokens=32"], "mixtral (8 experts, top-2, 4096 x 14336), 32 tokens"),
         (["MODEL=mixtral", "TOKENS=32", "TP=8"], "error: no shard of the shape mixtral tp8"),
         (["MODEL=mixtral", "TOKENS=32", "ep=2"], "error: no shard of the shape mixtral ep2"),
-        (["MODEL=mixtral", "TOKENS=32", "TPS=8"], "error: TPS=8: did you mean tp=...?"),
+        (["MODEL=mixtral", "TOKENS=32", "TPS=8"], "error: TPS=8: did you mean tp?"),
     ],
 )
 def test_make_hands_on_all_that_it_is_told(results, variables, said):

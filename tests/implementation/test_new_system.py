@@ -25,6 +25,7 @@ from tritonmoe_bench.experiments.reporting import render
 from tritonmoe_bench.experiments.sweeping import summary
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.table import store
+from tritonmoe_bench.experiments.workload.arguments import read
 from tritonmoe_bench.experiments.workload.config import GridConfig, StudyConfig, SweepConfig
 from tritonmoe_bench.plots.parts import registry as figures
 from tritonmoe_bench.plots.parts import style
@@ -202,7 +203,7 @@ def test_it_stands_in_the_tables_of_the_report_and_in_the_answer_of_choose(resul
         text = path.read_text(encoding="utf-8")
         section = text[text.rindex("Ranking") :]
         assert re.search(rf"{NAME} [\d.]+ µs \(graph, \d+ %\)", section), path
-    answer = choose.answer(choose.parse(["model=mixtral", "tokens=32", f"results={results.root}"]))
+    answer = choose.answer(read(choose.Question, ["model=mixtral", "tokens=32", f"results={results.root}"]))
     assert re.search(rf"^ *{NAME} +9\.8\.7 ", answer, re.MULTILINE)
 
 

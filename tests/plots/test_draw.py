@@ -26,8 +26,8 @@ def test_as_a_file_figures_are_written_without_torch_or_triton(fixture_results, 
     # conftest.py draws every figure with torch out of reach; here are one of lines, one of cells and one of bars.
     names = ("latency_vs_experts", "portability", "stage_breakdown")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, "--results", str(fixture_results), "--out", str(tmp_path), "--dpi", "50",
-         "--only", *names],
+        [sys.executable, "-c", WITHOUT_TORCH, f"results={fixture_results}", f"out={tmp_path}", "dpi=50",
+         f"only=[{','.join(names)}]"],
         cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -42,7 +42,7 @@ def test_as_a_file_figures_are_written_without_torch_or_triton(fixture_results, 
 def test_what_cannot_be_drawn_is_skipped_in_one_line(fixture_results, tmp_path, capsys):
     (tmp_path / "results" / "fixture-gpu").mkdir(parents=True)
     shutil.copy(fixture_results / "fixture-gpu" / "experts.csv", tmp_path / "results" / "fixture-gpu")
-    arguments = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "out"), "--dpi", "50"]
+    arguments = [f"results={tmp_path / 'results'}", f"out={tmp_path / 'out'}", "dpi=50"]
     assert draw.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     skipped = [line for line in lines if "skipped" in line]
@@ -54,21 +54,21 @@ def test_what_cannot_be_drawn_is_skipped_in_one_line(fixture_results, tmp_path, 
 
 
 def test_nothing_to_draw_is_an_error(tmp_path, capsys):
-    assert draw.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert draw.main([f"results={tmp_path}", f"out={tmp_path / 'out'}"]) == 1
     assert "study=... makes one" in capsys.readouterr().err
     (tmp_path / "some-gpu").mkdir()
     for device, told in (("none", "no results of device none; there are: some-gpu"), ("some-gpu", "nothing could be")):
-        assert draw.main(["--results", str(tmp_path), "--out", str(tmp_path / "out"), "--device", device]) == 1
+        assert draw.main([f"results={tmp_path}", f"out={tmp_path / 'out'}", f"device={device}"]) == 1
         assert f"error: {told}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert draw.main(["--results", str(tmp_path / "typo"), "--device", "some-gpu"]) == 1
+    assert draw.main([f"results={tmp_path / 'typo'}", "device=some-gpu"]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path / 'typo'} is no folder of results\n"
 
 
 def test_the_same_csvs_give_the_same_files(fixture_results, tmp_path):
     for folder in ("first", "second"):
-        arguments = ["--results", str(fixture_results), "--out", str(tmp_path / folder), "--dpi", "50"]
-        assert draw.main([*arguments, "--only", "latency_vs_experts"]) == 0
+        arguments = [f"results={fixture_results}", f"out={tmp_path / folder}", "dpi=50"]
+        assert draw.main([*arguments, "only=latency_vs_experts"]) == 0
     for ending in ("png", "pdf"):
         first, second = (
             tmp_path / folder / "fixture-gpu" / f"latency_vs_experts.{ending}" for folder in ("first", "second")
@@ -101,7 +101,7 @@ def add_figure(tmp_path, monkeypatch):
 
 
 def drawn(results, out, *names):
-    return draw.main(["--results", str(results), "--out", str(out), "--dpi", "50", "--only", GOOD, *names])
+    return draw.main([f"results={results}", f"out={out}", "dpi=50", f"only=[{','.join([GOOD, *names])}]"])
 
 
 def test_no_figure_is_broken():
@@ -152,7 +152,7 @@ def test_a_damaged_csv_costs_its_own_figures_and_is_named_in_one_line(fixture_re
 
 
 def test_a_figure_that_cannot_be_written_is_one_line(fixture_results, tmp_path):
-    command = [sys.executable, str(ROOT / "plots" / "draw.py"), "--results", str(fixture_results), "--only", GOOD]
+    command = [sys.executable, str(ROOT / "plots" / "draw.py"), f"results={fixture_results}", f"only={GOOD}"]
     (tmp_path / "file").write_text("", encoding="utf-8")
     picture = tmp_path / "full" / "fixture-gpu" / f"{GOOD}.png"
     picture.parent.mkdir(parents=True)
@@ -161,6 +161,6 @@ def test_a_figure_that_cannot_be_written_is_one_line(fixture_results, tmp_path):
         (tmp_path / "file", tmp_path / "file" / "fixture-gpu", "Not a directory"),
         (tmp_path / "full", picture, "No space left on device"),
     ):
-        done = subprocess.run([*command, "--out", str(out)], capture_output=True, encoding="utf-8", errors="replace")
+        done = subprocess.run([*command, f"out={out}"], capture_output=True, encoding="utf-8", errors="replace")
         assert done.returncode == 1
         assert done.stderr == f"error: cannot write {path}: {why}\n"

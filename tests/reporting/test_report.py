@@ -232,14 +232,14 @@ def test_command_line(written, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(written / "results" / DEVICE, results / DEVICE)
     arguments = [
-        "--results", str(results), "--figures", str(written / "plots" / "figures"), "--readme", str(tmp_path / "no.md"),
+        f"results={results}", f"figures={written}/plots/figures", f"readme={tmp_path}/no.md",
     ]  # fmt: skip
     command = [sys.executable, str(ROOT / "experiments" / "report.py"), *arguments]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert DEVICE in (results / "REPORT.md").read_text(encoding="utf-8")
     done = subprocess.run(
-        [*command, "--device", "nvidia-h2000"], capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path
+        [*command, "device=nvidia-h2000"], capture_output=True, encoding="utf-8", errors="replace", cwd=tmp_path
     )
     assert done.returncode == 1
     assert done.stderr.strip() == f"error: no results of device nvidia-h2000; there are: {DEVICE}"

@@ -87,11 +87,12 @@ def test_jobs_that_die_are_completed_and_no_row_is_lost_or_doubled(tmp_path):
     assert sorted(starts) == [1, 1, 1, 2]
 
 
-SPREAD = ("-m", "hydra/launcher=submitit_local", "model=tiny", "implementations=[made_up_sound]", "modes=[eager]")
+SPREAD = ("-m", "hydra/launcher=submitit_local", "model=tiny", "modes=[eager]")
 
 
-def spread(folder, *arguments):
-    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), *SPREAD, f"results={folder}", *arguments]
+def spread(folder, *arguments, system="made_up_sound"):
+    asked = [*SPREAD, f"implementations=[{system}]", f"results={folder}", *arguments]
+    command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), *asked]
     settings = os.environ | {"TRITONMOE_ADAPTERS": str(ADAPTERS), "TMPDIR": str(folder)}
     return subprocess.run(command, env=settings, capture_output=True, encoding="utf-8", errors="replace", timeout=240)
 
@@ -127,7 +128,7 @@ def test_the_parent_of_jobs_says_what_they_do_and_how_they_ended(tmp_path):
     assert done.stdout.splitlines()[-1] == f"2 jobs have ended, none has failed: rows are in {path}"
     assert logs.is_dir()
 
-    done = spread(tmp_path, "tokens=1,2", "strict=true", "implementations=[made_up_raise]")
+    done = spread(tmp_path, "tokens=1,2", "strict=true", system="made_up_raise")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: a job has failed: strict=true: 1 of 2 rows")
 
@@ -273,7 +274,7 @@ def test_a_killed_job_gives_its_card_back(tmp_path):
 def test_a_launcher_that_is_not_installed_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(overrides.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PlanError, match=r"submitit_slurm: not installed: pip install 'tritonmoe-bench\[spread\]'"):
-        overrides.check(["-m", "model=tiny", "hydra/launcher=submitit_slurm"])
+        overrides.read(["-m", "model=tiny", "hydra/launcher=submitit_slurm"])
 
 
 def test_outside_of_a_job_no_card_is_leased(monkeypatch):

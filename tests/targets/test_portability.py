@@ -90,8 +90,7 @@ def test_an_oversized_or_awkward_tile_fails(launches, worker, target, options, t
 def test_matrix_and_exit_status_carry_a_failure(launches, monkeypatch, tmp_path, capsys):
     bad = changed(launches, "gfx942", BLOCK_N=256, BLOCK_K=128)
     monkeypatch.setattr(matrix, "record", lambda target, brief: [bad])
-    monkeypatch.setattr(sys, "argv", ["portability.py", "--targets", "gfx942", "--out", str(tmp_path / "p.csv")])
-    assert portability.main() == 1
+    assert portability.main(["targets=gfx942", f"out={tmp_path}/p.csv"]) == 1
     assert "1 too_much_shared" in capsys.readouterr().out
     frame = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
     assert tuple(frame.columns) == columns.PORTABILITY_COLUMNS

@@ -18,8 +18,8 @@ from tritonmoe_bench.experiments.table import columns, provenance, store
 from tritonmoe_bench.experiments.tuning import compile, layer, plan, tune
 from tritonmoe_bench.experiments.tuning import timer as tune_timer
 from tritonmoe_bench.experiments.tuning.space import Candidate
+from tritonmoe_bench.experiments.workload.arguments import PlanError, read
 from tritonmoe_bench.experiments.workload.case import Case
-from tritonmoe_bench.experiments.workload.config import PlanError
 from tritonmoe_bench.kernels.fast import tuned
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile
 
@@ -146,11 +146,11 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(tune, "_compile", lambda points, device, jobs: [{} for _ in points])
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
-    def run(*arguments):
+    def run(*arguments, tokens="[1,8,32]"):
         made.points.clear()
         made.refused.clear()
         settings = [f"results={tmp_path / 'results'}", f"tables={tmp_path / 'tables'}", *arguments]
-        tune.tune(plan.read_config(["model=tiny", "tokens=[1,8,32]", *settings]))
+        tune.tune(read(plan.TuneConfig, ["model=tiny", f"tokens={tokens}", *settings]))
 
     made.run = run
     made.csv = tmp_path / "results" / "made-up-gpu" / "tune.csv"
@@ -173,9 +173,9 @@ def test_rows_and_table_are_written_and_nothing_is_done_twice(machine, capsys):
     assert f"tiny               32 {BETTER}" in capsys.readouterr().out
     machine.run()
     assert machine.points == []
-    machine.run("tokens=[8,64]")
+    machine.run(tokens="[8,64]")
     assert machine.points == [64]
-    machine.run("tokens=[8]", "force=true")
+    machine.run("force=true", tokens="[8]")
     assert machine.points == [8]
     assert set(machine.table()) == {1, 8, 32, 64}
 
@@ -202,9 +202,9 @@ def test_a_kernel_that_broke_the_gpu_is_not_tried_again(machine):
 
 
 def test_an_older_choice_is_made_again_when_the_search_changes(machine, monkeypatch):
-    machine.run("tokens=[8]")
+    machine.run(tokens="[8]")
     monkeypatch.setitem(method.METHOD, "tune", method.METHOD["tune"] + 1)
-    machine.run("tokens=[8]")
+    machine.run(tokens="[8]")
     assert machine.points == [8]
 
 
@@ -267,7 +267,7 @@ def test_launches_are_recorded_for_a_gpu_that_is_not_there():
 )
 def test_what_cannot_be_is_refused_in_one_line_before_anything_runs(arguments, message):
     with pytest.raises(PlanError, match=re.escape(message)) as caught:
-        plan.plan_cases(plan.read_config(arguments))
+        plan.plan_cases(read(plan.TuneConfig, arguments))
     assert "\n" not in str(caught.value)
 
 

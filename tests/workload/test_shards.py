@@ -14,6 +14,7 @@ from tritonmoe_bench.experiments.analysis.names import model_label, models_in_or
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting import tables
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
+from tritonmoe_bench.experiments.workload.arguments import read
 from tritonmoe_bench.experiments.workload.config import GridConfig, PlanError, StudyConfig, SweepConfig, load_model
 from tritonmoe_bench.plots.parts import registry
 
@@ -104,6 +105,6 @@ def test_tables_and_choose_keep_the_shard_apart(sharded):
     titles = [table.title for table in tables.ratio_tables(rows)]
     assert titles.index("Mixtral-8x7B tp8, bf16, softmax") == titles.index("Mixtral-8x7B, bf16, softmax") + 1
     question = ["model=mixtral", "tp=8", "tokens=32", f"results={sharded.root}"]
-    text = choose.answer(choose.parse(question))
+    text = choose.answer(read(choose.Question, question))
     assert text.startswith("mixtral tp8 (8 experts, top-2, 4096 x 1792), 32 tokens")
-    assert choose.answer(choose.parse(["model=mixtral tp8", *question[2:]])) == text
+    assert choose.answer(read(choose.Question, ["model=mixtral tp8", *question[2:]])) == text
