@@ -39,7 +39,7 @@ def test_portability(statuses, tests, expected):
 
 
 def test_without_results_every_claim_is_undecided_and_says_what_would_decide_it():
-    claims = yaml.safe_load(CLAIMS.read_text())
+    claims = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
     every = [claim_texts(finding) for finding in decide(Evidence("gpu"))]
     assert [told.id for told in every] == [claim["id"] for claim in claims]
     for told, claim in zip(every, claims):
@@ -73,7 +73,7 @@ def test_launch_modes_are_not_mixed_and_the_best_one_is_found():
 
 @pytest.mark.parametrize("change", ["lacks a rule", "lacks a claim", "twice"])
 def test_claims_and_rules_must_match(tmp_path, change):
-    claims = yaml.safe_load(CLAIMS.read_text())
+    claims = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
     if change == "lacks a rule":
         claims.append(claims[0] | {"id": "brand-new"})
     elif change == "lacks a claim":
@@ -81,7 +81,7 @@ def test_claims_and_rules_must_match(tmp_path, change):
     else:
         claims.append(claims[0])
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump(claims))
+    path.write_text(yaml.safe_dump(claims), encoding="utf-8")
     with pytest.raises(ValueError, match=r"brand-new|throughput-vs-megablocks"):
         decide(Evidence("gpu"), path)
 

@@ -197,7 +197,9 @@ def swept(copy) -> pd.DataFrame:
 def python(root: Path, *arguments: str, status: int = 0) -> str:
     """What Python prints that runs in the copy, as somebody who stands in it would start it."""
     settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=root, env=settings)
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, encoding="utf-8", errors="replace", cwd=root, env=settings
+    )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
