@@ -14,6 +14,13 @@ from tritonmoe_bench.experiments.workload.routing import activations, draw_routi
 from tritonmoe_bench.experiments.workload.weights import Weights
 
 TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
+VARIED = [
+    {"dtype": "bf16"},
+    {"dtype": "fp16", "tokens": 33, "gating": "softmax_renorm"},
+    {"tokens": 1, "num_experts": 16, "top_k": 4},
+    {"tokens": 40, "skew": 2.0, "gating": "sigmoid"},
+]
+"""What forwards by expert are tried on: dtypes, batch sizes, numbers of experts, gatings and skews."""
 
 
 def case(**fields) -> Case:

@@ -1,7 +1,6 @@
-"""`cublas_grouped` and `cublas_streams` without a GPU.
+"""`cublas_grouped` without a GPU, over a STUB of libcublas.
 
-STUBS: a libcublas whose grouped GEMM multiplies what lies at the raw addresses, read column-major as cuBLAS does, and
-the streams and events of torch.cuda, which note in what order they were asked for what.
+Its grouped GEMM multiplies what lies at the raw addresses, read column-major as cuBLAS does.
 """
 
 from __future__ import annotations
@@ -15,23 +14,15 @@ import pytest
 import tiny_layer
 import torch
 
-from tritonmoe_bench.baselines import cublas_grouped, cublas_streams
-from tritonmoe_bench.baselines.parts.by_expert import ByExpert
+from tritonmoe_bench.baselines import cublas_grouped
 from tritonmoe_bench.baselines.parts.cublas import library
 from tritonmoe_bench.baselines.parts.cublas.problems import ExpertGemm, Groups
-from tritonmoe_bench.baselines.parts.host_ends import HostEnds
 from tritonmoe_bench.experiments.implementation.contract import Status
 from tritonmoe_bench.experiments.workload.reference import relative_error
-from tritonmoe_bench.experiments.workload.routing import TORCH_DTYPE, activations, draw_routing
+from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 
 case = partial(tiny_layer.case, ffn_dim=40)
-CASES = [
-    {"dtype": "bf16"},
-    {"dtype": "fp16", "tokens": 33, "gating": "softmax_renorm"},
-    {"tokens": 1, "num_experts": 16, "top_k": 4},
-    {"tokens": 40, "skew": 2.0, "gating": "sigmoid"},
-]
 
 i32, i64, pointer = ctypes.c_int, ctypes.c_longlong, ctypes.c_void_p
 ints, floats, addresses = (ctypes.POINTER(kind) for kind in (i32, ctypes.c_float, i64))
@@ -108,7 +99,7 @@ def stub() -> StubCublas:
     return library.declared(StubCublas())
 
 
-@pytest.mark.parametrize("fields", CASES, ids=str)
+@pytest.mark.parametrize("fields", tiny_layer.VARIED, ids=str)
 def test_grouped_forward_over_the_stub_agrees_with_the_reference(stub, fields):
     made = case(**fields)
     weights = Weights(made, "cpu")
@@ -196,18 +187,6 @@ def test_groups_are_the_active_experts():
     assert groups.counts.dtype == np.int32
 
 
-def test_rows_are_sorted_by_expert_in_the_order_of_tokens():
-    made = case(tokens=12)
-    weights, routing = Weights(made, "cpu"), draw_routing(made)
-    layer, x = ByExpert(made, weights), activations(made, routing, "cpu")
-    slots = layer.sort(x)
-    assert slots.ends.diff(prepend=torch.zeros(1, dtype=torch.int64)).tolist() == routing.counts.tolist()
-    experts = torch.from_numpy(routing.experts).flatten()[slots.order]
-    keys = experts * len(slots.order) + slots.order
-    assert keys.diff().gt(0).all()
-    assert torch.equal(layer.rows(x, slots), x[slots.order // made.top_k])
-
-
 @pytest.fixture
 def nothing_kept():
     """No answer kept from another test."""
@@ -245,99 +224,3 @@ def test_check_with_a_cublas(nothing_kept, stub, monkeypatch):
     check = adapter.check(case(ffn_dim=36))
     assert (check.status, "ffn_dim=36" in check.reason) == (Status.UNSUPPORTED, True)
     assert "host memory" in adapter.host_sync
-
-
-class StubLanes:
-    """A STUB of torch.cuda's streams and events: what was asked for, in order."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.log: list[tuple] = []
-        self.current: object = SimpleNamespace(name="main", wait_event=lambda e: self.log.append(("wait", "main", e)))
-        made = iter(range(100))
-
-        def stream(device):
-            name = f"s{next(made)}"
-            return SimpleNamespace(name=name, wait_event=lambda event: self.log.append(("wait", name, event)))
-
-        def event():
-            note = SimpleNamespace()
-            note.record = lambda stream: self.log.append(("record", stream.name, note))
-            return note
-
-        def set_stream(stream):
-            self.current = stream
-
-        monkeypatch.setattr(torch.cuda, "Stream", stream)
-        monkeypatch.setattr(torch.cuda, "Event", event)
-        monkeypatch.setattr(torch.cuda, "set_stream", set_stream)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: self.current)
-        multiply = torch.mm
-
-        def mm(a, b, *, out):
-            self.log.append(("mm", self.current.name, tuple(out.shape)))
-            return multiply(a, b, out=out)
-
-        monkeypatch.setattr(torch, "mm", mm)
-
-
-@pytest.mark.parametrize("count", [1, 3, 16])
-def test_streams_forward_agrees_and_every_stream_forks_and_joins(monkeypatch, count):
-    made = case(tokens=6)
-    weights = Weights(made, "cpu")
-    stubs = StubLanes(monkeypatch)
-    forward = cublas_streams.streams_forward(made, weights, cublas_streams.Lanes(count, torch.device("cpu")))
-    counts = [int(load) for load in draw_routing(made).counts if load]
-    with torch.inference_mode():
-        forward(activations(made, draw_routing(made), "cpu"))
-    log, used = stubs.log, min(count, len(counts))
-    assert stubs.current.name == "main"
-    assert len(log) == 2 * (1 + 3 * used + len(counts))
-    widths = (2 * made.ffn_dim, made.hidden_dim)
-    for loop, width in zip((log[: len(log) // 2], log[len(log) // 2 :]), widths):
-        assert loop[0][:2] == ("record", "main")
-        forked = loop[0][2]
-        assert [entry[2] for entry in loop if entry[0] == "mm"] == [(load, width) for load in counts]
-        for index in range(used):
-            mine = [entry for entry in loop if entry[1] == f"s{index}"]
-            kinds = [entry[0] for entry in mine]
-            assert kinds == ["wait", *["mm"] * len(counts[index::count]), "record"]
-            assert mine[0][2] is forked
-            assert ("wait", "main", mine[-1][2]) in loop[loop.index(mine[-1]) :]
-        assert {entry[1] for entry in loop} == {"main", *(f"s{index}" for index in range(used))}
-
-
-@pytest.mark.parametrize("fields", CASES, ids=str)
-def test_streams_forward_agrees_with_the_reference(monkeypatch, fields):
-    made = case(**fields)
-    weights = Weights(made, "cpu")
-    StubLanes(monkeypatch)
-    forward = cublas_streams.streams_forward(made, weights, cublas_streams.Lanes(4, torch.device("cpu")))
-    with torch.inference_mode():
-        error, torch_error = tiny_layer.errors(forward, made, weights)
-    assert error <= 1.5 * torch_error
-
-
-def test_streams_check():
-    adapter = cublas_streams.CublasStreams()
-    check = adapter.check(case())
-    assert (check.status is Status.OK) == bool(torch.version.cuda)
-    assert torch.__version__.startswith(adapter.version())
-    assert adapter.config(case()) == "streams=8"
-    assert adapter.config(case(num_experts=64)) == "streams=16"
-
-
-def test_host_ends_are_those_of_the_last_copy():
-    ends = HostEnds(3, torch.device("cpu"))
-    for values in ([1, 2, 3], [0, 0, 5]):
-        ends.copy(torch.tensor(values))
-        assert ends.wait().tolist() == values
-
-
-@pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_silu_gate(name):
-    from tritonmoe_bench.baselines.parts.silu_gate import silu_gate
-
-    both = torch.randn(3, 2 * 40).to(TORCH_DTYPE[name])
-    hidden = silu_gate(both, both.new_full((3, 40), float("nan")))
-    expected = torch.nn.functional.silu(both[:, :40].float()) * both[:, 40:].float()
-    assert relative_error(hidden, expected) < (4e-3 if name == "bf16" else 5e-4)
