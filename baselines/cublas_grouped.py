@@ -25,7 +25,6 @@ from .parts.shapes import WHOLE_16_BYTES, divisible
 if TYPE_CHECKING:
     import torch
 
-
 INSTALL = "pip install 'torch>=2.11' (a build for CUDA 12.5 or later)"
 
 

@@ -22,7 +22,6 @@ from tritonmoe_bench.experiments.implementation.contract import (
 if TYPE_CHECKING:
     import torch
 
-
 STREAMS = 16
 """As FastMoE has them."""
 

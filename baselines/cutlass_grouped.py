@@ -14,13 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonmoe_bench.experiments.implementation.contract import (
-    Case,
-    Check,
-    Forward,
-    Weights,
-    unavailable,
-)
+from tritonmoe_bench.experiments.implementation.contract import Case, Check, Forward, Weights, unavailable
 
 from .install import trees
 from .parts.in_build import ConfiguredInBuild
@@ -28,7 +22,6 @@ from .parts.shapes import WHOLE_16_BYTES, divisible
 
 if TYPE_CHECKING:
     import torch
-
 
 FOLDER = trees.folder("cutlass")
 MAKE = "python baselines/builds/cutlass/build.py"

@@ -32,7 +32,6 @@ from .parts.shapes import WHOLE_16_BYTES, divisible
 if TYPE_CHECKING:
     import torch
 
-
 VERSION = "0.19.8"
 INSTALL = f"pip install deepspeed=={VERSION}"
 

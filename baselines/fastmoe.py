@@ -28,7 +28,6 @@ from .parts.in_build import run_once
 if TYPE_CHECKING:
     import torch
 
-
 CHECKOUT = checkouts.Checkout(
     "fastmoe", "fmoe", "laekov/fastmoe", "fastmoe",
     build=" && (cd fastmoe && pip install dm-tree && USE_NCCL=0 python setup.py build_ext --inplace)",

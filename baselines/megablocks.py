@@ -35,7 +35,6 @@ from .parts.shapes import WHOLE_16_BYTES, divisible
 if TYPE_CHECKING:
     import torch
 
-
 FOLDER = ROOT / ".megablocks"
 MAKE = "make megablocks"
 BUILD = "python baselines/builds/megablocks/build.py"

@@ -32,7 +32,6 @@ from .parts.in_build import ConfiguredInBuild, run_once
 if TYPE_CHECKING:
     import torch
 
-
 TILE = ("block_m", "block_n", "block_k", "num_warps", "num_stages", "split_k", "is_persistent")
 """Fields of triton_kernels' OptFlags that a row states."""
 

@@ -21,7 +21,6 @@ from .parts.in_build import run_once
 if TYPE_CHECKING:
     import torch
 
-
 CHECKOUT = checkouts.Checkout("scattermoe", "scattermoe", "shawntan/scattermoe", "scattermoe")
 PARAMETERS = ("inputs", "expert_weights", "k", "sorted_expert_idxs", "sorted_scattered_idxs", "expert_offsets",
               "expert_biases", "gates", "grouped_in", "grouped_out")  # fmt: skip

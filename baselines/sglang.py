@@ -15,11 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonmoe_bench.experiments.implementation.contract import (
-    Case,
-    Forward,
-    Weights,
-)
+from tritonmoe_bench.experiments.implementation.contract import Case, Forward, Weights
 
 from .install import sglang_tree
 from .install.installed import first_line
@@ -28,7 +24,6 @@ from .parts.serving import Route, ServingSystem, origin, router_gemm_serves, wor
 
 if TYPE_CHECKING:
     import torch
-
 
 ROUTER_EXPERTS = (256, 384)
 ROUTER_HIDDEN = 1024
@@ -82,9 +77,9 @@ def _router(case: Case, weights: Weights) -> tuple[Route, str]:
     if bias is None:
         bias = torch.zeros(case.num_experts, dtype=torch.float32, device=weights.device)
     gate, top_k = case.gate, case.top_k
-    own_gemm, words = None, "router_gemm=torch"
+    own_gemm, whose = None, "router_gemm=torch"
     if _has_router_gemm(case, torch.cuda.get_device_capability()):
-        own_gemm, words = _router_gemm(case.num_experts, case.hidden_dim)
+        own_gemm, whose = _router_gemm(case.num_experts, case.hidden_dim)
 
     def route(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = own_gemm(x, router, torch.float32) if own_gemm else torch.nn.functional.linear(x, router)
@@ -94,7 +89,7 @@ def _router(case: Case, weights: Weights) -> tuple[Route, str]:
             num_expert_group=gate.groups, topk_group=gate.top_groups,
         )  # fmt: skip
 
-    return route, words
+    return route, whose
 
 
 def _has_router_gemm(case: Case, capability: tuple[int, int]) -> bool:

@@ -30,7 +30,6 @@ from .parts.in_build import run_once
 if TYPE_CHECKING:
     import torch
 
-
 CHECKOUT = checkouts.Checkout("tritonmoe", "triton_kernels/moe", "bassrehab/triton-kernels", "triton-kernels")
 PARAMETERS = ("hidden_states", "router_weight", "w_gate", "w_up", "w_down", "num_experts", "top_k", "gating")
 GATINGS = {Gating(): "softmax", Gating("sigmoid", renormalize=True): "sigmoid"}

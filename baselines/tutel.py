@@ -31,7 +31,6 @@ from .parts.in_build import run_once
 if TYPE_CHECKING:
     import torch
 
-
 CHECKOUT = checkouts.Checkout(
     "tutel", "tutel", "microsoft/tutel", "tutel", build=" && (cd tutel && python setup.py build_ext --inplace)"
 )

@@ -13,14 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonmoe_bench.experiments.implementation.contract import (
-    OK,
-    Case,
-    Check,
-    Forward,
-    Weights,
-    unsupported,
-)
+from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Weights, unsupported
 
 from .install import trees, vllm_tree
 from .install.installed import first_line, installed_version
@@ -29,7 +22,6 @@ from .parts.serving import Route, ServingSystem, Tile, origin, router_gemm_serve
 
 if TYPE_CHECKING:
     import torch
-
 
 DSV3_ROUTER_SHAPES = ((256, 7168), (384, 7168))
 """(num_experts, hidden_dim) of vLLM's own router GEMM."""
