@@ -67,8 +67,12 @@ def commit_of(folder: Path, part: str) -> str | None:
     return git(folder, "rev-parse", "HEAD") if tracked else None
 
 
-def stop_at_once() -> None:
-    """Until `interruptible`, an interrupt ends this process with one line, whatever it imports or asks of others."""
+def begin() -> None:
+    """Has this process say in one line what ends it; until `interruptible` also an interrupt, at any moment."""
+    sys.excepthook = report
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without µ shows a question mark instead
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop)
 
@@ -115,7 +119,8 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     place = f"{Path(frames[-1].filename).resolve()}:{frames[-1].lineno}"
     return (
         f"{sys.executable} has no package {name}, which {place} imports: "
-        "`make setup` installs what is needed into .venv, whose .venv/bin/python then runs this"
+        "`make setup` installs what is needed into .venv, whose .venv/bin/python then runs this; in an environment of "
+        "your own pip install 'tritonmoe-bench[harness]' does"
     )
 
 
@@ -134,9 +139,5 @@ if not __package__:  # run by path, and not imported for `one_line`
     if sys.version_info < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         sys.exit(f"error: {sys.executable} is Python {sys.version.split()[0]}: allowed are {oldest} and up")
-    stop_at_once()
     bind()
-    sys.excepthook = report
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without µ shows a question mark instead
+    begin()

@@ -1,7 +1,9 @@
 """`kernels` is also somebody else's package: ours and a foreign one import side by side, installed or not."""
 
+import ast
 import errno
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -16,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("kernels", "baselines", "experiments", "plots", "conf")
 """What is installed, but for documents and figures."""
 ENDINGS = (".py", ".json", ".yaml", ".cu", ".patch", ".j2", ".css")
+COMMANDS = ("sweep", "choose", "report", "portability", "tune")
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 BIND = f"import sys; sys.path.insert(0, {str(ROOT / 'experiments')!r}); import checkout\n"
 BOTH = "import kernels, tritonmoe_bench.kernels as ours; print(kernels.WHOSE, ours.__file__)"
 
@@ -28,11 +32,19 @@ def foreign(tmp_path):
     return package.parent
 
 
-def python(*arguments, path, cwd, **environment):
+def python(*arguments, path, cwd, executable=sys.executable, **environment):
     settings = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))} | environment
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, encoding="utf-8", errors="replace", env=settings, cwd=cwd
+        [executable, *arguments], capture_output=True, encoding="utf-8", errors="replace", env=settings, cwd=cwd
     )
+
+
+def copy_checkout(source):
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("figures", "__pycache__", ".*"))
+    shutil.copytree(ROOT / ".src", source / ".src", symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, source)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +52,7 @@ def site(tmp_path_factory):
     """A folder with the package installed from a copy of the checkout, so that what was built there earlier, of files
     that are no more, is not installed with it."""
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("figures", "__pycache__", ".*"))
-    shutil.copytree(ROOT / ".src", source / ".src", symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
-    for file in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / file, source)
+    copy_checkout(source)
     built = python("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--disable-pip-version-check",
                    "--no-compile", "--target", str(site), str(source), path=[], cwd=source)  # fmt: skip
     assert built.returncode == 0, built.stderr
@@ -60,16 +68,109 @@ def test_both_import_from_an_installation(foreign, site, tmp_path):
     assert str(site) in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("script", "package"),
-    [("sweep", "hydra"), ("choose", "pandas"), ("report", "pandas"), ("tune", "hydra")],
-)
-def test_a_missing_package_is_one_line_that_says_how_to_get_it(script, package, tmp_path):
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory):
+    """The Python of an environment into which a copy of the checkout is installed as editable, and the copy."""
+    folder = tmp_path_factory.mktemp("editable")
+    copy_checkout(folder / "checkout")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    own = folder / "venv" / "bin" / "python"
+    # The packages of this environment, behind those of its own.
+    [packages] = (folder / "venv" / "lib").glob("python*/site-packages")
+    (packages / "outer.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n", encoding="utf-8")
+    built = python("-m", "pip", "--python", str(own), "install", "-q", "--no-deps", "--no-build-isolation",
+                   "--disable-pip-version-check", "-e", str(folder / "checkout"), path=[], cwd=folder)  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    return own, folder / "checkout"
+
+
+def test_both_import_beside_an_editable_installation_which_is_a_plain_path(editable, foreign, tmp_path):
+    own, checkout_copy = editable
+    done = python("-c", BOTH, path=[foreign], cwd=tmp_path, executable=own)
+    assert done.stdout.split() == ["foreign", f"{checkout_copy}/.src/tritonmoe_bench/kernels/__init__.py"], done.stderr
+    [link] = own.parents[1].glob("lib/python*/site-packages/__editable__*tritonmoe*")
+    assert link.suffix == ".pth"
+    assert link.read_text(encoding="utf-8").split() == [f"{checkout_copy}/.src"]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "draw"])
+def test_every_command_runs_beside_a_foreign_package(name, foreign, site, editable, tmp_path):
+    folder = "plots" if name == "draw" else "experiments"
+    own, checkout_copy = editable
+    for executable, arguments, paths in (
+        (sys.executable, [str(ROOT / folder / f"{name}.py")], [foreign]),
+        (sys.executable, ["-m", f"tritonmoe_bench.{folder}.{name}"], [foreign, site]),
+        (own, [str(checkout_copy / folder / f"{name}.py")], [foreign]),
+    ):
+        done = python(*arguments, "--help", path=paths, cwd=tmp_path, executable=executable)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Keys, with their defaults" in done.stdout
+
+
+LACKING = "import sys; sys.modules.update(dict.fromkeys({packages!r})); "
+
+
+def test_the_kernels_alone_need_no_package_of_the_harness(site, tmp_path):
+    """As after `pip install tritonmoe-bench`, which brings torch, triton and numpy."""
+    [metadata] = site.glob("tritonmoe_bench-*.dist-info/METADATA")
+    needed = [line for line in metadata.read_text(encoding="utf-8").splitlines() if line.startswith("Requires-Dist: ")]
+    plain = {re.split(r"[^\w.-]", line.split()[1])[0] for line in needed if "extra ==" not in line}
+    harness = {re.split(r"[^\w.-]", line.split()[1])[0] for line in needed if "extra == 'harness'" in line or
+               'extra == "harness"' in line}  # fmt: skip
+    assert plain == {"torch", "triton", "numpy"}
+    assert {"hydra-core", "pandas", "matplotlib", "jinja2", "pyyaml"} <= harness
+    packages = ["hydra", "omegaconf", "pandas", "matplotlib", "jinja2", "yaml", "tqdm", "PIL", "pynvml", "markdown_it"]
+    assert len(packages) == len(harness) + 1  # hydra brings omegaconf
+    modules = [name.removesuffix(".py").replace("/", ".") for name in sorted(files(ROOT)) if name.startswith("kernels/")
+               and name.endswith(".py")]  # fmt: skip
+    code = LACKING.format(packages=packages) + "".join(f"import tritonmoe_bench.{name}\n" for name in modules)
+    done = python("-c", code + "from tritonmoe_bench.kernels import fast_moe", path=[site], cwd=tmp_path,
+                  TRITON_INTERPRET="1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (site / "tritonmoe_bench" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(("name", "package"), [("experiments.sweep", "hydra"), ("plots.draw", "matplotlib")])
+def test_a_command_of_an_installed_copy_says_how_to_get_the_harness(name, package, site, tmp_path):
+    raising = f"raise ModuleNotFoundError('none', name='{package}_')"
+    (tmp_path / f"{package}.py").write_text(raising, encoding="utf-8")
+    done = python("-m", f"tritonmoe_bench.{name}", path=[tmp_path, site], cwd=tmp_path)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: {sys.executable} has no package {package}_, which ")
+    assert line.endswith("in an environment of your own pip install 'tritonmoe-bench[harness]' does")
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_missing_package_is_one_line_that_says_how_to_get_it(script, tmp_path):
     done = python("-S", str(ROOT / "experiments" / f"{script}.py"), path=[], cwd=tmp_path)  # without site-packages
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.startswith(f"error: {sys.executable} has no package {package}, which {ROOT / 'experiments'}")
+    assert re.match(f"error: {sys.executable} has no package (hydra|pandas), which {ROOT / 'experiments'}", line)
     assert "make setup" in line
+
+
+def test_every_import_of_ours_is_a_file_that_a_type_checker_finds():
+    """In the one folder that mypy and pyright are told of."""
+    assert 'extraPaths = [".src", "experiments"]' in PYPROJECT
+    assert 'mypy_path = ".src"' in PYPROJECT
+    wanted = {}
+    for path in [*ROOT.glob("*/**/*.py"), ROOT / ".src" / "tritonmoe_bench" / "__init__.py"]:
+        if any(part.startswith(".") for part in path.relative_to(ROOT).parts[:-1]):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and not node.level
+                and (node.module or "").startswith("tritonmoe_bench")
+            ):
+                wanted[node.module] = path
+            if isinstance(node, ast.Import):
+                wanted.update({each.name: path for each in node.names if each.name.startswith("tritonmoe_bench")})
+    assert len(wanted) > 100
+    for module, path in wanted.items():
+        file = ROOT / ".src" / module.replace(".", "/")
+        assert file.with_suffix(".py").is_file() or (file / "__init__.py").is_file(), f"{module} in {path}"
 
 
 def test_a_python_too_old_is_one_line(monkeypatch):
