@@ -30,6 +30,8 @@ def draw(results: Results) -> Figure:
     studies = [results.study(name) for name in STUDIES]
     rows = pd.concat([study.rows for study in studies], ignore_index=True)
     asked = rows[rows["implementation"] != LIMIT]
+    if asked.empty:
+        raise studies[0].lacks(f"rows of a system other than {LIMIT}")
     known = errors(asked)
     names, dtypes = compare.systems(asked), sorted(asked["dtype"].unique())
     figure, axes = layout.sheet(1, len(dtypes), 0.55 + 0.16 * len(names), TITLE, sharey=True)

@@ -39,11 +39,11 @@ ERRORS = {
 
 def draw(results: Results) -> Figure:
     study = results.study("decode")
+    study.require([OUTPUT], [EXPERT])
     rows = compare.plain(study.rows)
     models = names.models_in_order(rows["model"])
     pairs, found = compare.ratios(rows, OUTPUT, [EXPERT], "best"), errors(rows)
-    compared = rows[rows["implementation"].isin([OUTPUT, EXPERT])]
-    missing = compare.missing(compared)
+    missing = compare.missing(rows[rows["implementation"].isin([OUTPUT, EXPERT])])
     figure, grid = layout.sheet(2, len(models), 1.7, TITLE, sharex=True, sharey="row")
     above, below = grid[: len(models)], grid[len(models) :]
     lowest, highest = min([0.8, *pairs["low"]]), max([1.25, *pairs["high"]])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
 from tritonmoe_bench.experiments.analysis.names import DYNAMIC, FIXED, fixed_heights, model_label
-from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, maps
 
@@ -23,10 +23,7 @@ def draw(results: Results) -> Figure:
     study = results.study("heights")
     rows = compare.plain(study.rows)
     heights = fixed_heights(rows["implementation"])
-    if DYNAMIC not in set(rows["implementation"]) or not heights:
-        raise MissingStudy(
-            f"{study.path} has no rows of {DYNAMIC} and {FIXED}<rows>: python experiments/sweep.py study=heights"
-        )
+    study.require([DYNAMIC], heights or [f"{FIXED}<rows>"])
     tables = [(f"over {name.removeprefix(FIXED)} rows for all", _ratios(rows, [name])) for name in heights]
     if len(heights) > 1:
         tables.append(("over the best\nsingle height", _ratios(rows, heights)))

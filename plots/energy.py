@@ -21,6 +21,8 @@ def draw(results: Results) -> Figure:
     study = results.study("energy")
     rows = compare.plain(study.rows)
     even = rows[rows["skew"] == 0]
+    if even.empty:
+        raise study.lacks("rows with uniform routing")
     models, names = models_in_order(even["model"]), compare.systems(rows)
     best, missing = compare.timed(even, "best"), compare.missing(even)
     best = over_stream(best)
@@ -36,8 +38,11 @@ def draw(results: Results) -> Figure:
             power[index].axhline(limit, color=style.INK, lw=1.1, ls=style.DASH, zorder=1.5)
         layout.power_axis(clock[index].xaxis, even["tokens"])
         clock[index].set_xlabel("tokens")
-    energy[0].set_yscale("log")
-    layout.log_labels(energy[0].yaxis)
+    if best["over_stream"].notna().any():
+        energy[0].set_yscale("log")
+        layout.log_labels(energy[0].yaxis)
+    else:
+        energy[0].text(0.5, 0.5, "no energy of stream", ha="center", transform=energy[0].transAxes)
     power[0].set_ylim(0, 1.1 * max([1.0, *best["power_w"], *best["power_limit_w"]]))
     clock[0].set_ylim(0, 1.1 * max([1.0, *best["settled_clock_mhz"]]))
     energy[0].set_ylabel("energy over\nthat of stream")

@@ -22,6 +22,7 @@ DTYPES: dict[str, tuple[str, str, style.Line]] = {"bf16": ("#8f2d00", "o", "-"),
 
 def draw(results: Results) -> Figure:
     study = results.study("throughput")
+    study.require([PAPER], [UNFUSED])
     rows = study.rows[study.rows["implementation"].isin([PAPER, UNFUSED])]
     models = list(dict.fromkeys((model, gating) for model, _, gating in compare.panels(rows)))
     columns = min(3, len(models))

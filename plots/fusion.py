@@ -22,6 +22,7 @@ COLOR = style.look("fast").color
 
 def draw(results: Results) -> Figure:
     study = results.study("fusion")
+    study.require([FUSED], [PERMUTED])
     rows = compare.plain(study.rows)
     models = names.models_in_order(rows["model"])
     pairs = compare.ratios(rows, FUSED, [PERMUTED], "best")

@@ -33,6 +33,7 @@ def draw(results: Results) -> Figure:
     rows = compare.plain(study.rows)
     models, skews = names.models_in_order(rows["model"]), sorted(rows["skew"].unique())
     others = [name for name in compare.systems(rows) if name not in (FAST, LIMIT)]
+    study.require([FAST], others)
     field = peers(rows)
     pairs, best = compare.ratios(rows, FAST, others, "best"), against_best(rows, field)
     missing = compare.missing(rows)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis.limit import BELOW_MARK, below_limit
 from tritonmoe_bench.experiments.analysis.names import LIMIT
 from tritonmoe_bench.experiments.analysis.results import Results
 
@@ -23,16 +24,19 @@ def draw(results: Results) -> Figure:
     figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
     best = compare.timed(study.rows, "best")
     best = best[best["limit_us"].notna()]
+    best = best.assign(share=best["limit_us"] / best["p50_us"], below=below_limit(best))
+    highest = max([1.0, *best.loc[best["below"], "share"]])
     missing = compare.missing(study.rows)
     for panel, key in zip(axes, keys):
         for name in compare.systems(best):
             rows = compare.panel_rows(best, key, name).sort_values("tokens")
             if name != LIMIT:
-                share = rows["limit_us"] / rows["p50_us"]
-                layout.plot_system(panel, name, rows["tokens"], share, rows["launch"] == "eager")
+                layout.plot_system(panel, name, rows["tokens"], rows["share"], rows["launch"] == "eager")
+        for row in compare.panel_rows(best[best["below"]], key).itertuples():
+            panel.annotate(BELOW_MARK, (row.tokens, row.share), (0, 3), textcoords="offset points", ha="center")
         limit = style.look(LIMIT)
         panel.axhline(1, color=limit.color, linestyle=limit.linestyle)
-        panel.set_ylim(0, 1.05)
+        panel.set_ylim(0, 1.05 * highest)
         layout.power_axis(panel.xaxis, study.rows["tokens"])
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
         panel.yaxis.set_major_formatter(PercentFormatter(1))

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
+from tritonmoe_bench.experiments.targets.gpus import TARGETS
 
 from .parts import layout, style
 
@@ -37,7 +38,7 @@ def draw(results: Results) -> Figure:
     rows = pd.read_csv(path, keep_default_na=False)
     notes = path.with_suffix(".json")
     record = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
-    targets = list(dict.fromkeys(rows["target"]))
+    targets = [target for target in TARGETS if target in set(rows["target"])]
     kernels = _in_order(rows)
     figure, (panel,) = layout.sheet(1, 1, ROW_IN * (len(kernels) + 1), TITLE)
     for y, kernel in enumerate(kernels):

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis.limit import BELOW_MARK, below_limit
 from tritonmoe_bench.experiments.analysis.names import LIMIT, model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Results
 
@@ -54,10 +55,11 @@ def draw(results: Results) -> Figure:
 
 
 def relative(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, and `same`: no slower
-    than it beyond the noise. The limit has a ratio too, below 1, and is not ranked."""
+    """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, `same`: no slower than it
+    beyond the noise, and `below`: below the measured limit. The limit has a ratio too, below 1, and is not ranked."""
     best = compare.timed(rows, "best")
-    fastest = best[best["implementation"] != LIMIT].sort_values("p50_us").drop_duplicates("case_hash")
+    best = best.assign(below=below_limit(best))
+    fastest = best[best["implementation"] != LIMIT].drop_duplicates("case_hash")
     fastest = fastest[["case_hash", "p50_us", "p80_us"]]
     best = best.merge(fastest, on="case_hash", suffixes=("", "_fastest"))
     return best.assign(
@@ -123,6 +125,7 @@ def _number(panel: Axes, x: int, y: int, cell: Any, name: str) -> None:
     red, green, blue, _ = COLORS(NORM(np.log2(max(cell.ratio, 1))))
     dark = name != LIMIT and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
     text = f"{cell.ratio:.2f}" if cell.ratio < 9.995 else f"{cell.ratio:.0f}"
+    text = f"{BELOW_MARK}{text}" if cell.below else text
     panel.text(
         x, y, text, ha="center", va="center_baseline", color="white" if dark else style.INK,
         fontweight="bold" if cell.same and name != LIMIT else "normal",

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis.names import MEGABLOCKS
 from tritonmoe_bench.experiments.analysis.published import ratios
 from tritonmoe_bench.experiments.analysis.results import Results
 
@@ -39,6 +40,7 @@ def draw(results: Results) -> Figure:
     kinds = [(dtype, launch) for dtype in dict.fromkeys(key[1] for key in keys) for launch in LAUNCHES]
     figure, grid = layout.sheet(len(kinds), len(models), 1.35, TITLE, sharex=True, sharey="row")
     paths = compare.family(study.rows, "megablocks")
+    study.require(LINES, paths or MEGABLOCKS)
     ours = [name for name in LINES if name in set(study.rows["implementation"])]
     lacking = compare.missing(study.rows)
     lacking = lacking[lacking["implementation"].isin([*paths, *ours])]

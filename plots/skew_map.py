@@ -10,7 +10,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
+from tritonmoe_bench.experiments.analysis.names import MEGABLOCKS
+from tritonmoe_bench.experiments.analysis.results import Results
 
 from .parts import caption, layout, maps, style
 
@@ -38,12 +39,11 @@ def draw(results: Results) -> Figure:
     study = results.study("skew")
     every = compare.plain(study.rows)
     names = set(every["implementation"])
+    paths = compare.family(every, "megablocks")
+    study.require(dict.fromkeys(c.system for c in COMPARISONS), paths or MEGABLOCKS)
     comparisons = [c for c in COMPARISONS if c.system in names and (not c.path or c.path in names)]
-    if not comparisons:
-        raise MissingStudy(f"{study.path} has no rows of the paper's pipelines: python experiments/sweep.py study=skew")
     tokens = sorted(every["tokens"].unique())
     figure, axes = layout.sheet(len(comparisons), len(tokens), 1.95, TITLE)
-    paths = compare.family(every, "megablocks")
     tables = [
         compare.to_best(compare.ratios(every, c.system, [c.path] if c.path else paths, c.launch)) for c in comparisons
     ]

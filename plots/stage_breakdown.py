@@ -86,18 +86,23 @@ BOX = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none",
 
 
 def _measured(rows: pd.DataFrame) -> Bars:
-    """One bar a pipeline and dtype, in the launch mode with the smaller sum of those that have all stages."""
+    """One bar for each pipeline and case, in the launch mode with the smaller sum of those that have all stages."""
     bars: Bars = []
+    several = rows["tokens"].nunique() > 1
     names = [*PIPELINES, *(name for name in compare.systems(rows) if name not in PIPELINES)]
     for name in names:
-        for dtype, group in sorted(rows[rows["implementation"] == name].groupby("dtype"), reverse=True):
+        mine = rows[rows["implementation"] == name]
+        cases = [group for _, group in mine.groupby(["tokens", "case_hash"])]
+        for group in sorted(cases, key=lambda case: case["dtype"].iloc[0], reverse=True):
+            first = group.iloc[0]
+            case = f"{first['dtype']}, {first['tokens']} tokens" if several else first["dtype"]
             timed = group[(group["status"] == "ok") & group["p50_us"].notna()]
             modes = {str(launch): dict(zip(mode["stage"], mode["p50_us"])) for launch, mode in timed.groupby("launch")}
             whole = [launch for launch in modes if len(modes[launch]) == timed["stage"].nunique()]
             if whole:
-                launch = min(whole, key=lambda mode: sum(modes[mode].values()))
+                launch = min(whole, key=lambda mode: (sum(modes[mode].values()), compare.LAUNCH_ORDER[mode]))
                 label = PIPELINES.get(name, style.look(name).label)
-                bars.append((f"{label}, {dtype} ({launch})", modes[launch]))
+                bars.append((f"{label}, {case} ({launch})", modes[launch]))
     return bars
 
 

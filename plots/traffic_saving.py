@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 
 from matplotlib.figure import Figure
@@ -42,8 +43,9 @@ def draw(results: Results) -> Figure:
         -(-len(accountings) // columns), columns, 1.9, TITLE, used=len(accountings), sharey=True
     )
     claimed = claim("memory-traffic")["saving"]
+    looks = dict(zip(models, itertools.cycle(MODEL_LOOKS)))
     for index, (panel, accounting) in enumerate(zip(axes, accountings)):
-        for model, (color, marker, line) in zip(models, MODEL_LOOKS):
+        for model, (color, marker, line) in looks.items():
             here = saved[(saved["model"] == model) & (saved["accounting"] == accounting)].sort_values("tokens")
             panel.plot(here["tokens"], here["saving"], color=color, marker=marker, ls=line)
         panel.axhline(claimed, color=CLAIM, lw=1.2, ls=style.DASH, zorder=1)
@@ -61,7 +63,7 @@ def draw(results: Results) -> Figure:
     )
     handles = [
         Line2D([], [], color=color, marker=marker, ls=line, label=names.model_label(model))
-        for model, (color, marker, line) in zip(models, MODEL_LOOKS)
+        for model, (color, marker, line) in looks.items()
     ]
     handles.append(Line2D([], [], color=CLAIM, lw=1.2, ls=style.DASH, label="the paper's claim"))
     return layout.finish(figure, handles, caption.of_traffic(traffic, notes, uncounted(rows)))

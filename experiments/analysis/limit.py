@@ -6,6 +6,9 @@ import pandas as pd
 
 from .names import LIMIT
 
+BELOW_MARK = "‼"
+"""Marks a latency below the measured limit, in tables and figures."""
+
 
 def below_limit(rows: pd.DataFrame) -> pd.Series:
     """Whether a latency is below the measured limit of its case, beyond the noise: even its p80 is.

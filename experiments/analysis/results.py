@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ class Study:
     path: Path
     rows: pd.DataFrame
     record: dict[str, Any]
+
+    def lacks(self, what: str) -> MissingStudy:
+        """The error of a figure that these rows are not enough for; what: as in "rows of fast"."""
+        return MissingStudy(f"{self.path} has no {what}: python experiments/sweep.py study={self.name} makes them")
+
+    def require(self, *sides: Collection[str]) -> None:
+        """Raises MissingStudy unless each side of a comparison has a row of one of its systems."""
+        for side in sides:
+            if not self.rows["implementation"].isin(list(side)).any():
+                raise self.lacks(f"rows of {' or '.join(side) or 'another system'}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import jinja2
 import pandas as pd
 
 from ..analysis.compare import span
+from ..analysis.limit import BELOW_MARK
 from ..analysis.names import model_label
 from ..analysis.traffic import ACCOUNTINGS
 from ..claims import Finding, Verdict
@@ -23,8 +24,6 @@ from ..claims import Finding, Verdict
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 NOISE_MARK = "≈"
 """Before a number that is the same as its neighbour within the noise."""
-BELOW_MARK = "‼"
-"""Before a share of the limit above 100 %: the latency is below what was measured as the limit."""
 OLDER_MARK = "†"
 """Behind the number of rows of a run some of which were measured by an older method or revision."""
 
@@ -90,7 +89,7 @@ def cell(text: object) -> str:
     """A text as the cell of a Markdown table: in one line, and nothing in it is markup or HTML."""
     line = " ".join(str(text).split())
     line = re.sub(r"([\\`*|\[\]~])", r"\\\1", line).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", line)
+    return re.sub(r"(?<![^\W_])_+|_+(?![^\W_])", lambda run: r"\_" * len(run[0]), line)  # not those inside of a name
 
 
 def _band(figures: Any) -> str:

@@ -6,7 +6,9 @@ import re
 
 import pandas as pd
 
-from tritonmoe_bench.experiments.analysis.names import in_order
+from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis.limit import BELOW_MARK, below_limit
+from tritonmoe_bench.experiments.analysis.names import in_order, model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Study
 from tritonmoe_bench.experiments.analysis.traffic_load import Traffic
 
@@ -19,9 +21,27 @@ MAX_GROUPS = 7
 def text(study: Study, notes: str = "", missing: pd.DataFrame | None = None) -> str:
     """`notes` on how to read the figure, what is missing of it, and the provenance of the study it was drawn from."""
     parts = [notes] if notes else []
+    below = below_text(study.rows)
+    if below:
+        parts.append(below)
     if missing is not None and len(missing):
         parts.append(missing_text(missing))
     return "\n".join([*parts, provenance(study)])
+
+
+def below_text(rows: pd.DataFrame) -> str:
+    """Which systems have latencies below the measured limit, and of which models; empty without any."""
+    if not {"p50_us", "limit_us"} <= set(rows):
+        return ""
+    best = compare.timed(rows, "best")
+    below = best[below_limit(best)]
+    if below.empty:
+        return ""
+    where = []
+    for name in in_order(below["implementation"]):
+        models = models_in_order(below.loc[below["implementation"] == name, "model"])
+        where.append(f"{style.look(name).label} ({', '.join(map(model_label, models))})")
+    return f"{BELOW_MARK} Below the measured limit at some points, so to be looked into: {', '.join(where)}."
 
 
 def of_traffic(traffic: Traffic, notes: str, missing: pd.DataFrame | None = None, before: Study | None = None) -> str:

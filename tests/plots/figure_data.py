@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from matplotlib.ticker import FixedFormatter
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "committed" / "figures.json"
 NUMBER = r"(?<![\w.\-])\d+(?:[.,]\d+)*(?=x?\b)"
@@ -26,7 +28,7 @@ def digest(figure: Figure) -> dict[str, str]:
     place along the x axis alone.
     """
     panels = [_panel(axes) for axes in figure.axes if axes.get_visible()]
-    texts = [sorted(_text(text.get_text()) for text in axes.texts) for axes in figure.axes if axes.get_visible()]
+    texts = [[*_fixed(axes), *sorted(map(_text, axes.texts))] for axes in figure.axes if axes.get_visible()]
     printed = sorted(re.findall(NUMBER, " ".join(text.get_text() for text in figure.texts)))
     return {"artists": _hash(panels), "texts": _hash(texts), "caption": _hash(printed)}
 
@@ -49,9 +51,18 @@ def _numbers(values: Any) -> list[str]:
     return [f"{value:.8g}" for value in np.asarray(values, float).ravel()]
 
 
-def _text(text: str) -> str:
-    """A text of a panel: its numbers, or all of it where it has none."""
-    return " ".join(re.findall(NUMBER, text)) or text
+def _text(text: Text) -> str:
+    """A text of a panel and the place of the data at which it stands: its numbers, or all of it where it has none."""
+    words = text.get_text()
+    at = text.xy if isinstance(text, Annotation) else text.get_position()
+    of_data = text.xycoords == "data" if isinstance(text, Annotation) else text.get_transform() == text.axes.transData
+    return json.dumps([" ".join(re.findall(NUMBER, words)) or words, _numbers(at) if of_data else []])
+
+
+def _fixed(axes: Axes) -> list[list[str]]:
+    """The names along an axis of cells or bars."""
+    formatters = [axis.get_major_formatter() for axis in (axes.xaxis, axes.yaxis)]
+    return [list(formatter.seq) for formatter in formatters if isinstance(formatter, FixedFormatter)]
 
 
 def _hash(value: Any) -> str:

@@ -1,0 +1,86 @@
+"""What a figure may not leave out: latencies below the limit, further models, further batch sizes."""
+
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+
+from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.plots.parts import caption, registry
+
+
+@pytest.fixture
+def changed(fixture_results, tmp_path):
+    """A results folder with one study, as `edit` makes it of the synthetic rows."""
+
+    def change(study, edit):
+        folder = tmp_path / "fixture-gpu"
+        folder.mkdir()
+        rows = pd.read_csv(fixture_results / "fixture-gpu" / f"{study}.csv", dtype="string")
+        edit(rows).to_csv(folder / f"{study}.csv", index=False)
+        return Results(tmp_path, "fixture-gpu")
+
+    return change
+
+
+def drawn(name, results):
+    figure = registry.figures()[name].draw(results)
+    pyplot.close(figure)
+    return figure, " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
+def too_fast(rows):
+    """`fast` at 60 % of the limit on Mixtral at 32 tokens in bf16."""
+    here = (rows["implementation"] == "fast") & (rows["model"] == "mixtral") & (rows["tokens"] == "32")
+    here &= (rows["dtype"] == "bf16") & (rows["launch"] == "graph")
+    for name in ("p50_us", "p20_us", "p80_us"):
+        rows.loc[here, name] = (0.6 * rows.loc[here, "limit_us"].astype(float)).astype(str)
+    return rows
+
+
+def test_a_share_above_the_limit_is_inside_of_its_panel_and_marked(changed):
+    figure, printed = drawn("limit_share", changed("throughput", too_fast))
+    panel = figure.axes[0]
+    marks = [text for text in panel.texts if text.get_text() == "‼"]
+    assert [(mark.xy[0], round(mark.xy[1], 3)) for mark in marks] == [(32, 1.667)]
+    assert panel.get_ylim()[1] > 1.667
+    assert "‼ Below the measured limit at some points, so to be looked into: fast (Mixtral-8x7B)." in printed
+
+
+def test_the_ranking_marks_what_lies_below_the_limit(changed):
+    figure, printed = drawn("ranking", changed("headline", too_fast))
+    marked = [text.get_text() for axes in figure.axes for text in axes.texts if "‼" in text.get_text()]
+    assert marked == ["‼1.00", "‼1.00"]  # at both skews
+    assert "‼ Below the measured limit" in printed
+
+
+def test_without_such_a_latency_nothing_is_marked(fixture_results):
+    for study in ("throughput", "headline", "stages", "traffic"):
+        assert caption.below_text(Results(fixture_results, "fixture-gpu").study(study).rows) == ""
+
+
+def test_more_models_than_looks_are_all_drawn(changed):
+    def more(rows):
+        first = rows[rows["model"] == "mixtral"]
+        others = [first.assign(model=f"other_{index}", case_hash=first["case_hash"] + str(index)) for index in range(4)]
+        return pd.concat([rows, *others])
+
+    figure, _ = drawn("traffic_saving", changed("traffic", more))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {f"other_{index}" for index in range(4)} <= set(labels)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+    assert len(lines) == len(labels) - 1  # the other entry is the paper's claim
+
+
+def test_stages_of_two_batch_sizes_are_two_bars(changed):
+    def twice(rows):
+        small = rows.assign(tokens="32", case_hash=rows["case_hash"] + "s", p50_us=rows["p50_us"].astype(float) / 2)
+        return pd.concat([rows, small.astype("string")])
+
+    figure, _ = drawn("stage_breakdown", changed("stages", twice))
+    panel, latencies = figure.axes[0], figure.axes[1]
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels[2:6] == [
+        f"unfused, {dtype}, {tokens} tokens (eager)" for dtype in ("fp16", "bf16") for tokens in (32, 512)
+    ]
+    router = {line.get_ydata()[0]: line.get_xdata()[0] for line in latencies.lines if line.get_marker() == "o"}
+    assert router[2] == pytest.approx(router[3] / 2)

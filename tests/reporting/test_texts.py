@@ -1,0 +1,70 @@
+"""Templates: each claim has its texts, each mark its meaning, and no cell of a table is markup."""
+
+import pytest
+from claim_rows import frame, row
+from markdown_it import MarkdownIt
+
+from tritonmoe_bench.experiments.analysis import age
+from tritonmoe_bench.experiments.claims import load_claims
+from tritonmoe_bench.experiments.reporting import context, headline, ranking, texts
+
+
+def test_every_claim_has_a_template_and_every_template_a_claim():
+    folder = texts.TEMPLATES / "claims"
+    assert {path.stem for path in folder.glob("*.j2")} - {"parts"} == {claim.id for claim in load_claims()}
+    for claim in load_claims():
+        rule = texts.say(f"claims/{claim.id}.j2", "rule", figures=claim.figures, **claim.constants)
+        assert rule.endswith(".")
+        assert "does not hold if" in rule
+
+
+MARKUP = [
+    "a|b",
+    "<b>bold</b> & more",
+    "__init__ of *args",
+    "a_b_",
+    "[link](there)",
+    "`code`",
+    "two\nlines",
+    r"b\s",
+    "~~x~~",
+]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_a_cell_shows_its_text_as_it_is(text):
+    line = f"| head |\n| --- |\n| {texts.cell(text)} |"
+    html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(line)
+    shown = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert f"<td>{shown}</td>" in html
+
+
+def fast_and(other, limit):
+    point = {"study": "headline", "dtype": "bf16", "limit_us": limit}
+    rows = frame([row("fast", 100.0, **point), row(other, 150.0, **point), row("stream", limit, **point)])
+    return rows.assign(stream_us=limit)
+
+
+@pytest.mark.parametrize(("limit", "share"), [(90.0, "90 %"), (172.0, "‼172 %")])
+def test_a_latency_below_the_measured_limit_is_marked_in_every_table(limit, share):
+    rows = fast_and("vllm", limit)
+    [table] = headline.field_tables(rows)
+    assert table.rows[0][3] == share
+    [table] = ranking.ranking_tables({"headline": rows})
+    assert table.rows[0][1] == f"fast 100 µs (eager, {share})"
+
+
+def test_the_report_says_which_rows_are_older_and_by_which_lock(monkeypatch):
+    lock = {"method": {"latency": 2}, "revisions": {"fast": 4}}
+    monkeypatch.setattr(age, "locked", lambda: lock)
+    monkeypatch.setattr(context, "lock_hash", lambda: "abc123")
+
+    def told(revision, version):
+        rows = frame([row("fast", 1.0, revision=revision, method_revision=f"workload1+latency{version}+default")])
+        return context.older_rows({"throughput": rows})
+
+    assert "latency, version 1 (now 2), in throughput." in told(3, 1)
+    assert "fast, revision 3 (now 4), in throughput." in told(3, 1)
+    assert "lock `abc123`" in told(3, 1)
+    assert told(4, 2).startswith("**Older rows.** None: ")
+    assert "lock `abc123`" in told(4, 2)
