@@ -4,6 +4,9 @@
 size, else from its default heuristic. `vllm_tuned` serves shapes without a table: it tunes over vLLM's own search space
 (baselines/parts/vllm_tuning.py). A pruned tree in .peers/vllm is used if there is one (baselines/builds/offline), else
 an installed vllm. x is never written in place, and the down GEMM applies the routing weights.
+
+fp8_block weights run in vLLM's block-wise W8A8 path: the same kernel, after one that quantises x, or the intermediate,
+by token and 128 columns.
 """
 
 from __future__ import annotations
@@ -22,9 +25,15 @@ from .parts.serving import Route, ServingSystem, Tile, origin, router_gemm_serve
 
 if TYPE_CHECKING:
     import torch
+    from vllm.model_executor.layers.fused_moe.config import FusedMoEQuantConfig
 
 DSV3_ROUTER_SHAPES = ((256, 7168), (384, 7168))
 """(num_experts, hidden_dim) of vLLM's own router GEMM."""
+TABLE_KINDS: dict[str, tuple[str | None, list[int] | None]] = {
+    "none": (None, None),
+    "fp8_block": ("fp8_w8a8", [128, 128]),
+}
+"""What vLLM's tile tables call a weight format: (dtype, block shape)."""
 
 
 class Vllm(ServingSystem):
@@ -32,6 +41,7 @@ class Vllm(ServingSystem):
     label = "vLLM"
     family = "vllm"
     source = f"PyPI vllm {vllm_tree.VERSION}: fused_experts, fused_topk and its shipped tile tables"
+    quants = tuple(TABLE_KINDS)
 
     def version(self) -> str:
         return trees.record(trees.folder("vllm"))["vllm"] if self.search_path() else installed_version("vllm")
@@ -43,17 +53,17 @@ class Vllm(ServingSystem):
         return _problem()
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        from vllm.model_executor.layers.fused_moe import fused_moe
-
         forward = run_once(_forward(case, weights, None), case, weights)
-        w13, w2 = weights.gate_up("nk"), weights.down("nk")
-        tile = fused_moe.try_get_optimal_moe_config(w13.shape, w2.shape, case.top_k, None, case.tokens)
-        self.configured(case, f"{words(tile)} ({_origin(case)})")
+        self.configured(case, f"{words(_own_tile(case))} ({_origin(case)})")
         return forward
+
+    def activations(self, case: Case) -> str:
+        return "a8" if case.quant == "fp8_block" else "a16"
 
 
 class VllmTuned(Vllm):
-    """The same code with a tile tuned here, for shapes that vLLM ships no table for on this GPU."""
+    """The same code with a tile tuned here: in 16 bits for shapes that vLLM ships no table for on this GPU, with packed
+    weights for all, because some of those tables are older than the Triton that compiles the kernel."""
 
     name = "vllm_tuned"
     source = f"PyPI vllm {vllm_tree.VERSION}: fused_experts, fused_topk, tile tuned over its own search space"
@@ -61,7 +71,7 @@ class VllmTuned(Vllm):
     def check_shape(self, case: Case) -> Check:
         from .parts import vllm_tuning
 
-        table = _table(case)
+        table = _table(case) if case.quant == "none" else ""
         if table and vllm_tuning.known(case) is None:
             return unsupported(f"vLLM ships {table}, tuned for this shape and GPU: the row of vllm is its best")
         return OK
@@ -71,7 +81,8 @@ class VllmTuned(Vllm):
 
         tile, when = vllm_tuning.known(case), "tuned before"
         if tile is None:
-            tile = vllm_tuning.tune(case, weights, lambda candidate: _forward(case, weights, candidate))
+            own = [] if case.quant == "none" else [_own_tile(case)]
+            tile = vllm_tuning.tune(case, weights, lambda candidate: _forward(case, weights, candidate), own)
             vllm_tuning.remember(case, tile)
             when = "tuned now"
         forward = run_once(_forward(case, weights, tile), case, weights)
@@ -84,12 +95,13 @@ def _forward(case: Case, weights: Weights, tile: Tile | None) -> Forward:
     from vllm.model_executor.layers.fused_moe import override_config
     from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
 
-    w13, w2 = weights.gate_up("nk"), weights.down("nk")  # [E, 2 * ffn, hidden], gate first; [E, hidden, ffn]
+    w13, w2, quant_config = _operands(case, weights)
     route = _router(case, weights)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         topk_weights, topk_ids = route(x)
-        return fused_experts(x, w13, w2, topk_weights, topk_ids, inplace=False, apply_router_weight_on_input=False)
+        return fused_experts(x, w13, w2, topk_weights, topk_ids, inplace=False, apply_router_weight_on_input=False,
+                             quant_config=quant_config)  # fmt: skip
 
     if tile is None:
         return forward
@@ -99,6 +111,20 @@ def _forward(case: Case, weights: Weights, tile: Tile | None) -> Forward:
             return forward(x)
 
     return with_tile
+
+
+def _operands(case: Case, weights: Weights) -> tuple[torch.Tensor, torch.Tensor, FusedMoEQuantConfig | None]:
+    """([E, 2 * ffn, hidden], gate rows first; [E, hidden, ffn]; what vLLM wants to know of packed weights)."""
+    if case.quant == "none":
+        return weights.gate_up("nk"), weights.down("nk"), None
+    from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
+
+    # Where vLLM sees a deep_gemm, it rounds the scales of activations up to powers of two, for this kernel too.
+    os.environ["VLLM_USE_DEEP_GEMM"] = "0"
+    gate_up, down = weights.packed_gate_up(), weights.packed_down()
+    _, block = TABLE_KINDS[case.quant]
+    config = fp8_w8a8_moe_quant_config(w1_scale=gate_up.scales, w2_scale=down.scales, block_shape=block)
+    return gate_up.values, down.values, config
 
 
 def _router(case: Case, weights: Weights) -> Route:
@@ -130,19 +156,35 @@ def _has_router_gemm(case: Case, capability: tuple[int, int]) -> bool:
     return (case.num_experts, case.hidden_dim) in DSV3_ROUTER_SHAPES and router_gemm_serves(case, capability)
 
 
-def _table(case: Case) -> str:
-    """Name of the tile table that vLLM ships for the shape on this GPU, empty if there is none."""
+def _tables(case: Case) -> dict[int, Tile] | None:
+    """Tiles by batch size that vLLM ships for the shape and weight format on this GPU, None if there are none."""
     from vllm.model_executor.layers.fused_moe import fused_moe
 
-    if not fused_moe.get_moe_configs(case.num_experts, case.ffn_dim, None):
+    dtype, block = TABLE_KINDS[case.quant]
+    return fused_moe.get_moe_configs(case.num_experts, case.ffn_dim, dtype, *(block or ()))
+
+
+def _table(case: Case) -> str:
+    """Name of the file of `_tables`, empty if there is none."""
+    from vllm.model_executor.layers.fused_moe import fused_moe
+
+    if not _tables(case):
         return ""
-    return fused_moe.get_config_file_name(case.num_experts, case.ffn_dim, None)
+    return fused_moe.get_config_file_name(case.num_experts, case.ffn_dim, *TABLE_KINDS[case.quant])
+
+
+def _own_tile(case: Case) -> Tile:
+    """The tile that vLLM itself takes: of its table, else of its heuristic."""
+    from vllm.model_executor.layers.fused_moe import fused_moe
+
+    dtype, block = TABLE_KINDS[case.quant]
+    w13 = (case.num_experts, 2 * case.ffn_dim, case.hidden_dim)
+    w2 = (case.num_experts, case.hidden_dim, case.ffn_dim)
+    return fused_moe.try_get_optimal_moe_config(w13, w2, case.top_k, dtype, case.tokens, block)
 
 
 def _origin(case: Case) -> str:
-    from vllm.model_executor.layers.fused_moe import fused_moe
-
-    return origin(fused_moe.get_moe_configs(case.num_experts, case.ffn_dim, None), _table(case), case)
+    return origin(_tables(case), _table(case), case)
 
 
 @functools.cache

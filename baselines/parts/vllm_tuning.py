@@ -4,6 +4,9 @@ The space is that of vLLM's own tuner, benchmarks/kernels/benchmark_moe.py: BLOC
 GROUP_SIZE_M 1-64, 4 or 8 warps, 2-5 stages: 1920 tiles. Timing all of them takes hours, so the search has two rounds:
 first the block, with as many stages as fit up to 4; then, for the best blocks, the rest. As in vLLM's tuner, one tile
 serves both GEMMs, routing is uniform, and forwards are timed in a CUDA graph. Threads compile the kernels of a round.
+
+With fp8_block weights the kernel cuts BLOCK_SIZE_K down to the 128 columns of a scale. What the search saves there it
+spends on both counts of warps in the first round.
 """
 
 from __future__ import annotations
@@ -28,10 +31,11 @@ if TYPE_CHECKING:
 
 BLOCK_M = (16, 32, 64, 128, 256)
 BLOCK_N = (32, 64, 128, 256)
-BLOCK_K = (64, 128, 256)
+BLOCK_K = {"none": (64, 128, 256), "fp8_block": (128,)}
 GROUP_M = (1, 16, 32, 64)
 WARPS = (4, 8)
 STAGES = (2, 3, 4, 5)
+OPERAND_BYTES = {"none": 2, "fp8_block": 1}
 SHARED_BYTES = 227 * 1024
 """Shared memory of one program on Hopper, in bytes. A tile that another GPU cannot hold drops out when it runs."""
 KEPT = 2
@@ -41,7 +45,7 @@ VARIABLE = "TRITONMOE_VLLM_TUNED"
 _memory: dict[Path, dict[str, dict[str, Tile]]] = {}
 
 
-def first_round(tokens: int, num_experts: int, top_k: int) -> list[Tile]:
+def first_round(tokens: int, num_experts: int, top_k: int, quant: str = "none") -> list[Tile]:
     """Blocks worth a try: a height that holds an active expert's mean rows, or twice that; every width and depth."""
     slots = tokens * top_k
     rows = -(-slots // min(slots, num_experts))
@@ -49,29 +53,31 @@ def first_round(tokens: int, num_experts: int, top_k: int) -> list[Tile]:
     tiles = []
     for m in heights:
         for n in BLOCK_N:
-            for k in BLOCK_K:
-                stages = max((s for s in STAGES[:3] if shared_bytes(m, n, k, s) <= SHARED_BYTES), default=0)
+            for k in BLOCK_K[quant]:
+                stages = max((s for s in STAGES[:3] if shared_bytes(m, n, k, s, quant) <= SHARED_BYTES), default=0)
+                usual = 8 if m * n >= 128 * 128 else 4
                 if stages:
-                    tiles.append(_tile(m, n, k, 1, 8 if m * n >= 128 * 128 else 4, stages))
+                    tiles += [_tile(m, n, k, 1, w, stages) for w in ((usual,) if quant == "none" else WARPS)]
     return tiles
 
 
-def second_round(tile: Tile) -> list[Tile]:
+def second_round(tile: Tile, quant: str = "none") -> list[Tile]:
     """`tile` with other stages, other warps, or other groups: one thing changed at a time."""
     m, n, k = (tile[f"BLOCK_SIZE_{axis}"] for axis in "MNK")
-    others = [{**tile, "num_stages": s} for s in STAGES if shared_bytes(m, n, k, s) <= SHARED_BYTES]
+    others = [{**tile, "num_stages": s} for s in STAGES if shared_bytes(m, n, k, s, quant) <= SHARED_BYTES]
     others += [{**tile, "num_warps": warps} for warps in WARPS]
     others += [{**tile, "GROUP_SIZE_M": group} for group in GROUP_M]
     return [other for other in others if other != tile]
 
 
-def shared_bytes(m: int, n: int, k: int, stages: int) -> int:
-    """Shared memory of a tile of 16-bit operands. Triton keeps one buffer per stage from 64 rows on, below one less."""
-    return 2 * k * (m + n) * (stages if m >= 64 else stages - 1)
+def shared_bytes(m: int, n: int, k: int, stages: int, quant: str = "none") -> int:
+    """Bytes of shared memory for a tile. Triton keeps one buffer per stage from 64 rows on, below one less."""
+    return OPERAND_BYTES[quant] * k * (m + n) * (stages if m >= 64 else stages - 1)
 
 
-def tune(case: Case, weights: Weights, make: Callable[[Tile], Forward]) -> Tile:
-    """The fastest tile for the case's shape and tokens. `make` gives the forward with a tile."""
+def tune(case: Case, weights: Weights, make: Callable[[Tile], Forward], others: list[Tile]) -> Tile:
+    """The fastest tile for the case's shape and tokens. `make` gives the forward with a tile; `others` are tiles to try
+    in the first round besides those of the space."""
     import torch
 
     from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
@@ -89,8 +95,8 @@ def tune(case: Case, weights: Weights, make: Callable[[Tile], Forward]) -> Tile:
         times.sort(key=lambda timed: timed[0])
 
     with torch.inference_mode():
-        time(first_round(case.tokens, case.num_experts, case.top_k))
-        time([other for _, tile in times[:KEPT] for other in second_round(tile)])
+        time([*first_round(case.tokens, case.num_experts, case.top_k, case.quant), *others])
+        time([other for _, tile in times[:KEPT] for other in second_round(tile, case.quant)])
     best_us, best = times[0]
     if best_us == float("inf"):
         raise RuntimeError(f"none of {len(times)} tiles of vLLM's kernel runs on this GPU")
@@ -172,7 +178,8 @@ def _tiles(file: Path) -> dict[str, dict[str, Tile]]:
 
 
 def _shape(case: Case) -> str:
-    return f"E={case.num_experts},N={case.ffn_dim},K={case.hidden_dim},top_k={case.top_k}"
+    quant = "" if case.quant == "none" else f",quant={case.quant}"
+    return f"E={case.num_experts},N={case.ffn_dim},K={case.hidden_dim},top_k={case.top_k}{quant}"
 
 
 def _tile(m: int, n: int, k: int, group: int, warps: int, stages: int) -> Tile:

@@ -29,7 +29,12 @@ OPS = {
                                 "Tensor! padded, Tensor? expert_map) -> ()",
         "moe_sum": "(Tensor input, Tensor! output) -> ()",
     },
-    "_C": {"silu_and_mul": "(Tensor! result, Tensor input) -> ()"},
+    "_C": {
+        "silu_and_mul": "(Tensor! result, Tensor input) -> ()",
+        "per_token_group_fp8_quant": "(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, float eps, "
+                                     "float fp8_min, float fp8_max, bool scale_ue8m0, bool scale_is_transposed, "
+                                     "bool scale_is_tma_aligned) -> ()",
+    },
 }  # fmt: skip
 
 
@@ -87,6 +92,23 @@ def silu_and_mul(result, input) -> None:
     result.copy_(torch.nn.functional.silu(gate) * up)
 
 
+def per_token_group_fp8_quant(
+    input, output_q, output_s, group_size, eps, low, high, ue8m0, scale_is_transposed, scale_is_tma_aligned
+) -> None:
+    assert (group_size, low, high) == (128, -448.0, 448.0)
+    assert not ue8m0
+    assert not scale_is_transposed
+    groups = input.float().unflatten(-1, (-1, group_size))
+    output_s.copy_(groups.abs().amax(-1).clamp(min=eps) / high)
+    output_q.copy_((groups / output_s[..., None]).flatten(-2))
+
+
+def dequantized(values, scales, group_rows, group_columns):
+    if scales is None:
+        return values.float()
+    return values.float() * scales.repeat_interleave(group_rows, -2).repeat_interleave(group_columns, -1)
+
+
 class Kernel:
     """In place of vLLM's fused_moe_kernel: the product that its arguments ask for."""
 
@@ -97,6 +119,9 @@ class Kernel:
                *strides, MUL_ROUTED_WEIGHT, top_k, BLOCK_SIZE_M, naive_block_assignment, **options):  # fmt: skip
         assert (b.shape[1], b.shape[2]) == (n, k)
         assert strides[:4] == (a.stride(0), a.stride(1), b.stride(0), b.stride(2))
+        group_n, group_k = strides[-2:]
+        assert (a_scale is None) == (b_scale is None) == (not options["use_fp8_w8a8"])
+        assert (group_n, group_k) == ((0, 0) if a_scale is None else (128, 128))
         out = c.flatten(0, -2)
         for block in range(int(padded) // BLOCK_SIZE_M):
             if naive_block_assignment:
@@ -104,7 +129,9 @@ class Kernel:
             else:
                 rows = sorted_ids[block * BLOCK_SIZE_M : (block + 1) * BLOCK_SIZE_M].long()
                 rows = rows[rows < slots]
-            product = a[rows // top_k].float() @ b[int(expert_ids[block])].float().T
+            expert = int(expert_ids[block])
+            left = dequantized(a[rows // top_k], None if a_scale is None else a_scale[rows // top_k], 1, group_k)
+            product = left @ dequantized(b[expert], None if b_scale is None else b_scale[expert], group_n, group_k).T
             if MUL_ROUTED_WEIGHT:
                 product *= topk_weights.flatten()[rows, None]
             out[rows] = product.to(out.dtype)
@@ -131,6 +158,7 @@ def stand_in() -> list[torch.library.Library]:
     pynvml.nvmlDeviceGetCount = lambda: 1
     pynvml.nvmlDeviceGetHandleByIndex = lambda index: index
     pynvml.nvmlDeviceGetName = lambda handle: "NVIDIA H200"
+    pynvml.nvmlDeviceGetCudaComputeCapability = lambda handle: (9, 0)
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
 
     from vllm import _custom_ops
@@ -150,7 +178,7 @@ def run() -> list[dict]:
     from tritonmoe_bench.baselines import vllm as adapters
     from tritonmoe_bench.baselines.parts import vllm_tuning
     from tritonmoe_bench.experiments.workload.case import Case
-    from tritonmoe_bench.experiments.workload.reference import moe_forward, relative_error
+    from tritonmoe_bench.experiments.workload.reference import moe_forward, quantize_fp8, relative_error
     from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
     from tritonmoe_bench.experiments.workload.weights import Weights
 
@@ -165,23 +193,30 @@ def run() -> list[dict]:
         {**tiny, "num_experts": 48, "top_k": 8, "gating": "kimi_k2"},
         {**tiny, "num_experts": 256, "hidden_dim": 7168, "ffn_dim": 8, "tokens": 3},
         {**tiny, "num_experts": 8, "hidden_dim": 16, "ffn_dim": 14336, "tokens": 33},
+        {**tiny, "hidden_dim": 256, "ffn_dim": 128, "quant": "fp8_block"},
+        {**tiny, "hidden_dim": 128, "ffn_dim": 384, "num_experts": 64, "tokens": 1, "quant": "fp8_block"},
+        {**tiny, "hidden_dim": 128, "ffn_dim": 2048, "tokens": 3, "quant": "fp8_block"},
     ]
     results = []
     for fields in cases:
         case = Case(**fields)
         weights = Weights(case, "cpu")
         x = activations(case, draw_routing(case), "cpu")
-        reference = moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, weights.correction_bias())
+        layer = (weights.router(), weights.expert, case.top_k, case.gate, weights.correction_bias())
+        reference = moe_forward(x, *layer)
+        allowed = 0.008
+        if case.quant != "none":
+            allowed = 1.2 * relative_error(moe_forward(x, *layer, x.dtype, quantize_fp8), reference)
         adapter = adapters.Vllm()
         LAUNCHES.clear()
         CALLED.clear()
         with torch.inference_mode():
             y = adapter.build(case, weights)(x)
-            tile = vllm_tuning.first_round(case.tokens, case.num_experts, case.top_k)[-1]
+            tile = vllm_tuning.first_round(case.tokens, case.num_experts, case.top_k, case.quant)[-1]
             tuned = adapters._forward(case, weights, tile)(x)
         results.append({
             "case": fields, "error": relative_error(y, reference), "tuned_error": relative_error(tuned, reference),
-            "config": adapter.config(case), "table": adapters._table(case), "launch": LAUNCHES[2],
+            "allowed": allowed, "config": adapter.config(case), "table": adapters._table(case), "launch": LAUNCHES[2],
             "tuned_launch": LAUNCHES[-1], "tile": tile, "called": list(CALLED), "launches": len(LAUNCHES),
         })  # fmt: skip
     return results
