@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
     import torch
 
-    from tritonmoe_bench.kernels.fast.choose import FastTiles, FewTiles
+    from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
 
 
 class Fast(Implementation):
     name = "fast"
     family = "fast"
-    revision = 3  # 1: commit 49c8f03; 2: 5f788fe, gate and up as one operand; 3: f14f8e4, routing ranks up to 128
+    # What each revision changed:
+    # 1 (commit 49c8f03): the first that was measured.
+    # 2 (commit 5f788fe): the weights of gate and up are one operand.
+    # 3 (commit f14f8e4): the routing ranks up to 128 experts by comparing all with all.
+    # 4: both GEMMs choose their tile from one ladder, and read both operands untransposed.
+    revision = 4
     source = "kernels/fast/layer.py"
     needs_gpu = False
 
@@ -52,12 +57,12 @@ class Fast(Implementation):
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
         GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines."""
         from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_place
-        from tritonmoe_bench.kernels.fast.choose import FewTiles
         from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
         from tritonmoe_bench.kernels.fast.forward import launch_combine
         from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
         from tritonmoe_bench.kernels.fast.logits import launch_logits
         from tritonmoe_bench.kernels.fast.routing import launch_top_k
+        from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 
         router, gate_up, down = weights.router(), weights.gate_up(), weights.down()
         bias, tiles = weights.correction_bias(), _tiles(case)

@@ -23,7 +23,7 @@ from .fast import Fast
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles, FewTiles
+    from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTiles
 
 MAX_DECODE_TOKENS = 64
 """Beyond, every expert is read again for each of many tokens, and nobody would take the output-centric path."""
@@ -46,7 +46,8 @@ class _FastVariant(Implementation):
 
     def tiles(self, case: Case) -> FastTiles | FewTiles:
         """The tiles of the path with a schedule: those of `fast`, or that it would take if it had no other path."""
-        from tritonmoe_bench.kernels.fast.choose import FastTiles, tiled
+        from tritonmoe_bench.kernels.fast.choose import tiled
+        from tritonmoe_bench.kernels.fast.tile_types import FastTiles
         from tritonmoe_bench.kernels.target import target_of
 
         chosen = _chosen(case, case.tokens)
@@ -75,7 +76,8 @@ class OutputCentric(_FastVariant):
 
     def tiles(self, case: Case) -> FewTiles:
         """Those of `fast` for so many tokens, or for one where it takes the other path."""
-        from tritonmoe_bench.kernels.fast.choose import FewTiles, few_tiles
+        from tritonmoe_bench.kernels.fast.choose import few_tiles
+        from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 
         for tokens in (case.tokens, 1):
             chosen = _chosen(case, tokens)
@@ -109,9 +111,9 @@ class Permute(_FastVariant):
         import torch
 
         from tritonmoe_bench.kernels.fast.blocks import launch_routing
-        from tritonmoe_bench.kernels.fast.choose import FastTiles
         from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
         from tritonmoe_bench.kernels.fast.logits import launch_logits
+        from tritonmoe_bench.kernels.fast.tile_types import FastTiles
         from tritonmoe_bench.kernels.paper.permute import launch_permute, launch_unpermute_combine
 
         router, gate_up, down, bias = weights.router(), weights.gate_up(), weights.down(), weights.correction_bias()
@@ -147,7 +149,7 @@ class _Fixed(_FastVariant):
     height: ClassVar[int]
 
     def tiles(self, case: Case) -> FastTiles:
-        from tritonmoe_bench.kernels.fast.choose import FastTiles
+        from tritonmoe_bench.kernels.fast.tile_types import FastTiles
 
         dynamic = super().tiles(case)
         assert isinstance(dynamic, FastTiles)

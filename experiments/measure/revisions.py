@@ -27,7 +27,8 @@ from .method import METHOD
 LOCK = Path(__file__).with_name("revisions.json")
 
 WHOLE = (
-    "kernels/fast/choose.py", "kernels/fast/forward.py", "kernels/paper/tiles.py", "kernels/paper/pipeline.py",
+    "kernels/fast/choose.py", "kernels/fast/forward.py", "kernels/fast/tile_types.py", "kernels/paper/pipeline.py",
+    "kernels/paper/tiles.py",
     "experiments/measure/timing.py", "experiments/workload/routing.py", "experiments/workload/weights.py",
 )  # fmt: skip
 """Files of which every function and constant counts: they choose tiles, time, and make the workload."""

@@ -49,7 +49,7 @@ _FAST_LOGITS = (
     (),  # PyTorch's GEMM
 )
 _FAST_TOP_K = Known("_top_k_kernel", "router", {"logits": "logits", "bias": "correction_bias", **_ROUTED})
-_TABLE = {"order": "schedule", "blocks": "schedule", "table": "schedule"}
+_TABLE = {"order": "schedule", "table": "schedule"}
 _FAST_EXPERTS = (
     (
         Known("_place_kernel", "schedule", {"experts": "topk_experts", **_TABLE}),

@@ -15,9 +15,9 @@ import torch
 import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
-from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
 from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS
+from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 from tritonmoe_bench.kernels.target import Target

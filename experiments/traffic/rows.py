@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tritonmoe_bench.kernels import fast_moe, paper_moe
 from tritonmoe_bench.kernels.checks import check_top_k
-from tritonmoe_bench.kernels.fast.choose import FastTiles, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
 from tritonmoe_bench.kernels.paper.router import check_gating
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import BLOCK_M, BY_SHARED_MEMORY, Tiles

@@ -19,14 +19,18 @@ _FREE_REGISTERS = {"maxnreg": 255}
 """An option of NVIDIA's alone: the most there can be. Unasked, its assembler gives the placing kernel fewer than it
 needs, at some sizes, with Triton 3.6 and 3.7, and it spills."""
 
+EXPERT, ROW, ROWS, FIRST, NEIGHBOURS, LINES = (tl.constexpr(number) for number in range(6))
+"""Lines of the table of row blocks, and how many they are. A block has an expert, its first row and its rows. It runs
+beside its neighbours, which share its weight tiles in the cache: the first of them, and how many they are."""
+
 
 @dataclass(frozen=True)
 class Blocks:
     """Routing, made without the host.
 
     weights: float32 [tokens, top_k]. order: int32 [N], the slot at each row in expert order. table: int32
-    [5, num_blocks], a column a row block: expert, first row, rows, first block of those that share its weight tiles in
-    the cache, number of those. Columns that are not used stand last and have 0 rows and 0 blocks.
+    [LINES, num_blocks], one column per row block, with the lines EXPERT, ROW, ROWS, FIRST, NEIGHBOURS. Unused columns
+    stand last and are 0.
     """
 
     weights: torch.Tensor
@@ -74,15 +78,15 @@ def _place_kernel(
         number = start + tl.arange(0, BLOCK_B)  # [BLOCK_B]
         group = number // GROUP_M * GROUP_M
         column = table + first_block + number
-        tl.store(column, expert, mask=number < own)
-        tl.store(column + num_blocks, first_row + number * height, mask=number < own)
-        tl.store(column + 2 * num_blocks, tl.minimum(count - number * height, height), mask=number < own)
-        tl.store(column + 3 * num_blocks, first_block + group, mask=number < own)
-        tl.store(column + 4 * num_blocks, tl.minimum(own - group, GROUP_M), mask=number < own)
+        tl.store(column + num_blocks * EXPERT, expert, mask=number < own)
+        tl.store(column + num_blocks * ROW, first_row + number * height, mask=number < own)
+        tl.store(column + num_blocks * ROWS, tl.minimum(count - number * height, height), mask=number < own)
+        tl.store(column + num_blocks * FIRST, first_block + group, mask=number < own)
+        tl.store(column + num_blocks * NEIGHBOURS, tl.minimum(own - group, GROUP_M), mask=number < own)
     for start in range(used + expert * BLOCK_B, num_blocks, NUM_EXPERTS * BLOCK_B):
         unused = start + tl.arange(0, BLOCK_B)
-        for line in tl.static_range(5):
-            tl.store(table + line * num_blocks + unused, tl.zeros([BLOCK_B], dtype=tl.int32), mask=unused < num_blocks)
+        for line in tl.static_range(LINES):
+            tl.store(table + num_blocks * line + unused, tl.zeros([BLOCK_B], dtype=tl.int32), mask=unused < num_blocks)
 
 
 def launch_place(experts: torch.Tensor, num_experts: int, block_m: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +94,7 @@ def launch_place(experts: torch.Tensor, num_experts: int, block_m: int) -> tuple
     num_slots, device = experts.numel(), experts.device
     num_blocks = max_blocks(num_slots, num_experts, block_m)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
-    table = torch.empty((5, num_blocks), dtype=torch.int32, device=device)
+    table = torch.empty((LINES.value, num_blocks), dtype=torch.int32, device=device)
     block_s = min(triton.next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
     _place_kernel[(num_experts,)](
         experts, order, table, num_slots, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M,

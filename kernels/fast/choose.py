@@ -5,20 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..target import Target, target_of
-from .tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from .tile_types import FastTile, FastTiles, FewTile, FewTiles
 from .tuned import tuned_tiles
-
-__all__ = [
-    "HEIGHTS",
-    "FastTile",
-    "FastTiles",
-    "FewTile",
-    "FewTiles",
-    "choose_tiles",
-    "few_tiles",
-    "heuristic_tiles",
-    "tiled",
-]
 
 INTERPRETER = FastTiles(64, FastTile(256, 256, 4, 1, 256, 1), FastTile(256, 256, 4, 1, 256, 1))
 """In Triton's interpreter time goes with the number of programs, not with their size."""

@@ -13,8 +13,8 @@ import triton.language as tl
 
 from ..gating import Gating
 from ..pdl import launch_options, release_next, wait_for_previous
-from .choose import FewTile, FewTiles
 from .routing import launch_top_k
+from .tile_types import FewTile, FewTiles
 
 
 @triton.jit

@@ -10,10 +10,11 @@ from ..checks import check_contiguous, check_layer, check_tensor
 from ..gating import Gating
 from ..pdl import launch_options, release_next, wait_for_previous
 from .blocks import launch_routing
-from .choose import FastTiles, FewTiles, choose_tiles
+from .choose import choose_tiles
 from .few import launch_few
 from .gemm import launch_down, launch_gate_up
 from .logits import launch_logits
+from .tile_types import FastTiles, FewTiles
 
 
 @triton.jit(do_not_specialize=["num_tokens"])

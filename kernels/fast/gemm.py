@@ -1,11 +1,10 @@
-"""The expert GEMMs of `fast`: tile height chosen on the GPU, block by block, from the rows that the block holds.
+"""The expert GEMMs of `fast`: the tile of a block is chosen on the GPU from the rows that the block holds.
 
 gate_up: x [tokens, hidden] gathered by slot, gate_up [experts, 2 * ffn, hidden] -> silu(gate) * up, [N, ffn] in expert
 order. down: that, down [experts, hidden, ffn] -> [N, hidden] in slot order, unweighted. N = tokens * top_k slots.
-Blocks of up to 16, 32, 64, 128 rows, and of 128 with a tail of 16, 32, 64 or 128, each have a tile of their own; all
-are branches of one kernel. Tiles may be swapped: the weights are then the left operand of the matrix units, whose least
-height of 64 is met by weight rows, which there are enough of, and the rows of the block are the right one, of any
-width. Where they are not, blocks of 17 to 32 rows take the tile of 64, and tails have at least 64 rows.
+Both kernels hold the tiles of a ladder (`FastTiles.ladder`) as branches, one for each height of block. Tiles may be
+swapped: the weights are then the left operand of the matrix units, whose least height of 64 is met by weight rows, and
+the rows of the block are the right operand, which may have any multiple of 16.
 """
 
 from __future__ import annotations
@@ -15,262 +14,233 @@ import triton
 import triton.language as tl
 
 from ..pdl import launch_options, release_next, wait_for_previous
-from .blocks import Blocks
-from .choose import FastTiles
+from .blocks import EXPERT, FIRST, NEIGHBOURS, ROW, ROWS, Blocks
+from .tile_types import FastTiles
 
 
 @triton.jit
-def _locate(blocks, num_blocks, num_columns):
-    """(expert, first row, rows, column) of this program; rows 0 if it has nothing to do. blocks: int32 [5, num_blocks].
+def _entry(table, num_blocks, block, LINE: tl.constexpr):
+    return tl.load(table + num_blocks * LINE + block)
+
+
+@triton.jit
+def _locate(table, num_blocks, num_columns):
+    """(expert, first row, rows, column) of this program; rows 0 if it has nothing to do. table: as in `Blocks`.
 
     Expert by expert, in an expert column by column, in a column row block by row block: blocks that need the same
     weight tile run side by side and share it through the L2 cache.
     """
     program = tl.program_id(0)
     block = program // num_columns
-    expert = tl.load(blocks + block)
-    row = tl.load(blocks + num_blocks + block)
-    rows = tl.load(blocks + 2 * num_blocks + block)
-    first = tl.load(blocks + 3 * num_blocks + block)
-    height = tl.load(blocks + 4 * num_blocks + block)
+    expert = _entry(table, num_blocks, block, EXPERT)
+    row = _entry(table, num_blocks, block, ROW)
+    rows = _entry(table, num_blocks, block, ROWS)
+    first = _entry(table, num_blocks, block, FIRST)
+    neighbours = _entry(table, num_blocks, block, NEIGHBOURS)
     column = program - block * num_columns
-    if height > 1:
+    if neighbours > 1:
         position = program - first * num_columns
-        block = first + position % height
-        row = tl.load(blocks + num_blocks + block)
-        rows = tl.load(blocks + 2 * num_blocks + block)
-        column = position // height
+        block = first + position % neighbours
+        row = _entry(table, num_blocks, block, ROW)
+        rows = _entry(table, num_blocks, block, ROWS)
+        column = position // neighbours
     return expert, row, rows, column
 
 
 @triton.jit
-def _plus(rows, columns, TRANSPOSED: tl.constexpr):
-    """rows[i] + columns[j], [I, J], or [J, I] if TRANSPOSED."""
-    if TRANSPOSED:
-        return columns[:, None] + rows[None, :]
-    else:
-        return rows[:, None] + columns[None, :]
-
-
-@triton.jit
-def _both(rows, columns, TRANSPOSED: tl.constexpr):
-    """rows[i] & columns[j], [I, J], or [J, I] if TRANSPOSED."""
-    if TRANSPOSED:
-        return columns[:, None] & rows[None, :]
-    else:
-        return rows[:, None] & columns[None, :]
-
-
-@triton.jit
-def _load(pointers, rows, columns, EVEN_ROWS: tl.constexpr, EVEN_COLUMNS: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """A tile, 0 outside of the rows and columns that are inside."""
+def _load(pointers, rows, columns, EVEN_ROWS: tl.constexpr, EVEN_COLUMNS: tl.constexpr):
+    """A tile [rows, columns]; 0 where `rows` or `columns` is false. EVEN: all of them are true."""
     if EVEN_ROWS and EVEN_COLUMNS:
         return tl.load(pointers)
     else:
         if EVEN_COLUMNS:
-            inside = rows[None, :] if TRANSPOSED else rows[:, None]
+            inside = rows[:, None]
         elif EVEN_ROWS:
-            inside = columns[:, None] if TRANSPOSED else columns[None, :]
+            inside = columns[None, :]
         else:
-            inside = _both(rows, columns, TRANSPOSED)
+            inside = rows[:, None] & columns[None, :]
         return tl.load(pointers, mask=inside, other=0.0)
 
 
 @triton.jit
-def _multiply(a, b, total, SWAP: tl.constexpr, BULK: tl.constexpr):
-    """total + a @ b.T; SWAP: + b @ a.T, with `a` loaded transposed. BULK: `b` came as [BLOCK_N, BLOCK_K] either way."""
+def _multiply(a, b, total, SWAP: tl.constexpr):
+    """total + a @ b.T of a [rows, BLOCK_K] and b [weight rows, BLOCK_K]; SWAP: total + b @ a.T."""
     if SWAP:
-        return tl.dot(b, a, total)
-    elif BULK:
-        return tl.dot(a, b.T, total)
+        return tl.dot(b, a.T, total)
     else:
-        return tl.dot(a, b, total)
+        return tl.dot(a, b.T, total)
 
 
 @triton.jit
-def _activate(both, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, SWAP: tl.constexpr):
-    """silu(gate) * up of both side by side: [ROWS, 2 * BLOCK_N] -> [ROWS, BLOCK_N], swapped the other way round."""
+def _product(
+    # operands
+    a, a_tail, in_rows, in_tail, weights, expert, column,
+    # shape
+    N: tl.constexpr, K: tl.constexpr, MATRICES: tl.constexpr,
+    # tile
+    HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr,
+):  # fmt: skip
+    """Rows of activations times a column of an expert's matrices: float32 [HEIGHT, WIDTH] and [TAIL, WIDTH].
+
+    a, a_tail: pointers to the beginning of each row, [HEIGHT] and [TAIL]. weights: [experts * MATRICES, N, K], a
+    pointer or, if BULK, a descriptor. The matrices of an expert are one operand of WIDTH = MATRICES * BLOCK_N weight
+    rows, so that one wide instruction reads `a` once for all of them.
+    """
+    WIDTH: tl.constexpr = MATRICES * BLOCK_N
+    k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
+    lane = tl.arange(0, WIDTH)  # [WIDTH]
+    n = column * BLOCK_N + lane % BLOCK_N  # [WIDTH]
+    a = a[:, None] + k[None, :]  # [HEIGHT, BLOCK_K]
+    total = tl.zeros([WIDTH, HEIGHT] if SWAP else [HEIGHT, WIDTH], dtype=tl.float32)
+    tail = total  # stands in where there is none
+    if TAIL > 0:
+        a_tail = a_tail[:, None] + k[None, :]  # [TAIL, BLOCK_K]
+        tail = tl.zeros([WIDTH, TAIL] if SWAP else [TAIL, WIDTH], dtype=tl.float32)
+    if not BULK:
+        own = weights + expert.to(tl.int64) * (MATRICES * N * K)
+        b = own + ((n + lane // BLOCK_N * N)[:, None] * K + k[None, :])  # [WIDTH, BLOCK_K]
+    for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
+        in_k = k < K - step * BLOCK_K
+        if BULK:
+            box = weights.load([MATRICES * expert, column * BLOCK_N, step * BLOCK_K])
+            b_tile = box.reshape(WIDTH, BLOCK_K)
+        else:
+            b_tile = _load(b, n < N, in_k, N % BLOCK_N == 0, K % BLOCK_K == 0)
+            b += BLOCK_K
+        a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0)
+        a += BLOCK_K
+        total = _multiply(a_tile, b_tile, total, SWAP)
+        if TAIL > 0:
+            tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0)
+            a_tail += BLOCK_K
+            tail = _multiply(tail_tile, b_tile, tail, SWAP)
     if SWAP:
-        gate, up = tl.split(tl.permute(tl.reshape(both, (2, BLOCK_N, ROWS)), (1, 2, 0)))
+        return total.T, tail.T
     else:
-        gate, up = tl.split(tl.permute(tl.reshape(both, (ROWS, 2, BLOCK_N)), (0, 2, 1)))
+        return total, tail
+
+
+@triton.jit
+def _activate(both, ROWS: tl.constexpr, BLOCK_N: tl.constexpr):
+    """silu(gate) * up of both side by side: [ROWS, 2 * BLOCK_N] -> [ROWS, BLOCK_N]."""
+    gate, up = tl.split(tl.permute(tl.reshape(both, (ROWS, 2, BLOCK_N)), (0, 2, 1)))
     return gate * tl.sigmoid(gate) * up
 
 
 @triton.jit
-def _gate_up_tile(
-    x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-    TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
-    BLOCK_M: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr,
-):  # fmt: skip
-    """Gate and up weights are one operand of 2 * BLOCK_N rows: one wide instruction reads `a` once for both."""
-    k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
+def _store(out, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Writes values [rows, BLOCK_N] into their rows of a column of tiles of out [slots, N]."""
     n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    in_columns = n < FFN
-    lane = tl.arange(0, 2 * BLOCK_N)
-    n_both = column * BLOCK_N + lane % BLOCK_N  # [2 * BLOCK_N]
-    if not BULK:
-        row_both = n_both + lane // BLOCK_N * FFN
-        b = gate_up + expert.to(tl.int64) * (2 * FFN * K) + _plus(row_both * K, k, not SWAP)
-    m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
-    in_rows = m < rows
-    token = tl.load(order + row + m, mask=in_rows, other=0) // TOP_K
-    a = x + _plus(token.to(tl.int64) * stride_token, k, SWAP)  # [BLOCK_M, BLOCK_K], swapped [BLOCK_K, BLOCK_M]
-    total = tl.zeros([2 * BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, 2 * BLOCK_N], dtype=tl.float32)
-    if TAIL > 0:
-        m_tail = BLOCK_M + tl.arange(0, TAIL)
-        in_tail = m_tail < rows
-        token_tail = tl.load(order + row + m_tail, mask=in_tail, other=0) // TOP_K
-        a_tail = x + _plus(token_tail.to(tl.int64) * stride_token, k, SWAP)
-        tail = tl.zeros([2 * BLOCK_N, TAIL] if SWAP else [TAIL, 2 * BLOCK_N], dtype=tl.float32)
-    for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
-        in_k = k < K - step * BLOCK_K
-        if BULK:
-            b_tile = gate_up.load([2 * expert, column * BLOCK_N, step * BLOCK_K]).reshape(2 * BLOCK_N, BLOCK_K)
-        else:
-            b_tile = _load(b, n_both < FFN, in_k, FFN % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
-            b += BLOCK_K
-        a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0, SWAP)
-        a += BLOCK_K
-        total = _multiply(a_tile, b_tile, total, SWAP, BULK)
-        if TAIL > 0:
-            tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0, SWAP)
-            a_tail += BLOCK_K
-            tail = _multiply(tail_tile, b_tile, tail, SWAP, BULK)
-    c = hidden + _plus((row + m).to(tl.int64) * FFN, n, SWAP)
-    product = _activate(total, BLOCK_M, BLOCK_N, SWAP)
-    tl.store(c, product.to(hidden.dtype.element_ty), mask=_both(in_rows, in_columns, SWAP))
-    if TAIL > 0:
-        c_tail = hidden + _plus((row + m_tail).to(tl.int64) * FFN, n, SWAP)
-        product_tail = _activate(tail, TAIL, BLOCK_N, SWAP)
-        tl.store(c_tail, product_tail.to(hidden.dtype.element_ty), mask=_both(in_tail, in_columns, SWAP))
+    place = out + (row.to(tl.int64) * N)[:, None] + n[None, :]
+    inside = in_rows[:, None] & (n < N)[None, :]
+    tl.store(place, values.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_blocks"])
-def _gate_up_kernel(
-    x, gate_up, hidden, order, blocks, num_blocks, stride_token,
-    TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    SMALL_K: tl.constexpr, SMALL_STAGES: tl.constexpr, SWAP: tl.constexpr, SMALL_SWAP: tl.constexpr,
-    BULK: tl.constexpr, DYNAMIC: tl.constexpr, PDL: tl.constexpr,
+@triton.jit
+def _gate_up_tile(
+    # operands
+    x, gate_up, hidden,
+    # schedule
+    order, expert, row, rows, column,
+    # shape
+    stride_token, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
+    # tile
+    BLOCK_N: tl.constexpr, BULK: tl.constexpr,
+    HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    wait_for_previous(PDL)
-    release_next(PDL)
-    expert, row, rows, column = _locate(blocks, num_blocks, tl.cdiv(FFN, BLOCK_N))
-    if rows > 0:
-        if rows <= 16 and (DYNAMIC or BLOCK_M == 16):
-            _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                          TOP_K, FFN, K, 16, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SMALL_SWAP, BULK)  # fmt: skip
-        elif BLOCK_M > 16:
-            if rows <= 32 and ((SWAP and DYNAMIC) or BLOCK_M == 32):
-                _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                              TOP_K, FFN, K, 32, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SWAP, BULK)  # fmt: skip
-            elif BLOCK_M > 32:
-                if BLOCK_M <= 64 or (rows <= 64 and DYNAMIC):
-                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                                  TOP_K, FFN, K, 64, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 128 or (rows <= 128 and DYNAMIC):
-                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                                  TOP_K, FFN, K, 128, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif SWAP and (BLOCK_M <= 144 or (rows <= 144 and DYNAMIC)):
-                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                                  TOP_K, FFN, K, 128, 16, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif SWAP and (BLOCK_M <= 160 or (rows <= 160 and DYNAMIC)):
-                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                                  TOP_K, FFN, K, 128, 32, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 192 or (rows <= 192 and DYNAMIC):
-                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                                  TOP_K, FFN, K, 128, 64, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                else:
-                    _gate_up_tile(x, gate_up, hidden, order, expert, row, rows, column, stride_token,
-                                  TOP_K, FFN, K, 128, 128, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+    """hidden[r] = silu(gate @ x[token of r]) * (up @ x[token of r]) for the rows r of a block."""
+    m = tl.arange(0, HEIGHT)  # [HEIGHT]
+    a = x + (tl.load(order + row + m, mask=m < rows, other=0) // TOP_K).to(tl.int64) * stride_token
+    m_tail = m
+    a_tail = a
+    if TAIL > 0:
+        m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
+        a_tail = x + (tl.load(order + row + m_tail, mask=m_tail < rows, other=0) // TOP_K).to(tl.int64) * stride_token
+    both, both_tail = _product(a, a_tail, m < rows, m_tail < rows, gate_up, expert, column,
+                               FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+    _store(hidden, row + m, m < rows, _activate(both, HEIGHT, BLOCK_N), column, FFN, BLOCK_N)
+    if TAIL > 0:
+        product_tail = _activate(both_tail, TAIL, BLOCK_N)
+        _store(hidden, row + m_tail, m_tail < rows, product_tail, column, FFN, BLOCK_N)
 
 
 @triton.jit
 def _down_tile(
-    hidden, down, out, order, expert, row, rows, column,
+    # operands
+    hidden, down, out,
+    # schedule
+    order, expert, row, rows, column,
+    # shape
     N: tl.constexpr, K: tl.constexpr,
-    BLOCK_M: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr,
+    # tile
+    BLOCK_N: tl.constexpr, BULK: tl.constexpr,
+    HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
-    in_columns = n < N
-    if not BULK:
-        b = down + expert.to(tl.int64) * (N * K) + _plus(n * K, k, not SWAP)
-    m = tl.arange(0, BLOCK_M)  # [BLOCK_M]
-    in_rows = m < rows
-    a = hidden + _plus((row + m).to(tl.int64) * K, k, SWAP)  # [BLOCK_M, BLOCK_K], swapped [BLOCK_K, BLOCK_M]
-    total = tl.zeros([BLOCK_N, BLOCK_M] if SWAP else [BLOCK_M, BLOCK_N], dtype=tl.float32)
+    """out[slot of r] = down @ hidden[r] for the rows r of a block."""
+    m = tl.arange(0, HEIGHT)  # [HEIGHT]
+    a = hidden + (row + m).to(tl.int64) * K
+    m_tail = m
+    a_tail = a
     if TAIL > 0:
-        m_tail = BLOCK_M + tl.arange(0, TAIL)
-        in_tail = m_tail < rows
-        a_tail = hidden + _plus((row + m_tail).to(tl.int64) * K, k, SWAP)
-        tail = tl.zeros([BLOCK_N, TAIL] if SWAP else [TAIL, BLOCK_N], dtype=tl.float32)
-    for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
-        in_k = k < K - step * BLOCK_K
-        if BULK:
-            b_tile = down.load([expert, column * BLOCK_N, step * BLOCK_K]).reshape(BLOCK_N, BLOCK_K)
-        else:
-            b_tile = _load(b, in_columns, in_k, N % BLOCK_N == 0, K % BLOCK_K == 0, not SWAP)
-            b += BLOCK_K
-        a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0, SWAP)
-        a += BLOCK_K
-        total = _multiply(a_tile, b_tile, total, SWAP, BULK)
-        if TAIL > 0:
-            tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0, SWAP)
-            a_tail += BLOCK_K
-            tail = _multiply(tail_tile, b_tile, tail, SWAP, BULK)
-    slot = tl.load(order + row + m, mask=in_rows, other=0)
-    c = out + _plus(slot.to(tl.int64) * N, n, SWAP)
-    tl.store(c, total.to(out.dtype.element_ty), mask=_both(in_rows, in_columns, SWAP))
+        m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
+        a_tail = hidden + (row + m_tail).to(tl.int64) * K
+    total, tail = _product(a, a_tail, m < rows, m_tail < rows, down, expert, column,
+                           N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+    slot = tl.load(order + row + m, mask=m < rows, other=0)
+    _store(out, slot, m < rows, total, column, N, BLOCK_N)
     if TAIL > 0:
-        slot_tail = tl.load(order + row + m_tail, mask=in_tail, other=0)
-        c_tail = out + _plus(slot_tail.to(tl.int64) * N, n, SWAP)
-        tl.store(c_tail, tail.to(out.dtype.element_ty), mask=_both(in_tail, in_columns, SWAP))
+        slot_tail = tl.load(order + row + m_tail, mask=m_tail < rows, other=0)
+        _store(out, slot_tail, m_tail < rows, tail, column, N, BLOCK_N)
+
+
+@triton.jit
+def _climb(TILE: tl.constexpr, arguments, rows, SHAPE: tl.constexpr, LADDER: tl.constexpr):
+    """Runs TILE at the lowest rung of LADDER that holds the rows."""
+    for i in tl.static_range(len(LADDER)):
+        above = i == 0 or rows > LADDER[i - 1][0] + LADDER[i - 1][1]
+        if above and (i == len(LADDER) - 1 or rows <= LADDER[i][0] + LADDER[i][1]):
+            TILE(*arguments, *SHAPE, LADDER[i][0], LADDER[i][1], LADDER[i][2], LADDER[i][3], LADDER[i][4])
+
+
+@triton.jit(do_not_specialize=["num_blocks"])
+def _gate_up_kernel(
+    # operands
+    x, gate_up, hidden,
+    # schedule
+    order, table, num_blocks,
+    # shape
+    stride_token, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
+    # tile
+    BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    wait_for_previous(PDL)
+    release_next(PDL)
+    expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N))
+    if rows > 0:
+        arguments = (x, gate_up, hidden, order, expert, row, rows, column, stride_token)
+        _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, BLOCK_N, BULK), LADDER)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
 def _down_kernel(
-    hidden, down, out, order, blocks, num_blocks,
+    # operands
+    hidden, down, out,
+    # schedule
+    order, table, num_blocks,
+    # shape
     N: tl.constexpr, K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    SMALL_K: tl.constexpr, SMALL_STAGES: tl.constexpr, SWAP: tl.constexpr, SMALL_SWAP: tl.constexpr,
-    BULK: tl.constexpr, DYNAMIC: tl.constexpr, PDL: tl.constexpr,
+    # tile
+    BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    # The gate and up kernel waited for the routing before it let this one start, so `blocks` is there, while the rows
+    # The gate and up kernel waited for the routing before it let this one start, so `table` is there, while the rows
     # of `hidden` are not.
-    expert, row, rows, column = _locate(blocks, num_blocks, tl.cdiv(N, BLOCK_N))
+    expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(N, BLOCK_N))
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:
-        if rows <= 16 and (DYNAMIC or BLOCK_M == 16):
-            _down_tile(hidden, down, out, order, expert, row, rows, column,
-                       N, K, 16, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SMALL_SWAP, BULK)  # fmt: skip
-        elif BLOCK_M > 16:
-            if rows <= 32 and ((SWAP and DYNAMIC) or BLOCK_M == 32):
-                _down_tile(hidden, down, out, order, expert, row, rows, column,
-                           N, K, 32, 0, BLOCK_N, SMALL_K, SMALL_STAGES, SWAP, BULK)  # fmt: skip
-            elif BLOCK_M > 32:
-                if BLOCK_M <= 64 or (rows <= 64 and DYNAMIC):
-                    _down_tile(hidden, down, out, order, expert, row, rows, column,
-                               N, K, 64, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 128 or (rows <= 128 and DYNAMIC):
-                    _down_tile(hidden, down, out, order, expert, row, rows, column,
-                               N, K, 128, 0, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif SWAP and (BLOCK_M <= 144 or (rows <= 144 and DYNAMIC)):
-                    _down_tile(hidden, down, out, order, expert, row, rows, column,
-                               N, K, 128, 16, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif SWAP and (BLOCK_M <= 160 or (rows <= 160 and DYNAMIC)):
-                    _down_tile(hidden, down, out, order, expert, row, rows, column,
-                               N, K, 128, 32, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                elif BLOCK_M <= 192 or (rows <= 192 and DYNAMIC):
-                    _down_tile(hidden, down, out, order, expert, row, rows, column,
-                               N, K, 128, 64, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-                else:
-                    _down_tile(hidden, down, out, order, expert, row, rows, column,
-                               N, K, 128, 128, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+        arguments = (hidden, down, out, order, expert, row, rows, column)
+        _climb(_down_tile, arguments, rows, (N, K, BLOCK_N, BULK), LADDER)
 
 
 def launch_gate_up(
@@ -282,8 +252,7 @@ def launch_gate_up(
     num_blocks = blocks.table.shape[1]
     _gate_up_kernel[(num_blocks * triton.cdiv(ffn, tile.block_n),)](
         x, tile.operand(gate_up.view(-1, ffn, k), 2), hidden, blocks.order, blocks.table, num_blocks, x.stride(0),
-        TOP_K=top_k, FFN=ffn, K=k, BLOCK_M=tiles.block_m, DYNAMIC=tiles.dynamic,
-        **tile.constants(), **launch_options(x.device),
+        TOP_K=top_k, FFN=ffn, K=k, **tiles.constants(tile), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
@@ -295,6 +264,6 @@ def launch_down(hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tiles:
     num_blocks = blocks.table.shape[1]
     _down_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
         hidden, tile.operand(down), out, blocks.order, blocks.table, num_blocks,
-        N=n, K=k, BLOCK_M=tiles.block_m, DYNAMIC=tiles.dynamic, **tile.constants(), **launch_options(hidden.device),
+        N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 
 from ..gating import Gating
-from .choose import FastTiles, FewTiles
 from .forward import forward
 from .operator import traced_fast_moe
+from .tile_types import FastTiles, FewTiles
 
 
 def fast_moe(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from ..gating import Gating
-from .choose import FastTiles, FewTiles
+from .tile_types import FastTiles, FewTiles
 
 _PLAIN = Gating()
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+Rung: TypeAlias = "tuple[int, int, int, int, bool]"
+"""A tile of an expert GEMM: height, tail (more rows beside the height, which share its weights), step, loads in flight,
+whether the weights are the left operand."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,18 @@ class FastTile:
         places = (weights.data_ptr(), weights.shape[2] * size, weights.stride(0) * size)
         return replace(self, bulk=False) if self.bulk and any(place % 16 for place in places) else self
 
+    def highest(self, block_m: int) -> int:
+        """The height of the tile that holds block_m rows."""
+        return 192 if block_m in (144, 160) and not self.swap else block_m
+
+    def rung(self, rows: int) -> Rung:
+        """The tile for blocks of up to so many rows, one of `HEIGHTS`."""
+        if rows <= 16:
+            return 16, 0, self.small_k, self.small_stages, self.small_swap
+        if rows <= 32:
+            return 32, 0, self.small_k, self.small_stages, self.swap
+        return min(rows, 128), max(rows - 128, 0), self.block_k, self.stages, self.swap
+
     def operand(self, weights: torch.Tensor, at_once: int = 1) -> torch.Tensor | TensorDescriptor:
         """What a kernel takes for weights [matrices, n, k]: the tensor, or a descriptor that loads the same tile of so
         many neighbouring matrices at once."""
@@ -46,13 +62,6 @@ class FastTile:
         if weights.shape[2] * weights.element_size() % 16:
             raise ValueError(f"bulk tiles need weight rows of whole 16 bytes, got {weights.shape[2]} elements")
         return TensorDescriptor.from_tensor(weights, [at_once, self.block_n, self.block_k])
-
-    def constants(self) -> dict[str, Any]:
-        return {
-            "BLOCK_N": self.block_n, "BLOCK_K": self.block_k, "STAGES": self.stages, "SMALL_K": self.small_k,
-            "SMALL_STAGES": self.small_stages, "SWAP": self.swap, "SMALL_SWAP": self.small_swap, "BULK": self.bulk,
-            "num_warps": self.num_warps,
-        }  # fmt: skip
 
     def __str__(self) -> str:
         flags = "".join(f"/{name}" for name in ("swap", "bulk") if getattr(self, name))
@@ -90,6 +99,8 @@ class FewTiles:
 
 HEIGHTS = (16, 32, 64, 128, 144, 160, 192, 256)
 """The most rows that a block may hold; beyond 128 they are a tile of 128 rows and a tail."""
+ONLY_SWAPPED = (32, 144, 160)
+"""Heights that only tiles with the weights on the left have below the highest: others need 64 rows, also of a tail."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,16 @@ class FastTiles:
     def __post_init__(self) -> None:
         if self.block_m not in HEIGHTS:
             raise ValueError(f"block_m={self.block_m}: allowed are {', '.join(map(str, HEIGHTS))}")
+
+    def ladder(self, tile: FastTile) -> tuple[Rung, ...]:
+        """The tiles that a GEMM chooses from on the GPU, ascending; not dynamic: the last one alone."""
+        lower = [height for height in HEIGHTS if height < self.block_m and (tile.swap or height not in ONLY_SWAPPED)]
+        rungs = [tile.rung(height) for height in (*lower, tile.highest(self.block_m))]
+        return tuple(rungs if self.dynamic else rungs[-1:])
+
+    def constants(self, tile: FastTile) -> dict[str, Any]:
+        """The constants of the kernel of one of the two GEMMs."""
+        return {"BLOCK_N": tile.block_n, "BULK": tile.bulk, "LADDER": self.ladder(tile), "num_warps": tile.num_warps}
 
     def fitting(self, gate_up: torch.Tensor, down: torch.Tensor) -> FastTiles:
         """These tiles, without bulk copies where the layout of the weights does not allow them."""

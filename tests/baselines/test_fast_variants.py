@@ -15,7 +15,8 @@ from tritonmoe_bench.experiments.workload.routing import activations, draw_routi
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import target
 from tritonmoe_bench.kernels.fast import choose, forward, gemm
-from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles, FewTile, FewTiles, choose_tiles, tiled
+from tritonmoe_bench.kernels.fast.choose import choose_tiles, tiled
+from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.target import Target
 
 NAMES = {

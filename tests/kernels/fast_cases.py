@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tritonmoe_bench.kernels.fast.blocks import Blocks
-from tritonmoe_bench.kernels.fast.choose import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 

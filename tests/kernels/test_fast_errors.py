@@ -8,9 +8,9 @@ import triton
 from fast_cases import SMALL_FEW
 
 from tritonmoe_bench.kernels import checks
-from tritonmoe_bench.kernels.fast.choose import FastTile, FastTiles
 from tritonmoe_bench.kernels.fast.forward import _combine_kernel
 from tritonmoe_bench.kernels.fast.layer import fast_moe
+from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles
 from tritonmoe_bench.kernels.gating import Gating
 
 TOKENS, EXPERTS, TOP_K, HIDDEN, FFN = 4, 8, 2, 32, 16

@@ -10,8 +10,9 @@ from moe_cases import assert_accurate, make_layer, random
 from tritonmoe_bench.kernels.fast import choose, logits, routing
 from tritonmoe_bench.kernels.fast import few as fast_few
 from tritonmoe_bench.kernels.fast import layer as fast
-from tritonmoe_bench.kernels.fast.choose import FewTiles, choose_tiles, few_tiles
+from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_tiles
 from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
+from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.target import Target
 

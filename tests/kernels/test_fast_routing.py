@@ -11,9 +11,9 @@ from moe_cases import rounded_logits
 
 from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.fast.blocks import launch_routing
-from tritonmoe_bench.kernels.fast.choose import HEIGHTS
 from tritonmoe_bench.kernels.fast.routing import MAX_RANKED as RANKED
 from tritonmoe_bench.kernels.fast.routing import launch_top_k
+from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M

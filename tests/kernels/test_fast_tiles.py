@@ -1,6 +1,5 @@
 """The expert GEMMs of `fast`: every height of tile, both orientations, by pointers and by bulk copies, tails."""
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -10,8 +9,9 @@ from moe_cases import assert_accurate, make_layer, random
 
 from tritonmoe_bench.kernels import fast_moe
 from tritonmoe_bench.kernels.fast import choose, gemm
-from tritonmoe_bench.kernels.fast.choose import HEIGHTS, INTERPRETER, FastTile, FastTiles, FewTiles, choose_tiles, tiled
+from tritonmoe_bench.kernels.fast.choose import INTERPRETER, choose_tiles, tiled
 from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
+from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTiles
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 from tritonmoe_bench.kernels.target import Target
 
@@ -63,9 +63,9 @@ def assert_gemms_right(experts, num_experts, tiles, dtype, device, *, hidden, ff
 
 
 @pytest.fixture
-def tiles_taken(monkeypatch):
+def tiles_taken(monkeypatch, device):
     """(rows of the block, height, swapped) of every tile that a GEMM computes; None on a GPU, which does not tell."""
-    taken = set() if "TRITON_INTERPRET" in os.environ else None
+    taken = set() if device == "cpu" else None
     if taken is not None:
         for name in ("_gate_up_tile", "_down_tile"):
             tile = getattr(gemm, name)
@@ -74,7 +74,7 @@ def tiles_taken(monkeypatch):
             def note(*arguments, tile=tile, names=names):
                 value = dict(zip(names, arguments))
                 rows = int(value["rows"].handle.data.item())
-                taken.add((rows, value["BLOCK_M"] + value["TAIL"], bool(value["SWAP"])))
+                taken.add((rows, value["HEIGHT"] + value["TAIL"], bool(value["SWAP"])))
                 return tile(*arguments)
 
             monkeypatch.setattr(gemm, name, note)
@@ -102,6 +102,25 @@ def test_every_block_gets_the_one_tile_where_heights_are_fixed(block_m, swap, bu
     assert_gemms_right(shuffled_experts(loads), len(loads), tiles, "fp16", device, **PARTLY)
     if tiles_taken is not None:
         assert {(height, swapped) for _, height, swapped in tiles_taken} == {(served_by(3, tiles), swap)}
+
+
+@pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize("swap", [False, True], ids=["rows_left", "weights_left"])
+@pytest.mark.parametrize("block_m", HEIGHTS)
+def test_the_ladder_has_a_tile_for_every_block(block_m, swap, dynamic):
+    tiles = make_tiles(block_m, swap, dynamic=dynamic)
+    heights = [height + tail for height, tail, *_ in tiles.ladder(tiles.gate_up)]
+    assert heights == sorted(set(heights))
+    for rows in range(1, block_m + 1):
+        assert min(height for height in heights if height >= rows) == served_by(rows, tiles)
+
+
+def test_a_rung_says_how_its_tile_computes():
+    tile = FastTile(64, 64, 4, 2, 32, 3, swap=True, small_swap=False)
+    assert [tile.rung(rows) for rows in (16, 32, 64, 128, 144, 256)] == [
+        (16, 0, 32, 3, False), (32, 0, 32, 3, True), (64, 0, 64, 2, True),
+        (128, 0, 64, 2, True), (128, 16, 64, 2, True), (128, 128, 64, 2, True),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("swap", [False, True])

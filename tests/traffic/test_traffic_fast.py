@@ -13,7 +13,7 @@ from tritonmoe_bench.experiments.traffic.model_paper import ACTIVATIONS, METADAT
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.routing import draw_routing
 from tritonmoe_bench.kernels.fast.blocks import launch_routing
-from tritonmoe_bench.kernels.fast.choose import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.gating import Gating
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 
