@@ -1,7 +1,7 @@
-"""Error of every system against a float32 computation, one panel a dtype: the range over all points and the median.
+"""Error of every system against a float32 computation, one panel per dtype: the range over all points and the median.
 
-From the headline and the throughput study. Errors depend on the shape, so the median of the error over PyTorch's own,
-at the same points, is printed beside each system.
+The points are those of the headline and the throughput study. Errors depend on the shape, so each system also has the
+median of its error over PyTorch's own at the same points printed beside it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ def draw(results: Results) -> Figure:
 
 
 def errors(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a case and system with an error: rel_error, torch_rel_error and their ratio; launch modes and runs agree
-    on the output, so the first one stands."""
+    """One row per case and system with an error: rel_error, torch_rel_error and their ratio.
+
+    Launch modes agree on the output, so the first one stands.
+    """
     known = rows[(rows["status"] == "ok") & rows["rel_error"].notna() & rows["torch_rel_error"].notna()]
     known = known.drop_duplicates(["study", "case_hash", "implementation"])
     return known.assign(ratio=known["rel_error"] / known["torch_rel_error"])
@@ -71,14 +73,14 @@ def _panel(panel: Axes, known: pd.DataFrame, names: list[str]) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{1000 * value:g}"))
     for place, name in enumerate(names):
-        look, found = style.look(name), known[known["implementation"] == name]
-        if found.empty:
+        look, mine = style.look(name), known[known["implementation"] == name]
+        if mine.empty:
             panel.text(0.02 * highest, place, "no point", va="center", color="#666666")
             continue
-        error = found["rel_error"]
+        error = mine["rel_error"]
         panel.plot([error.min(), error.max()], [place, place], color=look.color, lw=1.4, solid_capstyle="butt")
         panel.plot([error.median()], [place], color=look.color, marker=look.marker, ls="none", label=look.label)
-        panel.text(1.33 * highest, place, f"{found['ratio'].median():.2f} x", va="center", ha="right")
+        panel.text(1.33 * highest, place, f"{mine['ratio'].median():.2f} x", va="center", ha="right")
 
 
 def _handles() -> list[Artist]:

@@ -1,4 +1,7 @@
-"""Output-centric against expert-centric decode: speed ratio and its crossing, error of both; a column a model."""
+"""Output-centric against expert-centric decode: their speed ratio, where they cross, and the error of both.
+
+One column of panels per model.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def draw(results: Results) -> Figure:
     study.require([OUTPUT], [EXPERT])
     rows = compare.plain(study.rows)
     models = names.models_in_order(rows["model"])
-    pairs, found = compare.ratios(rows, OUTPUT, [EXPERT], "best"), errors(rows)
+    pairs, table = compare.ratios(rows, OUTPUT, [EXPERT], "best"), errors(rows)
     missing = compare.missing(rows[rows["implementation"].isin([OUTPUT, EXPERT])])
     figure, grid = layout.sheet(2, len(models), 1.7, TITLE, sharex=True, sharey="row")
     above, below = grid[: len(models)], grid[len(models) :]
@@ -51,10 +54,10 @@ def draw(results: Results) -> Figure:
         _speed(panel, pairs[pairs["model"] == model], lowest, highest)
         panel.set_title(names.model_label(model))
     for panel, model in zip(below, models):
-        _error(panel, found[found["model"] == model])
+        _error(panel, table[table["model"] == model])
         layout.power_axis(panel.xaxis, rows["tokens"])
         panel.set_xlabel("tokens")
-    below[0].set_ylim(0, 1.15 * max([1e-9, *found["output"], *found["expert"], *found["plain"]]))
+    below[0].set_ylim(0, 1.15 * max([1e-9, *table["output"], *table["expert"], *table["plain"]]))
     above[0].set_ylabel("expert- / output-centric\nlatency (ratio)")
     below[0].set_ylabel("relative error\nagainst float32")
     layout.mark_missing(layout.by_model(above, models, rows, missing), "tokens")
@@ -82,9 +85,9 @@ def _speed(panel: Axes, pairs: pd.DataFrame, lowest: float, highest: float) -> N
         panel.annotate(f"{tokens:.1f} tokens", (tokens, 1), (4, 5), textcoords="offset points")
 
 
-def _error(panel: Axes, found: pd.DataFrame) -> None:
+def _error(panel: Axes, table: pd.DataFrame) -> None:
     for column, mark in ERRORS.items():
-        panel.plot(found["tokens"], found[column], color=mark.color, marker=mark.marker, ls=mark.line)
+        panel.plot(table["tokens"], table[column], color=mark.color, marker=mark.marker, ls=mark.line)
     panel.ticklabel_format(axis="y", style="plain")
 
 

@@ -1,6 +1,6 @@
-"""Map of (model x skew): speed of tile heights chosen on the GPU over one height for all, a column a batch size.
+"""Map of (model x skew): speed of tile heights chosen on the GPU over one height for all.
 
-A row of panels a fixed height, and one for the best of them at each point.
+One column of panels per batch size; one row per fixed height, and one for the best of them at each point.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def _ratios(rows: pd.DataFrame, fixed: list[str]) -> pd.DataFrame:
 
 
 def _by_experts(rows: pd.DataFrame) -> dict[str, str]:
-    """Label by model, the fewest experts first."""
-    known = rows.drop_duplicates("model").sort_values("num_experts", kind="stable")
+    """Label of each model, those with the fewest experts first."""
+    known = rows.drop_duplicates("model").sort_values(["num_experts", "model"])
     return {
         str(model): f"{model_label(str(model))}\n{experts} experts"
         for model, experts in zip(known["model"], known["num_experts"])

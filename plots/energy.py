@@ -1,4 +1,4 @@
-"""Energy of a forward over that of `stream`, power, and the clock that settles, against tokens; a column a model."""
+"""Energy of a forward over that of `stream`, power, and the clock that settles, against tokens; a column per model."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def draw(results: Results) -> Figure:
 
 
 def over_stream(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a column more: energy over that of `stream` at the same case, NaN where that has none."""
+    """Adds the column over_stream: energy over that of `stream` at the same case, NaN where that has none."""
     stream = rows[rows["implementation"] == LIMIT].set_index("case_hash")["energy_mj"]
     return rows.assign(over_stream=rows["energy_mj"] / rows["case_hash"].map(stream))
 

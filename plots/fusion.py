@@ -1,4 +1,4 @@
-"""Gather and scatter fused into the grouped GEMMs against a permute pass: their speed ratio, a panel a model."""
+"""Gather and scatter fused into the grouped GEMMs against a permute pass: their speed ratio, one panel per model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fast` against the field: its speed over every other system against tokens, a column a model, a row a skew."""
+"""`fast` against the field: its speed over every other system against tokens, by model (columns) and skew (rows)."""
 
 from __future__ import annotations
 

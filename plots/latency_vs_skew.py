@@ -1,4 +1,4 @@
-"""Latency against skew: every system in its best launch mode, a row a batch size, a column an expert count."""
+"""Latency against skew: every system in its best launch mode, by batch size (rows) and expert count (columns)."""
 
 from __future__ import annotations
 

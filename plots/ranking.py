@@ -1,7 +1,7 @@
-"""Every system at every point: its latency over the fastest one's, a block a model, a panel a skew.
+"""Every system at every point: its latency over that of the fastest, one panel per skew, a block of columns per model.
 
-A row a system, ranked by the geometric mean of its ratios; the colour of its name is that of its family. Reads well
-with twenty systems and more, where lines no longer do.
+Each system has a row; rows are ranked by the geometric mean of the ratios, and names have the colour of their family.
+This reads well with twenty systems and more, where lines no longer do.
 """
 
 from __future__ import annotations

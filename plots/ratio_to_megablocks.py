@@ -1,6 +1,6 @@
 """Ratio to Megablocks against tokens: the paper's pipelines over each Megablocks path, with the paper's own points.
 
-A column a model; a row a dtype and a way to compare: eager to eager, or each side in its faster launch mode.
+One column per model; one row per dtype and way to compare: both launched eagerly, or each in its faster launch mode.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _labels(rows: pd.DataFrame) -> Iterator[tuple[str, tuple[float, float]]]:
 
 
 def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
-    """One row a case and system that was both timed and counted, with `intensity` (FLOP a byte) and `tflops`."""
+    """One row per case and system that was both timed and counted, with `intensity` (FLOP per byte) and `tflops`."""
     times = compare.timed(headline, "best")
     times = times[times["implementation"] != LIMIT]
     points = times.merge(counted[["case_hash", "implementation", "bytes"]], on=["case_hash", "implementation"])
@@ -86,7 +86,7 @@ def place(headline: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
 
 
 def unplaced(headline: pd.DataFrame, counted: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of a case of the figure and a system of either study that are no point, with status and reason."""
+    """Which systems have no point at a case of the figure: the pairs of case and system, with status and reason."""
     case = ["case_hash", "model", "tokens", "dtype"]
     names = {*headline["implementation"], *counted["implementation"]} - {LIMIT}
     pairs = (
@@ -96,10 +96,10 @@ def unplaced(headline: pd.DataFrame, counted: pd.DataFrame, points: pd.DataFrame
     pairs = pairs[~pairs[key].apply(tuple, axis=1).isin(set(points[key].apply(tuple, axis=1)))]
     why = [uncounted(counted), compare.missing(headline)]
     reasons = pd.concat(why)[[*key, "status", "reason"]].drop_duplicates(key)
-    found = pairs.merge(reasons, on=key, how="left")
-    known = found["implementation"].isin(counted["implementation"])
+    pairs = pairs.merge(reasons, on=key, how="left")
+    known = pairs["implementation"].isin(counted["implementation"])
     lacks = known.map({True: "timed at no point of the headline study", False: "its bytes are not counted"})
-    return found.assign(status=found["status"].fillna("not run"), reason=found["reason"].fillna(lacks))
+    return pairs.assign(status=pairs["status"].fillna("not run"), reason=pairs["reason"].fillna(lacks))
 
 
 def stream_rate(headline: pd.DataFrame) -> float | None:

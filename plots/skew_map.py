@@ -1,6 +1,6 @@
-"""Map of (experts x skew): speed of the paper's pipelines relative to Megablocks, one panel a batch size.
+"""Map of (experts x skew): speed of the paper's pipelines relative to Megablocks, one column of panels per batch size.
 
-A row of panels a comparison: the pipeline, the Megablocks path or the fastest of them, and the launch modes.
+One row of panels per comparison: of a pipeline, with a Megablocks path or the fastest of them, in a launch mode.
 """
 
 from __future__ import annotations

@@ -120,6 +120,6 @@ def _published(model: str) -> Bars:
 
 def _looks(stages: list[str]) -> dict[str, tuple[str, str, str, str]]:
     """The look of each stage that occurs, the listed ones first and the others as they come."""
-    found = {stage: look for stage, look in STAGES.items() if stage in stages}
+    looks = {stage: look for stage, look in STAGES.items() if stage in stages}
     others = [stage for stage in dict.fromkeys(stages) if stage not in STAGES]
-    return found | {stage: (stage, *OTHERS[index % len(OTHERS)]) for index, stage in enumerate(others)}
+    return looks | {stage: (stage, *OTHERS[index % len(OTHERS)]) for index, stage in enumerate(others)}

@@ -1,4 +1,4 @@
-"""Throughput against tokens: every system in its best launch mode, one panel a model and dtype."""
+"""Throughput against tokens: every system in its best launch mode, one panel per model and dtype."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Memory traffic of one forward by tensor, unfused beside fused beside `fast`: model, interpreter, the GPU's counters.
 
-A column a case; a row an accounting: what DRAM moves by the counters, which see no tensors, and by the model or the
-interpreter every access, each address once a stage, and that without weights.
+One column per case and one row per accounting: what DRAM moves by the counters, which see no tensors; and by the model
+or the interpreter every access, each address once per stage, and the latter without weights.
 """
 
 from __future__ import annotations
@@ -83,18 +83,18 @@ def _columns(rows: pd.DataFrame) -> list[pd.DataFrame]:
         of_model = rows[(rows["model"] == model) & (rows["tokens"] <= MOST_TOKENS)]
         counters = of_model[of_model["method"] == COUNTERS]
         others = [name for name in dict.fromkeys(of_model["method"]) if name != COUNTERS]
-        found = []
+        chosen = []
         for method in others:
             cases = of_model[of_model["method"] == method].groupby("case_hash", sort=False)
-            both = [case for _, case in cases if saving(case, "issued") is not None]
-            if both:
-                case = max(both, key=_size)
-                found.append(pd.concat([case, counters[counters["case_hash"] == case["case_hash"].iloc[0]]]))
-        if not found:
+            complete = [case for _, case in cases if saving(case, "issued") is not None]
+            if complete:
+                case = max(complete, key=_size)
+                chosen.append(pd.concat([case, counters[counters["case_hash"] == case["case_hash"].iloc[0]]]))
+        if not chosen:
             cases = counters.groupby("case_hash", sort=False)
-            both = [case for _, case in cases if saving(case, "dram") is not None]
-            found = [max(both, key=_size)] if both else []
-        columns += found
+            complete = [case for _, case in cases if saving(case, "dram") is not None]
+            chosen = [max(complete, key=_size)] if complete else []
+        columns += chosen
     return columns
 
 
@@ -113,7 +113,7 @@ def change(saved: float) -> str:
 
 
 def _bars(panel: Axes, rows: pd.DataFrame, accounting: str) -> set[str]:
-    """A stacked bar a pipeline; returns the groups of tensors in them."""
+    """Draws a stacked bar per pipeline; returns the groups of tensors in them."""
     seen: set[str] = set()
     stacks = [grouped(rows[rows["implementation"] == name], accounting) for name in BARS]
     most = max(stack.sum() for stack in stacks)

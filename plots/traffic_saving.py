@@ -1,4 +1,4 @@
-"""Share of memory traffic that fusing saves, against tokens: a panel an accounting, a line a model."""
+"""Share of memory traffic that fusing saves, against tokens: one panel per accounting, one line per model."""
 
 from __future__ import annotations
 

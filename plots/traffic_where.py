@@ -1,6 +1,6 @@
-"""Where fusing could save what the paper claims: by shape and rows an expert, all tensors, and activations alone.
+"""Where fusing could save what the paper claims: by shape and rows per expert, of all tensors and of activations alone.
 
-Each address once a stage. Left out: router, routing and schedule, which are under 1 % at the shapes drawn.
+Each address counts once per stage. Router, routing and schedule are left out: under 1 % at the shapes drawn.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def possible_saving(rows_over_hidden, ffn_over_hidden, top_k, weights: bool = Tr
     rows_over_hidden: rows of an active expert over hidden_dim; ffn_over_hidden: ffn_dim over hidden_dim. Per row and
     in units of hidden_dim, gate and up are written and read (4 ffn) and the permuted row is read a second time; the
     unfused pipeline also moves SiLU(gate) x up twice, the permuted row three times, the expert's output twice, and for
-    each token x twice and y once. Weights are 3 x hidden x ffn an expert.
+    each token x twice and y once. Weights are 3 x hidden x ffn per expert.
     """
     rows, ratio = np.asarray(rows_over_hidden, dtype=float), np.asarray(ffn_over_hidden, dtype=float)
     unfused = rows * (6 * ratio + 5 + 3 / top_k)

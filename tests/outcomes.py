@@ -48,7 +48,8 @@ def where() -> str:
     """`interpreter`, or the GPU's name as results folders are called."""
     import torch
 
-    from tritonmoe_bench.experiments.table.provenance import INTERPRETER, slug
+    from tritonmoe_bench.experiments.table.provenance import INTERPRETER
+    from tritonmoe_bench.kernels.fast.tuned import slug
 
     return slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else INTERPRETER
 

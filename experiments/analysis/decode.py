@@ -27,14 +27,17 @@ def crossing(pairs: pd.DataFrame) -> float | None:
 
 
 def errors(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per case with the relative error of both paths against the float32 reference, by model and tokens: model,
-    tokens, output, expert, plain (PyTorch's own computation in the dtype of the case) and ratio, expert over output."""
+    """The relative error of both paths against the float32 reference: one row per case with both, by model and tokens.
+
+    Columns: model, tokens, output, expert, plain (PyTorch's own computation in the dtype of the case) and ratio, that
+    is, expert over output.
+    """
     known = rows[(rows["status"] == "ok") & rows["rel_error"].notna()]
     known = known.drop_duplicates(["run_id", "case_hash", "implementation"])
     key = ["run_id", "case_hash"]
     output, expert = (known[known["implementation"] == name] for name in (OUTPUT, EXPERT))
-    both = output.merge(expert[[*key, "rel_error"]], on=key, suffixes=("", "_expert"))
-    found = both[[*key, "model", "tokens"]].assign(
-        output=both["rel_error"], expert=both["rel_error_expert"], plain=both["torch_rel_error"]
+    cases = output.merge(expert[[*key, "rel_error"]], on=key, suffixes=("", "_expert"))
+    table = cases[[*key, "model", "tokens"]].assign(
+        output=cases["rel_error"], expert=cases["rel_error_expert"], plain=cases["torch_rel_error"]
     )
-    return found.assign(ratio=found["expert"] / found["output"]).sort_values(["model", "tokens"]).reset_index(drop=True)
+    return table.assign(ratio=table["expert"] / table["output"]).sort_values(["model", "tokens"]).reset_index(drop=True)

@@ -52,11 +52,11 @@ def uncounted(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["method"] == COUNTERS) & (rows["stage"] == "total")]
     cases = rows[["case_hash", "model", "tokens", "dtype"]].drop_duplicates("case_hash")
     grid = cases.merge(rows[["implementation"]].drop_duplicates(), how="cross")
-    found = grid.merge(
+    points = grid.merge(
         rows[["case_hash", "implementation", "status", "reason"]], on=["case_hash", "implementation"], how="left"
     )
-    found = found.fillna({"status": "not run", "reason": LEFT_OUT})
-    return found[found["status"] != "ok"]
+    points = points.fillna({"status": "not run", "reason": LEFT_OUT})
+    return points[points["status"] != "ok"]
 
 
 def grouped(rows: pd.DataFrame, accounting: str) -> pd.Series:
@@ -96,11 +96,11 @@ def savings(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns: model, tokens, dtype, method, accounting, saving.
     """
-    found = []
+    shares = []
     for (_, method), case in rows.groupby(["case_hash", "method"], sort=False):
         first = case.iloc[0]
         for accounting in ACCOUNTINGS:
             share = saving(case, accounting)
             if share is not None:
-                found.append((first["model"], first["tokens"], first["dtype"], method, accounting, share))
-    return pd.DataFrame(found, columns=["model", "tokens", "dtype", "method", "accounting", "saving"])
+                shares.append((first["model"], first["tokens"], first["dtype"], method, accounting, share))
+    return pd.DataFrame(shares, columns=["model", "tokens", "dtype", "method", "accounting", "saving"])

@@ -44,7 +44,7 @@ def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
 
 def _reached(points: pd.DataFrame, accounting: str) -> dict[str, Any]:
     """What fusing saves by one accounting: at how many of the points (`count`) the claimed share is reached
-    (`reached`, a row each), and the point at which it saves the most."""
+    (`reached`, one row per point), and the point at which it saves the most."""
     most = points.sort_values(["saving", "model", "tokens"], ascending=[False, True, True], kind="stable").iloc[0]
     return {"name": accounting, "count": len(points), "reached": points[points["reached"]], "most": most}
 

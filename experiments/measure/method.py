@@ -52,14 +52,3 @@ def timing_name(timing: Mapping[str, Any]) -> str:
         if asdict(TimingSettings()) | dict(OmegaConf.load(path)) == dict(timing):
             return path.stem
     return hashlib.sha256(json.dumps(dict(timing), sort_keys=True).encode()).hexdigest()[:8]
-
-
-def older(kind: str, method: str) -> list[str]:
-    """The versions, such as "latency1", in a row's `method_revision` that are older than today's."""
-    stated = method.split("+")
-    return [
-        part
-        for name in DEPENDS[kind]
-        for part in stated
-        if part.startswith(name) and part[len(name) :].isdigit() and int(part[len(name) :]) < METHOD[name]
-    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -44,11 +43,6 @@ def installed(package: str) -> str:
         return ""
 
 
-def slug(device: str) -> str:
-    """Folder name of a device: 'NVIDIA H200' is nvidia-h200."""
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-
-
 def environment() -> dict[str, Any]:
     """Device, software and commit of this machine; starts CUDA if there is a GPU, so ask in a process of its own."""
     git_commit, git_dirty = commit()
@@ -60,6 +54,8 @@ def environment() -> dict[str, Any]:
     import torch
 
     if torch.cuda.is_available():
+        from tritonmoe_bench.kernels.fast.tuned import slug  # the name by which tuned tables are found too
+
         properties = torch.cuda.get_device_properties(0)
         found |= {
             "device": slug(properties.name), "device_uuid": str(properties.uuid), "driver": driver_version(),

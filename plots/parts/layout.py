@@ -117,7 +117,7 @@ def missing_entry(missing: pd.DataFrame) -> list[Artist]:
 def by_model(
     axes: Sequence[Axes], models: Sequence[str], rows: pd.DataFrame, missing: pd.DataFrame
 ) -> list[tuple[Axes, pd.DataFrame, int]]:
-    """What `mark_missing` takes, for a panel a model. rows: of the study, missing ones among them."""
+    """What `mark_missing` takes, for one panel per model. rows: of the study, missing ones among them."""
     return [
         (panel, missing[missing["model"] == model], rows.loc[rows["model"] == model, "case_hash"].nunique())
         for panel, model in zip(axes, models)

@@ -1,4 +1,4 @@
-"""Maps of ratios: a cell a case, coloured by how far the ratio lies from 1, with the number in it."""
+"""Maps of ratios: one cell per case, coloured by how far the ratio lies from 1, with the number in it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def draw_ratios(
     horizontal: str,
     order: Sequence[Any] | None = None,
 ) -> None:
-    """One cell a case of `grid`, by two of its columns, with the ratio of that case, hatched where there is none.
+    """Draws one cell per case of `grid`, by two of its columns, with the ratio of that case, hatched where it has none.
 
     ratios: case_hash and ratio; order: the values of the vertical axis from below, sorted if they are not given.
     """

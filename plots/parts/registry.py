@@ -48,7 +48,7 @@ def broken() -> list[str]:
 @functools.cache
 def scan() -> tuple[dict[str, Picture], list[str]]:
     """What `figures` and `broken` give."""
-    found: dict[str, Picture] = {}
+    pictures: dict[str, Picture] = {}
     faults: list[str] = []
     for info in pkgutil.iter_modules(plots.__path__):
         if info.ispkg:
@@ -67,13 +67,13 @@ def scan() -> tuple[dict[str, Picture], list[str]]:
         studies = (module.STUDIES,) if isinstance(module.STUDIES, str) else tuple(module.STUDIES)
         known = sorted([*NO_SWEEP, *(path.stem for path in STUDY_CONF.glob("*.yaml"))])
         unknown = [study for study in studies if study not in known]
-        if module.NAME in found:
-            faults.append(f"{file}: {found[module.NAME].file} is called {module.NAME} too: rename one of them")
+        if module.NAME in pictures:
+            faults.append(f"{file}: {pictures[module.NAME].file} is called {module.NAME} too: rename one of them")
         elif unknown:
             faults.append(f"{file}: STUDIES has {', '.join(unknown)}: allowed are {', '.join(known)}")
         else:
-            found[module.NAME] = Picture(module.NAME, module.TITLE, studies, module.draw, file)
-    return found, faults
+            pictures[module.NAME] = Picture(module.NAME, module.TITLE, studies, module.draw, file)
+    return pictures, faults
 
 
 def described(error: Exception) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import made_up
 import make_results
 import matplotlib
 import pandas as pd
@@ -84,7 +85,7 @@ def results(tmp_path_factory) -> Results:
     """The made-up results with rows of the new system in every study, and its family in the records."""
     root = tmp_path_factory.mktemp("results")
     folder = make_results.make_results(root)
-    make_results.SYSTEMS[NAME] = (0.85, 22.0, 95.0, 0.1, 1.05, "9.8.7")
+    made_up.SYSTEMS[NAME] = (0.85, 22.0, 95.0, 0.1, 1.05, "9.8.7")
     for study, cases in (
         ("throughput", "throughput_cases"), ("headline", "headline_cases"), ("skew", "skew_cases"),
         ("experts", "expert_cases"),
