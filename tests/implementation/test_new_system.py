@@ -90,7 +90,7 @@ def results(tmp_path_factory) -> Results:
         ("throughput", "throughput_cases"), ("headline", "headline_cases"), ("skew", "skew_cases"),
         ("experts", "expert_cases"),
     ):  # fmt: skip
-        for case in getattr(make_results, cases)():
+        for case in getattr(made_up, cases)():
             for row in make_results.layer_rows(study, case, NAME):
                 store.append(folder / f"{study}.csv", row)
         notes = folder / f"{study}.json"
