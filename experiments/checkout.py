@@ -3,21 +3,22 @@
 `python experiments/sweep.py` puts `experiments/` first on sys.path, where its module names shadow others. A script
 begins with `import checkout`, which replaces that entry with `.src`, the folder that holds the one name, so that a
 script always runs the code it lies beside. From then on an error that the user can mend (a missing package, a Python
-too old, a damaged file of results, a file that cannot be written) ends the script with one line instead of a traceback.
+too old, a damaged file of results, a file that cannot be written) ends the script with one line instead of a traceback. What
+this module needs for that only is imported when it is needed: until `begin` an interrupt is a traceback.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import io
 import os
 import signal
-import subprocess
 import sys
-import traceback
-import types
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / ".src"
@@ -50,6 +51,8 @@ def program_environment(**changes: str) -> dict[str, str]:
 
 def git(folder: Path, *arguments: str) -> str | None:
     """What git prints in that folder; None where it fails or is not there."""
+    import subprocess
+
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True)
@@ -83,7 +86,7 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _stop(number: int, frame: types.FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     # An exception would be lost or printed wherever it arises, such as in a finalizer or inside of an import.
     os.write(2, b"\nstopped before anything was done\n")
     os._exit(128 + number)
@@ -112,6 +115,9 @@ def one_line(error: BaseException) -> str | None:
 
 def _missing(error: ModuleNotFoundError) -> str | None:
     """Which package an import lacks, and how to get it; none for a module of ours, or of a package that is there."""
+    import importlib.util
+    import traceback
+
     name = (error.name or "").partition(".")[0]
     if not name or name == PACKAGE or name in FOLDERS or importlib.util.find_spec(name):
         return None
@@ -124,7 +130,7 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     )
 
 
-def report(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """`sys.excepthook`: an error in one line where that says all."""
     text = one_line(error)
     if isinstance(error, KeyboardInterrupt):
@@ -139,5 +145,5 @@ if not __package__:  # run by path, and not imported for `one_line`
     if sys.version_info < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         sys.exit(f"error: {sys.executable} is Python {sys.version.split()[0]}: allowed are {oldest} and up")
-    bind()
     begin()
+    bind()
