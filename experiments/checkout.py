@@ -3,8 +3,8 @@
 `python experiments/sweep.py` puts `experiments/` first on sys.path, where its module names shadow others. A script
 begins with `import checkout`, which replaces that entry with `.src`, the folder that holds the one name, so that a
 script always runs the code it lies beside. From then on an error that the user can mend (a missing package, a Python
-too old, a damaged file of results, a file that cannot be written) ends the script with one line instead of a traceback. What
-this module needs for that only is imported when it is needed: until `begin` an interrupt is a traceback.
+too old, a damaged file of results, a file that cannot be written) ends the script with one line instead of a traceback.
+What this module needs for that only is imported when it is needed: until `begin` an interrupt is a traceback.
 """
 
 from __future__ import annotations

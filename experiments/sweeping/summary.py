@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..implementation.contract import Check, Implementation, unavailable
 from ..table import store
 from ..table.columns import KEYS
+from ..workload.case import Case
 from .plan import Plan
+
+ASK_LIMIT_S = 180.0
+"""The longest that a system may take to say whether it runs here: it may import itself for that."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -69,16 +74,14 @@ def closing_table(path: Path, plan: Plan) -> str:
 
 def implementations_text() -> str:
     """Every implementation, its version, and whether it can run here, with the reason if not; then what is broken."""
+    import functools
     import inspect
     import sys
 
     import torch
 
-    from ..implementation.contract import Check, unavailable
-    from ..implementation.registry import broken, described, implementations, short
-    from ..workload.case import Case
+    from ..implementation.registry import AdapterFault, attempt, broken, implementations, short
 
-    case = Case("tiny", 8, 2, 128, 256, 1)
     has_gpu = torch.cuda.is_available()
     lines, faults = [], list(dict.fromkeys(fault for _, fault in broken()))
     for name, implementation in implementations().items():
@@ -86,20 +89,26 @@ def implementations_text() -> str:
         try:
             folders = [str(folder) for folder in implementation.search_path()]
             sys.path[:0] = folders
-            check = implementation.check(case)
-            if not isinstance(check, Check):
-                raise TypeError(f"check() returned {check!r}: allowed are OK, unavailable(...) and unsupported(...)")
-            if check.status.value == "ok" and implementation.needs_gpu and not has_gpu:
-                check = unavailable("needs an NVIDIA GPU")
-            state = "can run here" if check.status.value == "ok" else f"{check.status.value}: {check.reason}"
-            lines.append(f"{name:28} {implementation.version() or '-':10} {implementation.family:12} {state}")
-        except Exception as error:
-            faults.append(f"{short(Path(inspect.getfile(type(implementation))))}: {name}: {described(error)}")
+            lines.append(attempt(functools.partial(_state, implementation, has_gpu), ASK_LIMIT_S))
+        except AdapterFault as fault:
+            faults.append(f"{short(Path(inspect.getfile(type(implementation))))}: {name}: {fault}")
         del sys.path[: len(folders)]
         # Two systems may call their packages the same; in a sweep each has a process of its own.
         for module in [module for module, loaded in sys.modules.items() if _lies_in(loaded, folders)]:
             del sys.modules[module]
     return "\n".join([*lines, *(f"broken: {fault}" for fault in faults)])
+
+
+def _state(implementation: Implementation, has_gpu: bool) -> str:
+    """A line of the list: name, version, family, and whether it can run here."""
+    check = implementation.check(Case("tiny", 8, 2, 128, 256, 1))
+    if not isinstance(check, Check):
+        raise TypeError(f"check() returned {check!r}: allowed are OK, unavailable(...) and unsupported(...)")
+    if check.status.value == "ok" and implementation.needs_gpu and not has_gpu:
+        check = unavailable("needs an NVIDIA GPU")
+    state = "can run here" if check.status.value == "ok" else f"{check.status.value}: {check.reason}"
+    version = implementation.version() or "-"
+    return f"{implementation.name:28} {version:10} {implementation.family:12} {state}"
 
 
 def _lies_in(module: object, folders: list[str]) -> bool:

@@ -43,10 +43,8 @@ sys.meta_path.insert(0, Interrupt())
 def test_an_interrupt_while_a_command_loads_is_one_line(script, module, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     settings = os.environ | {"PYTHONPATH": str(tmp_path), "INTERRUPT_AT": module}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), "model=tiny"] if "sweep" in script else [sys.executable, str(ROOT / script)],
-        capture_output=True, encoding="utf-8", env=settings, cwd=tmp_path,
-    )  # fmt: skip
+    command = [sys.executable, str(ROOT / script), *(["model=tiny"] if "sweep" in script else [])]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=settings, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "\nstopped before anything was done\n"
 
