@@ -33,6 +33,7 @@ class Fast(Implementation):
     revision = 4
     source = "kernels/fast/layer.py"
     needs_gpu = False
+    quants = ("none", "fp8_block")
 
     def version(self) -> str:
         from tritonmoe_bench import __version__
@@ -46,9 +47,19 @@ class Fast(Implementation):
             return unsupported(f"takes up to {MAX_EXPERTS} experts and top_k up to {MAX_TOP_K}")
         return OK
 
+    def activations(self, case: Case) -> str:
+        from tritonmoe_bench.kernels.fast.tile_types import FewTiles
+
+        packed = case.quant != "none" and not isinstance(_tiles(case), FewTiles)
+        return _packed_activations() if packed else "a16"
+
     def build(self, case: Case, weights: Weights) -> Forward:
         from tritonmoe_bench.kernels.fast.layer import fast_moe
 
+        if case.quant != "none":
+            packed = (weights.router(), weights.packed_gate_up(), weights.packed_down(), case.top_k, case.gate)
+            correction = weights.correction_bias()
+            return lambda x: fast_moe(x, *packed, correction_bias=correction)
         layer = (weights.router(), weights.gate_up(), weights.down(), case.top_k, case.gate)
         bias = weights.correction_bias()
         return lambda x: fast_moe(x, *layer, correction_bias=bias)
@@ -56,6 +67,8 @@ class Fast(Implementation):
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
         GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines."""
+        if case.quant != "none":
+            return []
         from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_place
         from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
         from tritonmoe_bench.kernels.fast.forward import launch_combine
@@ -103,6 +116,21 @@ def _tiles(case: Case) -> FastTiles | FewTiles:
     import torch
 
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
+    from tritonmoe_bench.kernels.fast.packed import fp8_tiles
+    from tritonmoe_bench.kernels.target import target_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if case.quant != "none":
+        shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
+        return fp8_tiles(target_of(device), *shape, case.tokens, _packed_activations())
     return choose_tiles(device, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.tokens)
+
+
+def _packed_activations() -> str:
+    """What `fast_moe` takes on this machine for weights in fp8_block."""
+    import torch
+
+    from tritonmoe_bench.kernels.fast.packed import default_activations
+    from tritonmoe_bench.kernels.target import target_of
+
+    return default_activations(target_of(torch.device("cuda" if torch.cuda.is_available() else "cpu")))

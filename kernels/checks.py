@@ -7,6 +7,8 @@ import triton
 
 DTYPES = (torch.float16, torch.bfloat16)
 """Element types of activations and weights."""
+ROUTER_DTYPES = DTYPES
+"""Element types of the router's weight."""
 LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 INDEX_DTYPES = (torch.int32, torch.int64)
 MAX_TOP_K = 16

@@ -28,6 +28,11 @@ class Target:
         return self.nvidia_major >= 9
 
     @property
+    def has_fp8(self) -> bool:
+        """Matrix units that multiply e4m3."""
+        return self.nvidia_major >= 9
+
+    @property
     def has_dependent_launch(self) -> bool:
         """Programmatic dependent launch, see pdl.py."""
         return self.nvidia_major >= 9

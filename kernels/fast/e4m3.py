@@ -10,10 +10,21 @@ import torch
 import triton
 import triton.language as tl
 
+from ..formats.fp8_block import Fp8Block
 from ..pdl import launch_options, release_next, wait_for_previous
+from ..target import INTERPRETER, target_of
 
 GROUP = 128
 """Columns of a row that share a scale, as in the blocks of the weights."""
+
+
+def operands(weights: torch.Tensor | Fp8Block) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What kernels take for weights: (values, scales); bits where the GPU does not take e4m3, no scales for 16 bits."""
+    if isinstance(weights, torch.Tensor):
+        return weights, None
+    target = target_of(weights.device)
+    native = target.has_fp8 or target == INTERPRETER
+    return weights.values if native else weights.values.view(torch.uint8), weights.scales
 
 
 @triton.jit
@@ -35,27 +46,26 @@ def quantize_groups(values, AXIS: tl.constexpr):
     return (values / tl.expand_dims(scale, AXIS)).to(tl.float8e4nv), scale
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
+@triton.jit
 def _quantize_rows_kernel(
     # operands
     x, values, scales,
     # shape
-    num_tokens, stride_token, K: tl.constexpr,
+    stride_token, K: tl.constexpr,
     # tile
-    BLOCK_T: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """values [num_tokens, K] and scales [num_tokens, K / GROUP] of x, one program for BLOCK_T rows of a group."""
+    """values [tokens, K] and scales [tokens, K / WIDTH] of x, one program for GROUPS groups of a token."""
     wait_for_previous(PDL)
     release_next(PDL)
-    group = tl.program_id(1)
-    token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
-    column = group * GROUP + tl.arange(0, GROUP)  # [GROUP]
-    inside = token < num_tokens
-    place = token.to(tl.int64)[:, None] * stride_token + column[None, :]
-    rows = tl.load(x + place, mask=inside[:, None], other=0.0).to(tl.float32)  # [BLOCK_T, GROUP]
-    quantized, scale = quantize_groups(rows, 1)
-    tl.store(values + token.to(tl.int64)[:, None] * K + column[None, :], quantized, mask=inside[:, None])
-    tl.store(scales + token * (K // GROUP) + group, scale, mask=inside)
+    token = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)  # [GROUPS]
+    inside = group < K // WIDTH
+    column = group[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]  # [GROUPS, WIDTH]
+    row = tl.load(x + token * stride_token + column, mask=inside[:, None], other=0.0).to(tl.float32)
+    quantized, scale = quantize_groups(row, 1)
+    tl.store(values + token * K + column, quantized, mask=inside[:, None])
+    tl.store(scales + token * (K // WIDTH) + group, scale, mask=inside)
 
 
 def launch_quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,8 +73,8 @@ def launch_quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     tokens, k = x.shape
     values = torch.empty((tokens, k), dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty((tokens, k // GROUP), dtype=torch.float32, device=x.device)
-    block_t = min(triton.next_power_of_2(tokens), 16) if x.is_cuda else triton.next_power_of_2(tokens)
-    _quantize_rows_kernel[(triton.cdiv(tokens, block_t), k // GROUP)](
-        x, values, scales, tokens, x.stride(0), K=k, BLOCK_T=block_t, GROUP=GROUP, **launch_options(x.device)
+    groups = min(triton.next_power_of_2(k // GROUP), 16 if x.is_cuda else 256)
+    _quantize_rows_kernel[(tokens, triton.cdiv(k // GROUP, groups))](
+        x, values, scales, x.stride(0), K=k, GROUPS=groups, WIDTH=GROUP, **launch_options(x.device)
     )
     return values, scales

@@ -11,15 +11,28 @@ import torch
 import triton
 import triton.language as tl
 
+from ..formats.fp8_block import Fp8Block
 from ..gating import Gating
 from ..pdl import launch_options, release_next, wait_for_previous
+from .e4m3 import operands, unpack_e4m3
 from .routing import launch_top_k
 from .tile_types import FewTile, FewTiles
 
 
 @triton.jit
+def _scaled(values, scales, matrix, n_block, k, start, N: tl.constexpr, K: tl.constexpr):
+    """float32 values [STEP], times the scales of the weights that they meet: those of a row of blocks of a matrix in
+    fp8_block. scales: float32 [matrices, N / 128, K / 128], or None for weights that have none."""
+    values = values.to(tl.float32)
+    if scales is not None:
+        row = scales + (matrix * (N // 128) + n_block) * (K // 128)
+        values *= tl.load(row + (start + k) // 128, mask=k < K - start, other=0.0)
+    return values
+
+
+@triton.jit
 def _few_gate_up_kernel(
-    x, gate_up, hidden, experts, weights, stride_token,
+    x, gate_up, scales, hidden, experts, weights, stride_token,
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     BLOCK_N: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -45,8 +58,11 @@ def _few_gate_up_kernel(
             gate_tile = tl.load(gate + start, mask=inside, other=0.0)
             up_tile = tl.load(gate + FFN * K + start, mask=inside, other=0.0)
             values = tl.load(row + start, mask=k < K - start, other=0.0)
-        gate_sum += gate_tile.to(tl.float32) * values.to(tl.float32)[None, :]
-        up_sum += up_tile.to(tl.float32) * values.to(tl.float32)[None, :]
+        block = tl.program_id(0) % columns * BLOCK_N // 128
+        gate_values = _scaled(values, scales, expert * 2, block, k, start, FFN, K)
+        up_values = _scaled(values, scales, expert * 2 + 1, block, k, start, FFN, K)
+        gate_sum += unpack_e4m3(gate_tile, tl.float32) * gate_values[None, :]
+        up_sum += unpack_e4m3(up_tile, tl.float32) * up_values[None, :]
     gate_value = tl.sum(gate_sum, axis=1)
     product = gate_value * tl.sigmoid(gate_value) * tl.sum(up_sum, axis=1) * tl.load(weights + slot)
     tl.store(hidden + slot * FFN + n, product, mask=n < FFN)
@@ -63,17 +79,18 @@ def _few_weights(down, expert, n, k, start, N: tl.constexpr, K: tl.constexpr, EV
 
 
 @triton.jit
-def _few_values(hidden, slot, k, start, K: tl.constexpr, EVEN: tl.constexpr):
-    """A step of a slot's values from `start` on, [1, STEP], 0 outside."""
+def _few_values(hidden, scales, expert, n_block, slot, k, start, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr):
+    """A step of a slot's values from `start` on, times the scales of its expert's weights, [1, STEP], 0 outside."""
     if EVEN:
-        return tl.load(hidden + slot * K + start + k)[None, :]
+        values = tl.load(hidden + slot * K + start + k)
     else:
-        return tl.load(hidden + slot * K + start + k, mask=k < K - start, other=0.0)[None, :]
+        values = tl.load(hidden + slot * K + start + k, mask=k < K - start, other=0.0)
+    return _scaled(values, scales, expert, n_block, k, start, N, K)[None, :]
 
 
 @triton.jit
 def _few_down_kernel(
-    hidden, down, y, experts,
+    hidden, down, scales, y, experts,
     TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     BLOCK_N: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -82,18 +99,21 @@ def _few_down_kernel(
     even: tl.constexpr = K % STEP == 0 and N % BLOCK_N == 0
     slot = tl.program_id(0) // columns * TOP_K
     n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    block = tl.program_id(0) % columns * BLOCK_N // 128
     k = tl.arange(0, STEP)  # [STEP]
     # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the first
     # weights can be on their way, while `hidden` is not.
     weights = _few_weights(down, tl.load(experts + slot), n, k, 0, N, K, even)
     wait_for_previous(PDL)
     release_next(PDL)
-    total = weights.to(tl.float32) * _few_values(hidden, slot, k, 0, K, even)  # [BLOCK_N, STEP]
+    first = tl.load(experts + slot)
+    total = unpack_e4m3(weights, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, N, K, even)
     for j in tl.static_range(TOP_K):
         expert = tl.load(experts + slot + j)
         for start in tl.range(STEP if j == 0 else 0, K, STEP):
             weights = _few_weights(down, expert, n, k, start, N, K, even)
-            total += weights.to(tl.float32) * _few_values(hidden, slot + j, k, start, K, even)
+            values = _few_values(hidden, scales, expert, block, slot + j, k, start, N, K, even)
+            total += unpack_e4m3(weights, tl.float32) * values  # [BLOCK_N, STEP]
     y_row = y + (slot // TOP_K).to(tl.int64) * N
     tl.store(y_row + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < N)
 
@@ -101,8 +121,8 @@ def _few_down_kernel(
 def launch_few(
     x: torch.Tensor,
     logits: torch.Tensor,
-    gate_up: torch.Tensor,
-    down: torch.Tensor,
+    gate_up: torch.Tensor | Fp8Block,
+    down: torch.Tensor | Fp8Block,
     top_k: int,
     gating: Gating,
     correction_bias: torch.Tensor | None,
@@ -115,25 +135,25 @@ def launch_few(
 
 
 def launch_few_gate_up(
-    x: torch.Tensor, gate_up: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, tile: FewTile
+    x: torch.Tensor, gate_up: torch.Tensor | Fp8Block, experts: torch.Tensor, weights: torch.Tensor, tile: FewTile
 ) -> torch.Tensor:
     """hidden float32 [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]."""
     ffn, k = gate_up.shape[1] // 2, gate_up.shape[2]
     hidden = torch.empty((experts.numel(), ffn), dtype=torch.float32, device=x.device)
     _few_gate_up_kernel[(experts.numel() * triton.cdiv(ffn, tile.block_n),)](
-        x, gate_up, hidden, experts, weights, x.stride(0), TOP_K=experts.shape[1], FFN=ffn, K=k,
+        x, *operands(gate_up), hidden, experts, weights, x.stride(0), TOP_K=experts.shape[1], FFN=ffn, K=k,
         **tile.constants(), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
 
 def launch_few_down(
-    hidden: torch.Tensor, down: torch.Tensor, experts: torch.Tensor, dtype: torch.dtype, tile: FewTile
+    hidden: torch.Tensor, down: torch.Tensor | Fp8Block, experts: torch.Tensor, dtype: torch.dtype, tile: FewTile
 ) -> torch.Tensor:
     """y [tokens, hidden] of that dtype."""
     (tokens, top_k), (n, k) = experts.shape, down.shape[1:]
     y = torch.empty((tokens, n), dtype=dtype, device=hidden.device)
     _few_down_kernel[(tokens * triton.cdiv(n, tile.block_n),)](
-        hidden, down, y, experts, TOP_K=top_k, N=n, K=k, **tile.constants(), **launch_options(hidden.device)
+        hidden, *operands(down), y, experts, TOP_K=top_k, N=n, K=k, **tile.constants(), **launch_options(hidden.device)
     )
     return y

@@ -71,6 +71,11 @@ def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, tile
         raise ValueError(f"{x.shape[0]} tokens are too many for FewTiles: their offsets have 32 bits")
     for name, tensor in (("router_weight", router_weight), ("gate_up", gate_up), ("down", down)):
         check_contiguous(name, tensor)
+    check_gating(gating, correction_bias, num_experts, top_k, x)
+
+
+def check_gating(gating, correction_bias, num_experts: int, top_k: int, x: torch.Tensor) -> None:
+    """Raises TypeError or ValueError for a gating that does not go with its bias or with the experts."""
     if not isinstance(gating, Gating):
         raise TypeError(f"gating must be a Gating, got {type(gating).__name__}")
     if gating.correction_bias != (correction_bias is not None):
