@@ -24,7 +24,7 @@ def operands(weights: torch.Tensor | Fp8Block) -> tuple[torch.Tensor, torch.Tens
         return weights, None
     target = target_of(weights.device)
     native = target.has_fp8 or target == INTERPRETER
-    return weights.values if native else weights.values.view(torch.uint8), weights.scales
+    return weights.values if native else weights.raw(), weights.scales
 
 
 @triton.jit
@@ -40,10 +40,10 @@ def unpack_e4m3(raw, TYPE: tl.constexpr):
 
 
 @triton.jit
-def quantize_groups(values, AXIS: tl.constexpr):
-    """(e4m3 numbers, float32 scales) of float32 values [rows, columns], one scale per row if AXIS is 1, else column."""
-    scale = tl.maximum(tl.max(tl.abs(values), axis=AXIS), 1e-12) * (1.0 / 448.0)
-    return (values / tl.expand_dims(scale, AXIS)).to(tl.float8e4nv), scale
+def quantize_groups(values):
+    """(e4m3 numbers [rows, columns], float32 scales [rows]) of float32 values [rows, columns]."""
+    scale = tl.maximum(tl.max(tl.abs(values), axis=1), 1e-12) * (1.0 / 448.0)
+    return (values / scale[:, None]).to(tl.float8e4nv), scale
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def _quantize_rows_kernel(
     inside = group < K // WIDTH
     column = group[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]  # [GROUPS, WIDTH]
     row = tl.load(x + token * stride_token + column, mask=inside[:, None], other=0.0).to(tl.float32)
-    quantized, scale = quantize_groups(row, 1)
+    quantized, scale = quantize_groups(row)
     tl.store(values + token * K + column, quantized, mask=inside[:, None])
     tl.store(scales + token * (K // WIDTH) + group, scale, mask=inside)
 

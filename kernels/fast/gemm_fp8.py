@@ -70,18 +70,19 @@ def _scaled_product(
                 tail_scale = tl.load(a_tail_scales + step, mask=in_tail, other=0.0)  # [TAIL]
                 tail_part *= tail_scale[None, :] if SWAP else tail_scale[:, None]
             tail += tail_part * (scale[:, None] if SWAP else scale[None, :])
-    return total, tail
+    if SWAP:
+        return total.T, tail.T
+    else:
+        return total, tail
 
 
 @triton.jit
-def _store_hidden(
-    hidden, hidden_scales, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr, SWAP: tl.constexpr
-):
+def _store_hidden(hidden, hidden_scales, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
     """Stores what passes to down, for a8 as e4m3 with the scale of this column of each row."""
     if hidden.dtype.element_ty == tl.float8e4nv:
-        values, scale = quantize_groups(values, 0 if SWAP else 1)
+        values, scale = quantize_groups(values)
         tl.store(hidden_scales + row.to(tl.int64) * (N // BLOCK_N) + column, scale, mask=in_rows)
-    _store(hidden, row, in_rows, values, column, N, BLOCK_N, SWAP)
+    _store(hidden, row, in_rows, values, column, N, BLOCK_N)
 
 
 @triton.jit
@@ -93,7 +94,7 @@ def _gate_up_fp8_tile(
     # shape
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr, BULK: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
     """hidden[r] = silu(gate @ x[token of r]) * (up @ x[token of r]) for the rows r of a block."""
@@ -109,11 +110,11 @@ def _gate_up_fp8_tile(
         x + token_tail * stride_token, x_scales + token_tail * (K // BLOCK_K), m_tail < rows,
         gate_up, gate_up_scales, expert, column, FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
-    product = _activate(both, HEIGHT, BLOCK_N, SWAP)
-    _store_hidden(hidden, hidden_scales, row + m, m < rows, product, column, FFN, BLOCK_N, SWAP)
+    product = _activate(both, HEIGHT, BLOCK_N)
+    _store_hidden(hidden, hidden_scales, row + m, m < rows, product, column, FFN, BLOCK_N)
     if TAIL > 0:
-        product_tail = _activate(both_tail, TAIL, BLOCK_N, SWAP)
-        _store_hidden(hidden, hidden_scales, row + m_tail, m_tail < rows, product_tail, column, FFN, BLOCK_N, SWAP)
+        product_tail = _activate(both_tail, TAIL, BLOCK_N)
+        _store_hidden(hidden, hidden_scales, row + m_tail, m_tail < rows, product_tail, column, FFN, BLOCK_N)
 
 
 @triton.jit
@@ -123,9 +124,9 @@ def _down_fp8_tile(
     # schedule
     order, expert, row, rows, column,
     # shape
-    TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr, BULK: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
     """out[slot of r] = down @ hidden[r] for the rows r of a block."""
@@ -142,10 +143,10 @@ def _down_fp8_tile(
         down, down_scales, expert, column, N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
     slot = tl.load(order + row + m, mask=m < rows, other=0)
-    _store(out, slot, m < rows, total, column, N, BLOCK_N, SWAP)
+    _store(out, slot, m < rows, total, column, N, BLOCK_N)
     if TAIL > 0:
         slot_tail = tl.load(order + row + m_tail, mask=m_tail < rows, other=0)
-        _store(out, slot_tail, m_tail < rows, tail, column, N, BLOCK_N, SWAP)
+        _store(out, slot_tail, m_tail < rows, tail, column, N, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
@@ -159,13 +160,14 @@ def _gate_up_fp8_kernel(
     # tile
     BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
+    tl.static_assert(not BULK)
     wait_for_previous(PDL)
     release_next(PDL)
     expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N))
     if rows > 0:
-        operands = (x, x_scales, gate_up, gate_up_scales, hidden, hidden_scales, stride_token,
-                    order, expert, row, rows, column)  # fmt: skip
-        _climb(_gate_up_fp8_tile, operands, rows, TOP_K, FFN, K, BLOCK_N, BULK, LADDER)
+        arguments = (x, x_scales, gate_up, gate_up_scales, hidden, hidden_scales, stride_token,
+                     order, expert, row, rows, column)  # fmt: skip
+        _climb(_gate_up_fp8_tile, arguments, rows, (TOP_K, FFN, K, BLOCK_N), LADDER)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
@@ -184,8 +186,8 @@ def _down_fp8_kernel(
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:
-        operands = (hidden, hidden_scales, down, down_scales, out, order, expert, row, rows, column)
-        _climb(_down_fp8_tile, operands, rows, 1, N, K, BLOCK_N, BULK, LADDER)
+        arguments = (hidden, hidden_scales, down, down_scales, out, order, expert, row, rows, column)
+        _climb(_down_fp8_tile, arguments, rows, (N, K, BLOCK_N), LADDER)
 
 
 def launch_gate_up_fp8(

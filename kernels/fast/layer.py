@@ -12,6 +12,7 @@ from ..gating import Gating
 from .forward import forward
 from .operator import traced_fast_moe
 from .packed import forward_packed
+from .packed_operator import traced_fast_moe_packed
 from .tile_types import FastTiles, FewTiles
 
 
@@ -39,6 +40,9 @@ def fast_moe(
     Raises TypeError or ValueError, before any launch, for another dtype, device, shape, stride, top_k, gating or tiles.
     """
     if isinstance(gate_up, Packed) or isinstance(down, Packed):
+        if isinstance(gate_up, Packed) and isinstance(down, Packed) and tiles is None and torch.compiler.is_compiling():
+            arguments = (x, router_weight, gate_up, down, top_k, gating, correction_bias, activations)
+            return traced_fast_moe_packed(*arguments)
         return forward_packed(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles, activations)
     # is_compiling is the whole process's: it may be another thread that compiles, while this call is an eager one.
     if torch.compiler.is_compiling() and (tiles is None or torch.compiler.is_dynamo_compiling()):

@@ -60,6 +60,17 @@ class Fp8Block(Packed):
         scales = self.scales.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
         return (self.values.float() * scales).to(dtype or torch.float32)
 
+    def raw(self) -> torch.Tensor:
+        import torch
+
+        return self.values.view(torch.uint8)
+
+    @classmethod
+    def from_raw(cls, values: torch.Tensor, scales: torch.Tensor) -> Fp8Block:
+        import torch
+
+        return cls(values.view(torch.float8_e4m3fn), scales)
+
     @classmethod
     def check(cls, rows: int, columns: int) -> None:
         check_divides(cls.name, rows, BLOCK, "rows")

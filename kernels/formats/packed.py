@@ -56,6 +56,15 @@ class Packed(ABC):
     def check(cls, rows: int, columns: int) -> None:
         """Raises ValueError, naming what is allowed, for a matrix that the format cannot hold."""
 
+    def raw(self) -> torch.Tensor:
+        """The values as uint8, in the same memory."""
+        return self.values
+
+    @classmethod
+    def from_raw(cls, values: torch.Tensor, scales: torch.Tensor) -> Packed:
+        """Of what `raw` gives."""
+        return cls(values, scales)
+
     @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.scales.nbytes

@@ -89,3 +89,34 @@ def test_what_it_refuses(device):
         fast_moe(x, router, gate_up, down, top_k, gating, activations="a4")
     with pytest.raises(ValueError, match="top_k=9"):
         fast_moe(x, router, gate_up, down, 9, gating)
+
+
+@pytest.mark.parametrize(("gating", "backend"), [("softmax", "eager"), ("deepseek_v3", "aot_eager")])
+def test_a_compiled_layer_gives_the_eager_numbers(device, gating, backend):
+    torch.compiler.reset()
+    _, made, x, arguments = layer(device, 5, gating=gating, num_experts=64, top_k=6, hidden_dim=128)
+    bias = made.correction_bias()
+    compiled = torch.compile(lambda x: fast_moe(x, *arguments, correction_bias=bias), fullgraph=True, backend=backend)
+    assert torch.equal(compiled(x), fast_moe(x, *arguments, correction_bias=bias))
+    torch.compiler.reset()
+
+
+def test_the_operator_is_what_pytorch_asks_of_one(device):
+    _, _, x, (router, gate_up, down, top_k, _) = layer(device, 3)
+    parts = (x, router, gate_up.raw(), gate_up.scales, down.raw(), down.scales)
+    arguments = (*parts, "fp8_block", top_k, "softmax", False, 1, 1, 1.0, None, "a16")
+    torch.library.opcheck(torch.ops.tritonmoe.fast_moe_packed.default, arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_a_cuda_graph_holds_it(device, tokens):
+    _, _, x, arguments = layer(device, tokens)
+    expected = fast_moe(x, *arguments)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = fast_moe(x, *arguments)
+    y.fill_(float("nan"))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, expected)
