@@ -35,7 +35,7 @@ def fast_moe_packed_op(
     correction_bias: torch.Tensor | None,
     activations: str | None,
 ) -> torch.Tensor:
-    """`fast_moe` of packed weights, their values as uint8, with the fields of its gating; quant: a name of `formats`."""
+    """`fast_moe` of packed weights, whose values come as uint8; quant: a name of `formats`."""
     from .packed import forward_packed  # which imports this file
 
     kind = formats()[quant]
@@ -73,7 +73,6 @@ def traced_fast_moe_packed(
     gating = Gating() if gating is None else gating
     if gating.correction_bias != (correction_bias is not None):
         raise ValueError("correction_bias must be given exactly when the gating has one")
-    return fast_moe_packed_op(
-        x, router_weight, gate_up.raw(), gate_up.scales, down.raw(), down.scales, gate_up.name, top_k,
-        gating.scoring, gating.renormalize, gating.groups, gating.top_groups, gating.scale, correction_bias, activations,
-    )  # fmt: skip
+    plain = (gating.scoring, gating.renormalize, gating.groups, gating.top_groups, gating.scale)
+    parts = (gate_up.raw(), gate_up.scales, down.raw(), down.scales, gate_up.name)
+    return fast_moe_packed_op(x, router_weight, *parts, top_k, *plain, correction_bias, activations)
