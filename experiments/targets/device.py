@@ -14,6 +14,8 @@ import triton
 from torch._subclasses import fake_tensor
 from triton.backends.compiler import GPUTarget
 
+from tritonmoe_bench.kernels.formats import Packed, formats
+
 from ..workload.case import Case
 from ..workload.routing import TORCH_DTYPE
 from .gpus import Gpu
@@ -55,6 +57,12 @@ class Blank:
 
     def down(self) -> torch.Tensor:
         return self.empty(self.case.num_experts, self.case.hidden_dim, self.case.ffn_dim)
+
+    def packed_gate_up(self) -> Packed:
+        return formats()[self.case.quant].pack(self.gate_up())
+
+    def packed_down(self) -> Packed:
+        return formats()[self.case.quant].pack(self.down())
 
     def correction_bias(self) -> torch.Tensor | None:
         return self.empty(self.case.num_experts, dtype=torch.float32) if self.case.gate.correction_bias else None

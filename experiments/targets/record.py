@@ -11,6 +11,7 @@ Where the target is the GPU of a tuned table, all entries of the table are recor
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -57,15 +58,16 @@ def models() -> list[ModelConfig]:
 
 def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
     """What is recorded of an implementation: every model in bf16 with its own gating, or with plain softmax if that is
-    not supported, at `SOME_TOKENS` and wherever the configuration changes; the paper's models also in fp16 and with
-    both gatings, and one of them with every gating there is.
+    not supported, at `SOME_TOKENS` and wherever the configuration changes, and so in each weight format; the paper's
+    models also in fp16 and with both gatings, and one of them with every gating there is.
 
     brief: one token, and the most tokens of each configuration, for a model whose sizes the tiles divide and for one
     whose sizes they do not. Of a tile of a grouped GEMM that several of them launch, `recorded` keeps one.
     """
     taken = set()
     for model in models():
-        for first in layers(implementation, model)[: 1 if brief else None]:
+        plain = layers(implementation, model)
+        for first in [*(plain[:1] if brief else plain), *packed_layers(implementation, plain)]:
             every = [replace(first, tokens=tokens) for tokens in EVERY_TOKENS]
             runs = [list(run) for _, run in itertools.groupby(every, key=implementation.config)]
             if not brief:
@@ -90,6 +92,16 @@ def layers(implementation: Implementation, model: ModelConfig) -> list[Case]:
     ]
     supported = [case for case in every if implementation.answer(case).status is Status.OK]
     return supported if papers else supported[:1]
+
+
+def packed_layers(implementation: Implementation, plain: list[Case]) -> list[Case]:
+    """The first of the cases with its weights in each format that the implementation and its shape allow."""
+    packed = []
+    for case, quant in itertools.product(plain[:1], implementation.quants):
+        if quant != "none":
+            with contextlib.suppress(ValueError):  # of a shape that the format cannot hold
+                packed.append(replace(case, quant=quant))
+    return packed
 
 
 def size_class(size: int) -> str:

@@ -26,7 +26,7 @@ LAUNCHED_FROM = {
     and any(word.arg is None and "launch_options" in ast.unparse(word.value) for word in call.keywords)
 }
 """Kernels that are launched with `launch_options`."""
-ARITHMETIC = {"tl.cdiv", "tl.program_id", "tl.arange"}
+ARITHMETIC = {"tl.cdiv", "tl.program_id", "tl.arange", "tl.static_assert"}
 EARLY = {"_down_kernel": {"_locate"}, "_few_down_kernel": {"_few_weights", "tl.load"}}
 """Calls that read before the wait: what the routing wrote, two kernels earlier, and weights."""
 
