@@ -98,10 +98,11 @@ endif
 	@$(MAKE) --no-print-directory report
 	@echo "Read results/REPORT.md, or open results/report.html."
 
-peers: $(READY)  ## cut vLLM, SGLang and DeepSpeed down to their MoE layers, into .peers
+peers: $(READY)  ## cut vLLM, SGLang, DeepSpeed and DeepGEMM down to their MoE kernels, into .peers
 	$(RUN) baselines/builds/offline/prune_vllm.py
 	$(RUN) baselines/builds/offline/prune_sglang.py
 	$(RUN) baselines/builds/offline/prune_deepspeed.py
+	$(RUN) baselines/builds/offline/prune_deep_gemm.py
 
 cutlass: $(READY)  ## compile CUTLASS's grouped GEMM for Hopper, into .peers/cutlass (needs nvcc)
 	$(RUN) baselines/builds/cutlass/build.py $(ARGS)

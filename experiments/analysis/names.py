@@ -47,6 +47,7 @@ SYSTEMS = {
     "cutlass_grouped": ("CUTLASS grouped", "library"),
     "cublas_grouped": ("cuBLAS grouped", "library"),
     "cublas_streams": ("cuBLAS on streams", "library"),
+    "deep_gemm": ("DeepGEMM", "library"),
     "torch_grouped_mm": ("PyTorch grouped_mm", "pytorch"),
     "torch_grouped_mm_compiled": ("PyTorch grouped_mm compiled", "pytorch"),
     "torch_loop": ("PyTorch loop", "pytorch"),

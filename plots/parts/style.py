@@ -58,6 +58,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "cutlass_grouped": ("#0f7f8c", "<"),
     "cublas_grouped": ("#6cc5cf", ">"),
     "cublas_streams": ("#0a4d57", "d", DASH),
+    "deep_gemm": ("#3c9aa8", "^", DASHDOT),
     "torch_grouped_mm": ("#9b72cf", "<", DASHDOT),
     "torch_grouped_mm_compiled": ("#4a1f86", ">", DASH),
     "torch_loop": ("#c7b6e6", "d", DOT),

@@ -19,6 +19,7 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
         ("offline/prune_vllm.py", trees.FOLDER),
         ("offline/prune_sglang.py", trees.folder("sglang")),
         ("offline/prune_deepspeed.py", trees.folder("deepspeed")),
+        ("offline/prune_deep_gemm.py", trees.folder("deep_gemm")),
     ],
 )
 def test_a_build_lands_where_its_adapter_looks(script, folder, monkeypatch):
