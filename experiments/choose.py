@@ -2,11 +2,11 @@
 
     python experiments/choose.py model=mixtral tokens=32
     python experiments/choose.py model=deepseek_v3 tokens=48 skew=1.2 dtype=bf16 device=nvidia-h200
-    python experiments/choose.py model=mixtral tp=8 tokens=32
     python experiments/choose.py model=qwen2_paper num_experts=128 top_k=8 ffn_dim=1280 tokens=128
 
 Looks at every study that times whole layers, of each its current run. Systems are only compared inside one run: the
-one that timed most of them at this point stands first, and what another run adds follows with its own ratios.
+one that timed most of them at this point stands first, and what another run adds follows with its own ratios. What was
+not measured is answered by the nearest that was, or by one line with the command that measures it.
 """
 
 from __future__ import annotations

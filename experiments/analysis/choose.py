@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,30 @@ from tritonmoe_bench.kernels.gating import GATINGS
 
 from ..table import columns, store
 from ..workload.arguments import PlanError, key
-from ..workload.case import DTYPES, MAX_TOKENS
+from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
 from ..workload.config import VARIANT, load_model, model_names
 from ..workload.shards import shard
 from .compare import current_run, timed
 from .headline import SHAKY
 from .names import LIMIT, in_order, models_in_order
-from .results import NOT_DEVICES, newest_device
+from .results import NOT_DEVICES, MissingStudy, newest_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
 WHOLE = [*SHAPE[1:], "tokens"]
+
+
+NEAREST = 3
+"""How many measured shapes are named where the one that is asked for was not measured."""
+
+
+def measured_shards() -> list[str]:
+    """The shards of layers that were timed on the GPU with the newest rows, by label."""
+    try:
+        rows = pd.concat(layer_runs(ROOT / "results", newest_device(ROOT / "results")).values())
+    except (MissingStudy, PlanError):
+        return ["none yet"]
+    labels = [label for label in models_in_order(rows["model"]) if " " in label]
+    return labels or ["none yet, so that any of them is answered by the command that measures it"]
 
 
 @dataclass
@@ -34,39 +48,40 @@ class Question:
 
     model: str = key("", "a shape: the label of measured rows, or one of", model_names)
     tokens: int = key(0, f"batch size, 1 to {MAX_TOKENS}; the nearest that was measured is taken")
-    skew: float = key(0.0, "Zipf exponent of the experts' popularity, 0 is uniform")
-    dtype: str = key("bf16", "one of", DTYPES)
+    skew: float = key(0.0, "Zipf exponent of the experts' popularity, 0 is uniform; the nearest measured is taken")
+    dtype: str = key("bf16", "one of", [*DTYPES, *DTYPE_NAMES])
     gating: str = key("softmax", "one of", GATINGS)
+    quant: str = key("none", "how the experts' weights are packed, one of", QUANTS)
     num_experts: int = key(0, "as measured under the model's name; 0 is the model's own")
     top_k: int = key(0, "as measured under the model's name; 0 is the model's own")
     ffn_dim: int = key(0, "as measured under the model's name; 0 is the model's own")
     tp: int = key(1, "tensor-parallel shard: one of so many equal slices of ffn_dim")
-    ep: int = key(1, "expert-parallel shard: one of so many equal groups of experts")
+    ep: int = key(1, "expert-parallel shard: one of so many equal groups of experts; measured shards", measured_shards)
     device: str = key("", "folder of a GPU in results; by default the one with the newest rows")
     results: Path = key(ROOT / "results", "folder of the CSVs")
 
 
-def check(question: Question) -> None:
-    """Raises PlanError for a question that lacks what it must say."""
+def answer(question: Question) -> str:
+    """The text of the answer. Raises PlanError where nothing was measured, naming what was, and what measures it."""
     if not question.model:
         raise PlanError(f"model=... is needed, one of {', '.join(model_names())}")
     if question.tokens < 1:
         raise PlanError("tokens=... is needed, at least 1")
-
-
-def answer(question: Question) -> str:
-    """The text of the answer. Raises PlanError where nothing was measured, naming what was."""
-    check(question)
+    question = replace(question, dtype=DTYPE_NAMES.get(question.dtype, question.dtype))
     results = question.results
     device = question.device or newest_device(results)
     runs = layer_runs(results, device)
-    rows = _of_shape(pd.concat(runs.values()), question, device)
-    for name in ("dtype", "gating", "skew"):
+    rows = pd.concat(runs.values())
+    shape = _shape(question, rows[SHAPE].drop_duplicates())
+    rows = _of_shape(rows, shape, question, device)
+    for name in ("dtype", "gating", "quant"):
         measured = sorted(rows[name].unique())
         rows = rows[rows[name] == getattr(question, name)]
         if rows.empty:
-            known = ", ".join(f"{value:g}" if name == "skew" else str(value) for value in measured)
-            raise PlanError(f"{name}={getattr(question, name)}: not measured for this shape; measured: {known}")
+            raise PlanError(
+                f"{name}={getattr(question, name)}: not measured for this shape; measured: {', '.join(measured)}; "
+                f"{_measures(question)}"
+            )
     return _text(question, device, rows, {study: results / device / f"{study}.csv" for study in runs})
 
 
@@ -97,34 +112,69 @@ def nearest(measured: pd.Series, tokens: int) -> int:
     return int(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(math.log(value / tokens))))
 
 
-def _of_shape(rows: pd.DataFrame, question: Question, device: str) -> pd.DataFrame:
-    """The rows of the shape that is asked for. Raises PlanError that names those measured."""
-    shapes = rows[SHAPE].drop_duplicates()
+def nearest_skew(measured: pd.Series, skew: float) -> float:
+    """The measured skew nearest to `skew`, the larger of two equally near."""
+    return float(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(value - skew)))
+
+
+def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int, int]:
+    """The shape that is asked for: of a model of conf/model/, or of the label of measured rows. Raises PlanError."""
     if question.model in model_names():
         own = load_model(question.model)
         experts, top_k = question.num_experts or own.num_experts, question.top_k or own.top_k
-        label, experts, ffn = shard(own.name, experts, top_k, question.ffn_dim or own.ffn_dim, question.tp, question.ep)
-        wanted = (label, experts, top_k, own.hidden_dim, ffn)
-    elif question.model in set(shapes["model"]):
-        wanted = next(shapes[shapes["model"] == question.model].itertuples(index=False, name=None))
+        ffn = question.ffn_dim or own.ffn_dim
+        hidden = own.hidden_dim
+        _check_case(question, (own.name, experts, top_k, hidden, ffn))
+        label, experts, ffn = shard(own.name, experts, top_k, ffn, question.tp, question.ep)
+        shape = (label, experts, top_k, hidden, ffn)
     else:
-        close = difflib.get_close_matches(question.model, [*model_names(), *shapes["model"]], n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise PlanError(f"model={question.model}: {hint}measured are {_shapes_text(shapes)}")
-    rows = rows[(rows[SHAPE] == list(wanted)).all(axis=1)]
-    if rows.empty:
-        lacks, near = f"{_shape_text(wanted)} was not measured on {device}", shapes
+        known = shapes[shapes["model"] == question.model]
+        if known.empty:
+            labels = list(dict.fromkeys([*model_names(), *shapes["model"]]))
+            close = difflib.get_close_matches(question.model, labels, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise PlanError(f"model={question.model}: {hint}allowed are {', '.join(labels)}")
         if question.tp > 1 or question.ep > 1:
-            lacks = f"no shard of the shape {_shape_text(wanted)} was measured on {device}"
-            near = shapes[shapes["model"].str.startswith(f"{question.model} ")]
-        measured = f"; measured are {_shapes_text(near)}" if len(near) else ""
-        raise PlanError(f"{lacks}{measured}; on that GPU `{_sweep(question)}` measures it")
-    return rows
+            raise PlanError(f"model={question.model}: a label of measured rows, which tp=... and ep=... cannot cut")
+        for name in ("num_experts", "top_k", "ffn_dim"):
+            asked, measured = getattr(question, name), sorted(known[name].unique())
+            known = known[known[name] == asked] if asked else known
+            if known.empty:
+                raise PlanError(f"{name}={asked}: not measured of {question.model}; measured: {_listed(measured)}")
+        shape = next(known.itertuples(index=False, name=None))
+    _check_case(question, shape)
+    return shape
+
+
+def _check_case(question: Question, shape: tuple[str, int, int, int, int]) -> None:
+    """Raises PlanError for what no sweep could measure."""
+    try:
+        Case(*shape, question.tokens, question.skew, 0, question.dtype, question.gating, question.quant)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+
+
+def _of_shape(rows: pd.DataFrame, shape: Sequence[Any], question: Question, device: str) -> pd.DataFrame:
+    """The rows of a shape. Raises PlanError that names the measured shapes nearest to it."""
+    own = rows[(rows[SHAPE] == list(shape)).all(axis=1)]
+    if own.empty:
+        shapes = list(rows[SHAPE].drop_duplicates().itertuples(index=False, name=None))
+        shapes.sort(key=lambda other: sum(abs(math.log(a / b)) for a, b in zip(other[1:], shape[1:])))
+        what = "no shard of the shape " if question.tp > 1 or question.ep > 1 else ""
+        raise PlanError(
+            f"{what}{_shape_text(shape)} was {'' if what else 'not '}measured on {device}; nearest of the "
+            f"{len(shapes)} measured shapes: {', '.join(map(_shape_text, shapes[:NEAREST]))}; {_measures(question)}"
+        )
+    return own
+
+
+def _measures(question: Question) -> str:
+    return f"on that GPU `{_sweep(question)}` measures it"
 
 
 def _sweep(question: Question) -> str:
     """The command that measures what is asked: its defaults are a question's own."""
-    names = ["model", "num_experts", "top_k", "ffn_dim", "tp", "ep", "tokens", "skew", "dtype", "gating"]
+    names = ["model", "num_experts", "top_k", "ffn_dim", "tp", "ep", "tokens", "skew", "dtype", "gating", "quant"]
     asked = [name for name in names if getattr(question, name) != getattr(Question, name)]
     keys = [f"model.{name}" if name in SHAPE[1:] else name for name in asked]
     values = [f"{key}={getattr(question, name)}" for key, name in zip(keys, asked)]
@@ -136,24 +186,32 @@ def _shape_text(shape: Sequence[Any]) -> str:
     return f"{model} ({experts} experts, top-{top_k}, {hidden} x {ffn})"
 
 
-def _shapes_text(shapes: pd.DataFrame) -> str:
-    order = models_in_order(shapes["model"])
-    listed = sorted(shapes.itertuples(index=False, name=None), key=lambda shape: (order.index(shape[0]), *shape[1:]))
-    return ", ".join(map(_shape_text, listed))
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
 def _text(question: Question, device: str, rows: pd.DataFrame, paths: dict[str, Path]) -> str:
+    skews = sorted(rows["skew"].unique())
+    skew = nearest_skew(rows["skew"], question.skew)
+    rows = rows[rows["skew"] == skew]
     measured = sorted(rows["tokens"].unique())
     tokens = nearest(rows["tokens"], question.tokens)
     rows = rows[rows["tokens"] == tokens]
-    lines = [f"{_shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {question.skew:g}, "
-             f"{question.dtype}, {question.gating}, on {device}"]  # fmt: skip
+    packed = f", {question.quant}" if question.quant != "none" else ""
+    lines = [f"{_shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {skew:g}, "
+             f"{question.dtype}, {question.gating}{packed}, on {device}"]  # fmt: skip
     if tokens != question.tokens:
         apart = max(tokens / question.tokens, question.tokens / tokens)
         lines.append(
             f"{question.tokens} tokens were not measured: this is the nearest, a factor of "
-            f"{apart:.{2 if apart < 10 else 0}f} away; measured are {', '.join(map(str, measured))}"
+            f"{apart:.{2 if apart < 10 else 0}f} away; measured are {_listed(measured)}"
         )
+    if skew != question.skew:
+        lines.append(
+            f"Skew {question.skew:g} was not measured: this is the nearest; measured are {_listed(map(float, skews))}"
+        )
+    if len(lines) > 1:
+        lines.append(f"On that GPU `{_sweep(question)}` measures what is asked")
     groups = [group for _, group in rows.groupby("study") if (group["implementation"] != LIMIT).any()]
     groups.sort(key=lambda group: (-len(_systems(group)), str(group["study"].iloc[0])))
     told: set[str] = set()

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from ..workload.arguments import WANTED
-from ..workload.case import Case
+from ..workload.case import DTYPE_NAMES, Case
 from ..workload.config import METHOD as COUNTERS
 from ..workload.config import MODES, VARIANT, GridConfig, PlanError, SweepConfig, load_model, systems
 from ..workload.shards import shard
@@ -112,7 +112,7 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
     models = [config.model] if config.model is not None else [load_model(name) for name in named]
     tokens = _values("tokens", config.tokens, grid.tokens, int)
     skews = _values("skew", config.skew, grid.skew, float)
-    dtypes = _values("dtype", config.dtype, grid.dtype, str)
+    dtypes = [DTYPE_NAMES.get(name, name) for name in _values("dtype", config.dtype, grid.dtype, str)]
     quants = _values("quant", config.quant, grid.quant, str)
     ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
     cases = []

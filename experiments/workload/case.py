@@ -10,6 +10,8 @@ from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 
 DTYPES = ("bf16", "fp16")
+DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
+"""Other words for a dtype, which commands understand."""
 BYTES_PER_ELEMENT = 2
 MAX_TOKENS = 8192
 QUANTS = ("none", *formats())

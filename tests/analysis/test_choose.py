@@ -116,10 +116,63 @@ def test_the_nearest_measured_batch_size_is_taken_and_said(results, asked, taken
     assert f", {taken} tokens, skew 0" in text.splitlines()[0]
     assert text.splitlines()[1].startswith(f"{asked} tokens were not measured: this is the nearest, a factor of ")
     assert text.splitlines()[1].endswith(" away; measured are 1, 2, 4, 8, 16, 32, 64, 128, 256, 512")
+    command = f"`python experiments/sweep.py model=mixtral tokens={asked}`"
+    assert text.splitlines()[2] == f"On that GPU {command} measures what is asked"
 
 
 def test_a_batch_size_far_from_all_is_told_in_plain_numbers(results):
-    assert " a factor of 195 away;" in ask(results, "model=mixtral", "tokens=100000")
+    assert " a factor of 16 away;" in ask(results, "model=mixtral", "tokens=8192")
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(0.5, "0"), (0.6, "1.2"), (0.7, "1.2"), (3, "1.2")])
+def test_the_nearest_measured_skew_is_taken_and_said(results, asked, taken):
+    lines = ask(results, "model=mixtral", "tokens=32", f"skew={asked}").splitlines()
+    assert f", 32 tokens, skew {taken}, bf16" in lines[0]
+    assert lines[1] == f"Skew {asked} was not measured: this is the nearest; measured are 0, 1.2"
+    said = f"`python experiments/sweep.py model=mixtral tokens=32 skew={float(asked)}`"
+    assert lines[2] == f"On that GPU {said} measures what is asked"
+    assert any(line.startswith("Fastest of ") for line in lines)
+
+
+def test_another_word_for_a_dtype_is_understood(results):
+    assert ask(results, "model=mixtral", "tokens=32", "dtype=bfloat16") == ask(results, "model=mixtral", "tokens=32")
+    assert ask(results, "model=mixtral", "tokens=32", "dtype=float16").splitlines()[0].count("fp16") == 1
+
+
+def test_a_label_of_measured_rows_takes_sizes_too(results, tmp_path):
+    shutil.copytree(results / DEVICE, tmp_path / DEVICE)
+    rows = pd.read_csv(tmp_path / DEVICE / "skew.csv", dtype="string").assign(model="mine")
+    rows.to_csv(tmp_path / DEVICE / "skew.csv", index=False)
+    experts = sorted(map(int, rows["num_experts"].unique()))
+    assert len(experts) > 2
+    asked = ["model=mine", "tokens=32"]
+    assert f"({experts[1]} experts" in ask(tmp_path, *asked, f"num_experts={experts[1]}").splitlines()[0]
+    for more, named in (
+        ("num_experts=7", f"num_experts=7: not measured of mine; measured: {', '.join(map(str, experts))}"),
+        ("tp=2", "model=mine: a label of measured rows, which tp=... and ep=... cannot cut"),
+    ):
+        with pytest.raises(PlanError, match=re.escape(named)):
+            ask(tmp_path, *asked, more)
+
+
+def test_no_more_than_the_nearest_shapes_are_named(results):
+    with pytest.raises(PlanError) as error:
+        ask(results, "model=kimi_k2", "tokens=4")
+    named = str(error.value).split("measured shapes: ")[1].split("; on that GPU")[0]
+    assert named.split("), ")[0] == "deepseek_v3 (256 experts, top-8, 7168 x 2048"
+    assert named.count("experts") == choose.NEAREST
+
+
+def test_help_tells_which_shards_were_measured(monkeypatch, results, tmp_path):
+    monkeypatch.setattr(choose, "ROOT", tmp_path)
+    shutil.copytree(results, tmp_path / "results")
+    assert choose.measured_shards()[0].startswith("none yet")
+    path = tmp_path / "results" / DEVICE / "throughput.csv"
+    rows = pd.read_csv(path, dtype="string")
+    rows.assign(model=rows["model"].where(rows["model"] != "mixtral", "mixtral tp8")).to_csv(path, index=False)
+    assert choose.measured_shards() == ["mixtral tp8"]
+    shutil.rmtree(tmp_path / "results")
+    assert choose.measured_shards() == ["none yet"]
 
 
 def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
@@ -132,12 +185,14 @@ def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["model=kimi_k2", "tokens=1"], "measured are mixtral (8 experts, top-2, 4096 x 14336), qwen2_paper"),
         (["model=kimi_k2", "tokens=1"], "`python experiments/sweep.py model=kimi_k2 tokens=1` measures it"),
         (
             ["model=mixtral", "tp=8", "tokens=1"],
-            f"no shard of the shape mixtral tp8 (8 experts, top-2, 4096 x 1792) was measured on {DEVICE}; on that GPU "
-            "`python experiments/sweep.py model=mixtral tp=8 tokens=1` measures it",
+            f"no shard of the shape mixtral tp8 (8 experts, top-2, 4096 x 1792) was measured on {DEVICE}; nearest of",
+        ),
+        (
+            ["model=mixtral", "tp=8", "tokens=1"],
+            "on that GPU `python experiments/sweep.py model=mixtral tp=8 tokens=1` measures it",
         ),
         (
             ["model=mixtral", "ffn_dim=7168", "ep=2", "tokens=1", "skew=1.2", "dtype=fp16"],
@@ -145,9 +200,17 @@ def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
         ),
         (["model=mixtral", "ep=8", "tokens=1"], "leaves 1 of 8 experts"),
         (["model=mixtrl", "tokens=1"], "did you mean mixtral?"),
-        (["model=mixtral", "tokens=1", "skew=0.3"], "measured: 0, 1.2"),
-        (["model=mixtral", "tokens=1", "dtype=fp32"], "measured: bf16, fp16"),
-        (["model=mixtral", "tokens=1", "gating=sigmoid"], "measured: softmax"),
+        (["model=mixtral", "tokens=1", "skew=9"], "skew=9.0: allowed are 0 (uniform) to 8"),
+        (["model=mixtral", "tokens=1", "dtype=fp32"], "dtype=fp32: allowed are bf16, fp16"),
+        (
+            ["model=mixtral", "tokens=1", "gating=sigmoid"],
+            "measured: softmax; on that GPU `python experiments/sweep.py",
+        ),
+        (["model=mixtral", "tokens=1", "gating=hard"], "gating=hard: allowed are softmax"),
+        (["model=mixtral", "tokens=1", "quant=mxfp4"], "quant=mxfp4: not measured for this shape; measured: none"),
+        (["model=mixtral", "tokens=100000000"], "tokens=100000000: allowed are 1 to 8192"),
+        (["model=mixtral", "tokens=1", "top_k=99"], "top_k=99: allowed are 1 to num_experts=8"),
+        (["model=mixtral", "tokens=1", "num_experts=9999"], "num_experts=9999: at most hidden_dim=4096"),
         (["model=mixtral", "tokens=1", "device=a100"], f"folders with some for: {DEVICE}"),
         (["model=mixtral", "tokens=1", "TP=1", "tp=8"], "tp=8: tp=... is given twice"),
         (["model=mixtral"], "tokens=... is needed"),

@@ -15,6 +15,7 @@ import pytest
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.sweeping import overrides
 from tritonmoe_bench.experiments.workload.arguments import PlanError, command, key, read
+from tritonmoe_bench.experiments.workload.config import systems
 
 COMMANDS = ("experiments/sweep.py", "experiments/tune.py", "experiments/choose.py", "experiments/report.py",
             "experiments/portability.py", "plots/draw.py")  # fmt: skip
@@ -194,7 +195,8 @@ def test_a_set_stands_for_its_systems():
         "stream", "megablocks_sparse", "megablocks_grouped_cublas", "megablocks_grouped_cutlass", "fast",
     ]  # fmt: skip
     [job] = [overrides.planned_job(["study=throughput"])]
-    assert len(job.plan.implementations) == 23
+    assert job.plan.implementations == systems()["field"]
+    assert {"stream", "paper_fused", "vllm", "tutel"} <= set(systems()["field"])
 
 
 @pytest.mark.parametrize(
