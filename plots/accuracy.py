@@ -49,7 +49,8 @@ def draw(results: Results) -> Figure:
         "no point: nothing of the system passed or ran in this dtype."
     )
     missing = pd.concat([compare.missing(study.rows[study.rows["implementation"] != LIMIT]) for study in studies])
-    text = "\n".join([caption.text(studies[0], notes, missing), *(caption.provenance(study) for study in studies[1:])])
+    small_print = caption.text(studies[0], notes, missing, latencies=False)
+    text = "\n".join([small_print, *(caption.provenance(study) for study in studies[1:])])
     return layout.finish(figure, _handles(), text)
 
 

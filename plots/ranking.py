@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis.limit import BELOW_MARK, below_limit
+from tritonmoe_bench.experiments.analysis.limit import below_limit
 from tritonmoe_bench.experiments.analysis.names import LIMIT, model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Results
 
@@ -31,6 +31,8 @@ FULL_COLOR = 4
 ROW_IN, HEAD_IN = 0.15, 0.62
 """Heights of a system's row, and of title, models and tokens above them."""
 NORM = Normalize(0, np.log2(FULL_COLOR))
+FRAME = {"boxstyle": "square,pad=0.1", "facecolor": "none", "edgecolor": style.INK, "lw": 1.1}
+"""Around the number of a latency below the measured limit."""
 
 
 def draw(results: Results) -> Figure:
@@ -46,9 +48,9 @@ def draw(results: Results) -> Figure:
     missing = compare.missing(rows[rows["implementation"] != LIMIT])
     notes = (
         f"{rows['dtype'].iloc[0]}, each system in its faster launch mode. In each cell: latency of the system / of the "
-        "fastest there; bold: the fastest, or the same within the noise. Systems stand in the order of their geometric "
-        f"mean over the points that they have, those with the most points first. Colours end at a factor of "
-        f"{FULL_COLOR}. The limit only reads the active experts' weights, and is not ranked."
+        "fastest there; bold: the fastest, or the same within the noise; framed: below the measured limit. Systems stand "
+        "in the order of their geometric mean over the points that they have, those with the most points first. Colours "
+        f"end at a factor of {FULL_COLOR}. The limit only reads the active experts' weights, and is not ranked."
     )
     handles = [Patch(facecolor=style.MISSING, hatch="////", edgecolor="white", label="missing: reason below")]
     return layout.finish(figure, handles if len(missing) else [], caption.text(study, notes, missing))
@@ -125,8 +127,7 @@ def _number(panel: Axes, x: int, y: int, cell: Any, name: str) -> None:
     red, green, blue, _ = COLORS(NORM(np.log2(max(cell.ratio, 1))))
     dark = name != LIMIT and 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
     text = f"{cell.ratio:.2f}" if cell.ratio < 9.995 else f"{cell.ratio:.0f}"
-    text = f"{BELOW_MARK}{text}" if cell.below else text
     panel.text(
         x, y, text, ha="center", va="center_baseline", color="white" if dark else style.INK,
-        fontweight="bold" if cell.same and name != LIMIT else "normal",
+        fontweight="bold" if cell.same and name != LIMIT else "normal", bbox=FRAME if cell.below else None,
     )  # fmt: skip

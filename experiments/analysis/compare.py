@@ -16,6 +16,8 @@ from . import names
 KEYS = {"stages": STAGE_KEY, "traffic": TRAFFIC_KEY}
 LAUNCH_ORDER = {"graph": 0, "eager": 1}
 """Which launch mode stands for a system whose medians are equal in both: the one that a serving system runs."""
+METHOD_ORDER = {"model": 0, "interpreter": 1, "counters": 2}
+"""Ways to count traffic, those that need no GPU first."""
 
 
 class Source(NamedTuple):
@@ -52,8 +54,8 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     rest = [str(name) for name in frame if name not in first]
 
     def key(column: pd.Series) -> pd.Series:
-        if column.name == "launch":
-            return column.map(LAUNCH_ORDER)
+        if column.name in ("launch", "method"):
+            return column.map(LAUNCH_ORDER if column.name == "launch" else METHOD_ORDER)
         return column if pd.api.types.is_numeric_dtype(column) else column.astype("string")
 
     return frame.sort_values([*first, *rest], key=key, kind="stable").reset_index(drop=True)

@@ -18,11 +18,10 @@ MAX_REASON = 110
 MAX_GROUPS = 7
 
 
-def text(study: Study, notes: str = "", missing: pd.DataFrame | None = None) -> str:
+def text(study: Study, notes: str = "", missing: pd.DataFrame | None = None, latencies: bool = True) -> str:
     """`notes` on how to read the figure, what is missing of it, and the provenance of the study it was drawn from."""
     parts = [notes] if notes else []
-    below = below_text(study.rows)
-    if below:
+    if latencies and (below := below_text(study.rows)):
         parts.append(below)
     if missing is not None and len(missing):
         parts.append(missing_text(missing))
@@ -41,7 +40,7 @@ def below_text(rows: pd.DataFrame) -> str:
     for name in in_order(below["implementation"]):
         models = models_in_order(below.loc[below["implementation"] == name, "model"])
         where.append(f"{style.look(name).label} ({', '.join(map(model_label, models))})")
-    return f"{BELOW_MARK} Below the measured limit at some points, so to be looked into: {', '.join(where)}."
+    return f"{BELOW_MARK} Some latencies lie below the measured limit and need a second look: {', '.join(where)}."
 
 
 def of_traffic(traffic: Traffic, notes: str, missing: pd.DataFrame | None = None, before: Study | None = None) -> str:
@@ -52,7 +51,7 @@ def of_traffic(traffic: Traffic, notes: str, missing: pd.DataFrame | None = None
 
 def provenance(study: Study) -> str:
     """One line: device, software, commit, dates, study and run, from the rows and the JSON beside them."""
-    rows = study.rows
+    rows = study.rows.sort_values("timestamp_utc", kind="stable")
     software = [f"{name} {_values(rows[name])}" for name in ("driver", "torch", "triton") if rows[name].notna().any()]
     if study.record.get("cuda"):
         software.insert(1, f"CUDA {study.record['cuda']}")
@@ -74,7 +73,7 @@ def missing_text(missing: pd.DataFrame) -> str:
     """Systems, number of points, status and reason of what is missing, most points first."""
     groups = missing.assign(reason=missing["reason"].map(_short)).groupby(["status", "reason"], sort=False)
     parts = []
-    for (status, reason), group in sorted(groups, key=lambda item: -len(item[1])):
+    for (status, reason), group in sorted(groups, key=lambda item: (-len(item[1]), item[0])):
         names = ", ".join(style.look(name).label for name in in_order(group["implementation"]))
         counts = group["implementation"].value_counts()
         each = len(counts) > 1 and counts.nunique() == 1
