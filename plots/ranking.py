@@ -48,9 +48,9 @@ def draw(results: Results) -> Figure:
     missing = compare.missing(rows[rows["implementation"] != LIMIT])
     notes = (
         f"{rows['dtype'].iloc[0]}, each system in its faster launch mode. In each cell: latency of the system / of the "
-        "fastest there; bold: the fastest, or the same within the noise; framed: below the measured limit. Systems stand "
-        "in the order of their geometric mean over the points that they have, those with the most points first. Colours "
-        f"end at a factor of {FULL_COLOR}. The limit only reads the active experts' weights, and is not ranked."
+        "fastest there; bold: the fastest, or the same within the noise; framed: below the measured limit. Systems "
+        "stand in the order of their geometric mean over the points that they have, those with the most points first. "
+        f"Colours end at a factor of {FULL_COLOR}. The limit only reads the active experts' weights, and is not ranked."
     )
     handles = [Patch(facecolor=style.MISSING, hatch="////", edgecolor="white", label="missing: reason below")]
     return layout.finish(figure, handles if len(missing) else [], caption.text(study, notes, missing))
