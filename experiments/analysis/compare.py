@@ -159,6 +159,7 @@ def missing(rows: pd.DataFrame, launch: str = "best") -> pd.DataFrame:
     done = timed(rows, launch)[["case_hash", "implementation"]].drop_duplicates()
     grid = grid.merge(done.assign(done=True), on=["case_hash", "implementation"], how="left")
     lacking = grid[grid["done"].isna()].drop(columns="done").merge(why, on=["case_hash", "implementation"], how="left")
+    lacking = lacking.astype({"status": object, "reason": object})  # where none has a reason, pandas reads a number
     return lacking.fillna({"status": "not run", "reason": "no row in this run"})
 
 

@@ -55,7 +55,7 @@ def uncounted(rows: pd.DataFrame) -> pd.DataFrame:
     points = grid.merge(
         rows[["case_hash", "implementation", "status", "reason"]], on=["case_hash", "implementation"], how="left"
     )
-    points = points.fillna({"status": "not run", "reason": LEFT_OUT})
+    points = points.astype({"status": object, "reason": object}).fillna({"status": "not run", "reason": LEFT_OUT})
     return points[points["status"] != "ok"]
 
 

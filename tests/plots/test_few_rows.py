@@ -71,8 +71,8 @@ def test_a_figure_of_few_rows_is_drawn_or_says_what_it_lacks(which, name, few):
 
 
 def test_figures_that_need_another_system_are_skipped_with_a_line(few, tmp_path, capsys):
-    arguments = ["--results", str(few("only fast and the limit")), "--out", str(tmp_path), "--dpi", "50"]
-    assert draw.main([*arguments, "--only", "fused_vs_unfused", "headline", "throughput"]) == 0
+    arguments = [f"results={few('only fast and the limit')}", f"out={tmp_path}", "dpi=50"]
+    assert draw.main([*arguments, "only=[fused_vs_unfused,headline,throughput]"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
     skipped = [line for line in told.out.splitlines() if "skipped" in line]
