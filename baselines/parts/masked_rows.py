@@ -75,7 +75,7 @@ def _scatter_kernel(
     inside = column < WIDTH
     row_values = tl.load(x + token.to(tl.int64) * stride_token + column, mask=inside, other=0.0)
     if QUANTIZE:
-        row_values, scale = quantize_groups(row_values.to(tl.float32), 1)
+        row_values, scale = quantize_groups(row_values.to(tl.float32))
     for slot in range(TOP_K):
         expert = tl.load(experts + token * TOP_K + slot).to(tl.int64)
         row = tl.load(rows + token * TOP_K + slot)
@@ -101,7 +101,7 @@ def _silu_kernel(
     hidden = gate * tl.sigmoid(gate) * up
     place = values + (expert * capacity + row) * FFN + column
     if QUANTIZE:
-        quantized, scale = quantize_groups(hidden, 1)
+        quantized, scale = quantize_groups(hidden)
         tl.store(place, quantized, mask=inside)
         tl.store(scales + (expert * (FFN // GROUP) + group) * capacity + row, scale, mask=group < FFN // GROUP)
     else:
