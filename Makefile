@@ -5,15 +5,19 @@ PY ?= python3
 VENV ?= 1
 JOBS ?= auto
 ARGS ?=
+comma := ,
+space := $(comma:,=) $(comma:,=)
 PAPER_STUDIES := throughput skew experts stages
 ALL_STUDIES := $(PAPER_STUDIES) headline decode fusion heights energy counters
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # In the interpreter every row has to be right; on a GPU a system that fails is a row like any other.
 STRICT := $(if $(GPU),,strict=true)
+# On a GPU each system takes a process of some 10 s there.
+SMOKE := $(if $(GPU),implementations=[paper_fused$(comma)fast])
 # Without a GPU one fixed release keeps gigabytes of CUDA libraries away wherever that release has a CPU build.
 TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)
-comma := ,
-space := $(comma:,=) $(comma:,=)
+# list: words with commas between them.
+list = $(subst $(space),$(comma),$(strip $(1)))
 # What make is told beyond its own variables goes to the command, which names what it does not know. MAKEOVERRIDES has
 # a backslash before a space that belongs to a value.
 GIVEN = $(filter-out PY=% VENV=% JOBS=% ARGS=% TORCH=% GPU=%,$(subst \$(space),<space>,$(MAKEOVERRIDES)))
@@ -28,7 +32,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose cutlass peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean announce
+.PHONY: help choose cutlass peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -55,15 +59,17 @@ lint: $(READY)  ## ruff, mypy, and who may import whom
 revisions: $(READY)  ## record that what was edited changes no number, after raising the revisions of what does
 	$(RUN) -m tritonmoe_bench.experiments.measure.revisions --record
 
-smoke: $(READY)  ## the tiny shape on this machine: correctness and counted bytes, no timings
-	$(RUN) experiments/sweep.py study=smoke force=true $(STRICT)
+smoke: $(READY)  ## the tiny shape: outputs checked and, without a GPU, bytes counted; on a GPU of two systems, IMPLEMENTATIONS=field for more
+	$(RUN) experiments/sweep.py study=smoke force=true $(STRICT) $(or $(KEYS),$(SMOKE))
+ifeq ($(GPU),)
 	$(RUN) experiments/sweep.py study=traffic force=true $(STRICT)
+endif
 
 sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep MODEL=mixtral SKEW=1.2
 	$(RUN) experiments/sweep.py $(or $(strip $(KEYS) $(ARGS)),study=throughput)
 
 studies: $(READY)  ## every study there is, on this machine's GPU
-	@set -e; for study in $(ALL_STUDIES); do $(RUN) experiments/sweep.py study=$$study $(ARGS); done
+	$(RUN) experiments/sweep.py -m study=$(call list,$(ALL_STUDIES)) $(ARGS)
 
 tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]
 	$(RUN) experiments/tune.py $(KEYS) $(ARGS)
@@ -80,22 +86,23 @@ figures: $(READY)  ## draw every figure from the CSVs
 report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs
 	$(RUN) experiments/report.py $(KEYS) $(ARGS)
 
-announce:
+reproduce: $(READY)  ## the whole reproduction: studies (with a GPU) or smoke, then figures and report
 ifeq ($(GPU),)
 	@echo "No NVIDIA GPU here: the tiny shape in Triton's interpreter, then figures and report from the committed results."
-else
-	@echo "Found $(GPU): the paper's studies on it ($(PAPER_STUDIES)), then figures and report. They resume where cut."
-endif
-
-reproduce: announce $(READY)  ## the whole reproduction: studies (with a GPU) or smoke, then figures and report
-ifeq ($(GPU),)
+	@echo "About TIME minutes on two cores."
 	@$(MAKE) --no-print-directory smoke
 else
+	@echo "Found $(GPU): first, within a minute, the tiny shape with $(SMOKE),"
+	@echo "then the paper's studies, figures and report. All resume where they were cut."
+	@$(RUN) experiments/sweep.py -m study=$(call list,$(PAPER_STUDIES)) dry_run=true
 	@$(MAKE) --no-print-directory smoke
 	@$(MAKE) --no-print-directory studies ALL_STUDIES="$(PAPER_STUDIES)"
 endif
 	@$(MAKE) --no-print-directory figures
 	@$(MAKE) --no-print-directory report
+ifeq ($(GPU),)
+	@PYTHONPATH=.src $(RUN) -m tritonmoe_bench.experiments.analysis.committed
+endif
 	@echo "Read results/REPORT.md, or open results/report.html."
 
 peers: $(READY)  ## cut vLLM, SGLang, DeepSpeed and DeepGEMM down to their MoE kernels, into .peers

@@ -96,6 +96,16 @@ def _refuse_what_cannot_run(plan: Plan, environment: dict) -> None:
         print(f"note: the largest case takes about {needed / 1e9:.0f} GB, the GPU has {has / 1e9:.0f}: expect oom rows")
 
 
+def _tell(jobs: list[overrides.Job]) -> None:
+    """Says what each of several sweeps does, and how long all of them take."""
+    from . import summary
+
+    for job in jobs:
+        print(summary.plan_text(job.plan))
+    if len(jobs) > 1:
+        print(summary.whole_text([job.plan for job in jobs]))
+
+
 def _run_jobs(jobs: list[overrides.Job], arguments: list[str]) -> None:
     """Has a submitit launcher run the jobs, after what cannot run is refused; says what they do and how they ended."""
     from . import summary
@@ -107,8 +117,7 @@ def _run_jobs(jobs: list[overrides.Job], arguments: list[str]) -> None:
     for job, machine in zip(jobs, machines):
         if machine:
             _refuse_what_cannot_run(job.plan, machine)
-    for job in jobs:
-        print(summary.plan_text(job.plan))
+    _tell(jobs)
     if dry_run:
         return
     paths = [
@@ -164,8 +173,12 @@ def main(doc: str | None = None) -> None:
         line = overrides.read(sys.argv[1:])
         sys.argv[1:] = line.arguments  # where Hydra looks
         submitted = any(text.startswith("hydra/launcher=submitit") for text in line.arguments)
-        if line.many and submitted and not line.only_shown:
-            _run_jobs([overrides.planned_job(texts) for texts in line.combinations], line.arguments)
+        several = line.many and not line.only_shown
+        jobs = [overrides.planned_job(texts) for texts in line.combinations] if several else []
+        if jobs and submitted:
+            _run_jobs(jobs, line.arguments)
+        elif jobs and all(job.config.dry_run for job in jobs):
+            _tell(jobs)
         else:
             cards.hand_down(spread=False)
             _hydra_main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,9 +28,14 @@ def plan_text(plan: Plan) -> str:
         f"experts: {_list(case.num_experts for case in plan.cases)}; "
         f"skew: {_list(case.skew for case in plan.cases)}; dtype: {_list(case.dtype for case in plan.cases)}",
         f"  implementations: {', '.join(plan.implementations)}",
-        f"  on a GPU: about {max(plan.minutes(), 1):.0f} minutes, {plan.gpu_bytes() / 1e9:.1f} GB of its memory",
+        f"  on a GPU: up to {max(plan.minutes(), 1):.0f} minutes, {plan.gpu_bytes() / 1e9:.1f} GB of its memory",
     ]
     return "\n".join(lines)
+
+
+def whole_text(plans: Sequence[Plan]) -> str:
+    """How long several plans take one after another, in one line."""
+    return f"all {len(plans)} sweeps, on a GPU: up to {max(sum(plan.minutes() for plan in plans), 1):.0f} minutes"
 
 
 def sweep_rows(path: Path, plan: Plan) -> pd.DataFrame:
