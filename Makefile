@@ -89,7 +89,6 @@ report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs
 reproduce: $(READY)  ## the whole reproduction: studies (with a GPU) or smoke, then figures and report
 ifeq ($(GPU),)
 	@echo "No NVIDIA GPU here: the tiny shape in Triton's interpreter, then figures and report from the committed results."
-	@echo "About TIME minutes on two cores."
 	@$(MAKE) --no-print-directory smoke
 else
 	@echo "Found $(GPU): first, within a minute, the tiny shape with $(SMOKE),"

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import NoReturn, get_type_hints
 
 import yaml
@@ -50,7 +51,7 @@ class CommandLine:
 
 def read(arguments: Sequence[str]) -> CommandLine:
     """Checks a command line. Raises PlanError for a flag that Hydra has not, or an override that cannot be."""
-    types = get_type_hints(SweepConfig) | {"model.name": str, "study.name": str}
+    types = get_type_hints(SweepConfig) | {"model.name": str, "study.name": str, "hydra.sweep.dir": Path}
     flags = _flags(arguments)
     overrides = [_named_models(text) for text in spelled(flags.overrides, types)]
     many = flags.multirun or "hydra.mode=MULTIRUN" in overrides

@@ -64,7 +64,7 @@ class Plan:
         Every committed study of results/nvidia-h200 took less, and most took half of it. The start of a process, with
         the kernels that it compiles, is the largest part: a system that is not installed ends in 2 s.
         """
-        starts = 20.0 * len(self.implementations)
+        starts = 22.0 * len(self.implementations)
         if COUNTERS in self.modes:
             # Under the profiler a start takes longer, and it halts at every kernel.
             starts += 12 * len(self.implementations) + 1.2 * self.points

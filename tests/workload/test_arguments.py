@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -175,6 +174,12 @@ def test_words_that_cannot_be_are_one_line(arguments, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_of_hydra_is_taken_as_it_is_typed():
+    line = overrides.read(["-m", "model=tiny", "tokens=1,2", "hydra.sweep.dir=~/my jobs"])
+    assert f"hydra.sweep.dir='{Path.home()}/my jobs'" in line.arguments
+    assert len(line.combinations) == 2
+
+
 def test_a_configuration_can_be_shown():
     done = run("experiments/sweep.py", "--cfg", "job", "model=tiny")
     assert (done.returncode, done.stderr) == (0, "")
@@ -197,27 +202,3 @@ def test_a_set_stands_for_its_systems():
     [job] = [overrides.planned_job(["study=throughput"])]
     assert job.plan.implementations == systems()["field"]
     assert {"stream", "paper_fused", "vllm", "tutel"} <= set(systems()["field"])
-
-
-@pytest.mark.parametrize(
-    ("target", "variables", "told"),
-    [
-        ("sweep", ["MODEL=tiny", "TOKENS=1"], ["TOKENS=1", "MODEL=tiny"]),
-        ("sweep", ["ARGS=model=mixtral skew=1.2"], ["model=mixtral", "skew=1.2"]),
-        ("sweep", [], ["study=throughput"]),
-        ("sweep", ["STUDY=skew", "RESULTS=~/it's my folder"], ["RESULTS=~/it's my folder", "STUDY=skew"]),
-        ("sweep", ["ARGS=-m", "MODEL=glob(qwen*)"], ["MODEL=glob(qwen*)", "-m"]),
-        ("tune", ["MODEL=mixtral", "TOKENS=[1,8]"], ["TOKENS=[1,8]", "MODEL=mixtral"]),
-        ("report", ["DEVICE=nvidia-h200"], ["DEVICE=nvidia-h200"]),
-        ("figures", ["ONLY=headline"], ["ONLY=headline"]),
-        ("portability", ["TARGETS=gfx942", "BRIEF=true"], ["BRIEF=true", "TARGETS=gfx942"]),
-    ],
-)
-def test_make_hands_its_variables_to_the_command(target, variables, told, tmp_path):
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    show = tmp_path / "show"
-    show.write_text('#!/bin/sh\nshift\nprintf "%s\\n" "$@"\n', encoding="utf-8")
-    show.chmod(0o755)
-    make = ["make", "-s", target, "VENV=0", f"PY={show}", *variables]
-    done = subprocess.run(make, cwd=ROOT, capture_output=True, encoding="utf-8", env=plain)
-    assert sorted(done.stdout.splitlines()) == sorted(told), done.stderr

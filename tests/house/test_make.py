@@ -1,0 +1,92 @@
+"""The Makefile: what it hands to the commands, and what each target runs with a GPU and without one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tritonmoe_bench import ROOT
+
+
+def make(*arguments: str, **variables: str) -> str:
+    """What make prints."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", *arguments, *(f"{name}={value}" for name, value in variables.items())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", env=plain)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def planned(*arguments: str, **variables: str) -> list[str]:
+    """The commands that make would run for a target."""
+    return make("-n", "--no-print-directory", *arguments, **variables).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("target", "variables", "told"),
+    [
+        ("sweep", ["MODEL=tiny", "TOKENS=1"], ["TOKENS=1", "MODEL=tiny"]),
+        ("sweep", ["ARGS=model=mixtral skew=1.2"], ["model=mixtral", "skew=1.2"]),
+        ("sweep", [], ["study=throughput"]),
+        ("sweep", ["STUDY=skew", "RESULTS=~/it's my folder"], ["RESULTS=~/it's my folder", "STUDY=skew"]),
+        ("sweep", ["ARGS=-m", "MODEL=glob(qwen*)"], ["MODEL=glob(qwen*)", "-m"]),
+        ("tune", ["MODEL=mixtral", "TOKENS=[1,8]"], ["TOKENS=[1,8]", "MODEL=mixtral"]),
+        ("report", ["DEVICE=nvidia-h200"], ["DEVICE=nvidia-h200"]),
+        ("figures", ["ONLY=headline"], ["ONLY=headline"]),
+        ("portability", ["TARGETS=gfx942", "BRIEF=true"], ["BRIEF=true", "TARGETS=gfx942"]),
+    ],
+)
+def test_make_hands_its_variables_to_the_command(target, variables, told, tmp_path):
+    show = tmp_path / "show"
+    show.write_text('#!/bin/sh\nshift\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    show.chmod(0o755)
+    assert sorted(make("-s", target, "VENV=0", f"PY={show}", *variables).splitlines()) == sorted(told)
+
+
+@pytest.mark.parametrize("gpu", ["", "NVIDIA H200"])
+def test_the_release_of_torch_is_one_that_pip_can_read(gpu):
+    [line] = [line for line in planned("setup", "-B", GPU=gpu) if '"torch' in line]
+    assert re.search(r'"torch(==[0-9.]+|>=[0-9.]+,<[0-9.]+)"', line), line
+
+
+def test_a_reproduction_with_a_gpu_tells_the_whole_and_begins_with_two_systems():
+    lines = planned("reproduce", GPU="NVIDIA H200", VENV="0", PY="python")
+    commands = [line for line in lines if line.startswith("python ")]
+    assert "within a minute" in lines[0]
+    assert commands[0] == "python experiments/sweep.py -m study=throughput,skew,experts,stages dry_run=true"
+    assert commands[1].split() == [
+        "python",
+        "experiments/sweep.py",
+        "study=smoke",
+        "force=true",
+        "implementations=[paper_fused,fast]",
+    ]
+    assert commands[2].strip() == "python experiments/sweep.py -m study=throughput,skew,experts,stages"
+    assert not any("study=traffic" in line for line in commands)
+    assert [line.split()[1] for line in commands[3:]] == ["plots/draw.py", "experiments/report.py"]
+
+
+def test_a_reproduction_without_a_gpu_ends_with_what_agrees():
+    lines = planned("reproduce", GPU="", VENV="0", PY="python")
+    commands = [line for line in lines if "python " in line]
+    assert [" ".join(line.split()[2:]) for line in commands[:2]] == [
+        "study=smoke force=true strict=true", "study=traffic force=true strict=true",
+    ]  # fmt: skip
+    assert commands[-1].endswith("python -m tritonmoe_bench.experiments.analysis.committed")
+
+
+def test_the_tiny_shape_is_run_by_every_system_that_is_asked_for():
+    [line] = [
+        line for line in planned("smoke", GPU="H200", VENV="0", PY="python", IMPLEMENTATIONS="field") if "sweep" in line
+    ]
+    assert line.split()[2:] == ["study=smoke", "force=true", "'IMPLEMENTATIONS=field'"]
+
+
+def test_every_target_is_in_the_help():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    [phony] = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    listed = re.findall(r"^  make (\w+) ", make("help"), re.MULTILINE)
+    assert set(listed) == set(phony.split())
