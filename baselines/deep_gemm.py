@@ -1,10 +1,12 @@
-"""`deep_gemm`: DeepGEMM's grouped GEMMs of the masked layout, e4m3 or bf16, in a layer of ours.
+"""`deep_gemm`: DeepGEMM's grouped GEMMs over contiguous groups of rows, e4m3 or bf16, in a layer of ours.
 
 DeepGEMM (SGLang's build of it on PyPI) has the GEMMs alone. Around them: router GEMM and top-k as in `fast`, and the
-kernels of parts/masked_rows.py, which quantise x by token and 128 columns on its way to the experts, and the
-intermediate after SiLU x up. The masked layout is DeepGEMM's own for decoding: rows are placed on the GPU, the host
-never waits, and `expected_m`, the mean load, lets it choose a tile. Kernels are compiled by nvcc in `build`.
-A folder .peers/deep_gemm is used if there is one (baselines/builds/offline), else an installed sgl-deep-gemm.
+kernels of parts/grouped_rows.py, which quantise x by token and 128 columns on its way to the experts, and the
+intermediate after SiLU x up. Of DeepGEMM's layouts this is the one with prefix sums: groups end where a tensor on the
+GPU says, so the host never waits. From the rows there is room for, DeepGEMM chooses its tile for a GPU that this many
+blocks fill; in its masked layout it would take every expert to be active, and choose wider tiles than a few tokens
+fill. Kernels are compiled by nvcc in `build`. A folder .peers/deep_gemm is used if there is one (baselines/builds/
+offline), else an installed sgl-deep-gemm.
 """
 
 from __future__ import annotations
@@ -36,16 +38,14 @@ if TYPE_CHECKING:
 VERSION = "0.1.5.post1"
 INSTALL = f"pip install sgl-deep-gemm=={VERSION}"
 CAPABILITY = (9, 0)
-TILE_ROWS = 128
-"""Rows of the highest tile: an expert's room is whole tiles, so that no tile reaches into the next expert's."""
-MOST_TOKENS = 1024
-"""Room for every token in every expert is 8 GB for DeepSeek-V3 here, and grows with the tokens."""
+HEIGHTS = (64, 128)
+"""Rows of a tile, which are also what a group's first row is a multiple of."""
 
 
 class DeepGemm(Implementation):
     name = "deep_gemm"
     family = "library"
-    source = f"PyPI sgl-deep-gemm {VERSION}: m_grouped_fp8_fp4_gemm_nt_masked, m_grouped_bf16_gemm_nt_masked"
+    source = f"PyPI sgl-deep-gemm {VERSION}: m_grouped_fp8_fp4_gemm_nt_contiguous, m_grouped_bf16_gemm_nt_contiguous"
     quants = ("none", "fp8_block")
 
     def version(self) -> str:
@@ -55,7 +55,7 @@ class DeepGemm(Implementation):
         return trees.search_path("deep_gemm")
 
     def config(self, case: Case) -> str:
-        return f"masked layout: capacity={capacity(case)} expected_m={expected_rows(case)}"
+        return f"contiguous layout with prefix sums, tiles of {height(case)} rows, room for {_room(case)}"
 
     def activations(self, case: Case) -> str:
         return "a8" if case.quant == "fp8_block" else "a16"
@@ -66,10 +66,6 @@ class DeepGemm(Implementation):
         problem = _problem()
         if problem:
             return unavailable(problem)
-        if case.tokens > MOST_TOKENS:
-            return unsupported(
-                f"the masked layout has room for every token in every expert: up to {MOST_TOKENS} tokens"
-            )
         if case.num_experts > MAX_EXPERTS or case.top_k > MAX_TOP_K:
             return unsupported(f"the router takes up to {MAX_EXPERTS} experts and top_k up to {MAX_TOP_K}")
         if case.quant == "none" and case.dtype != "bf16":
@@ -77,30 +73,31 @@ class DeepGemm(Implementation):
         return divisible(case, WHOLE_16_BYTES, "TMA needs rows of whole 16 bytes")
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        return run_once(masked_forward(case, weights), case, weights)
+        return run_once(grouped_forward(case, weights), case, weights)
 
 
-def capacity(case: Case) -> int:
-    """Rows of room per expert: a token takes one at most."""
-    return -(-case.tokens // TILE_ROWS) * TILE_ROWS
+def height(case: Case) -> int:
+    """Rows of a tile: the lowest that holds an expert's mean load, else the highest."""
+    load = case.slots / case.num_experts
+    return next((rows for rows in HEIGHTS if rows >= load), HEIGHTS[-1])
 
 
-def expected_rows(case: Case) -> int:
-    """The mean load of an expert, rounded up."""
-    return -(-case.slots // case.num_experts)
+def _room(case: Case) -> int:
+    from .parts.grouped_rows import most_rows
+
+    return most_rows(case.slots, case.num_experts, height(case))
 
 
-def masked_forward(case: Case, weights: Weights) -> Forward:
+def grouped_forward(case: Case, weights: Weights) -> Forward:
     import deep_gemm
     import torch
 
     from tritonmoe_bench.kernels.fast.logits import launch_logits
     from tritonmoe_bench.kernels.fast.routing import launch_top_k
 
-    from .parts.masked_rows import Rows, combine, place, scatter, silu_rows
+    from .parts.grouped_rows import Places, Rows, combine, place, scatter, silu_rows
 
     router, bias, quantize = weights.router(), weights.correction_bias(), case.quant == "fp8_block"
-    room, expected = capacity(case), expected_rows(case)
     operands: tuple
     if quantize:
         operands = tuple((packed.values, packed.scales) for packed in (weights.packed_gate_up(), weights.packed_down()))
@@ -108,19 +105,21 @@ def masked_forward(case: Case, weights: Weights) -> Forward:
         operands = weights.gate_up("nk"), weights.down("nk")
     gate_up, down = operands
 
-    def gemm(rows: Rows, stacked, width: int, counts: torch.Tensor) -> torch.Tensor:
-        out = torch.empty((case.num_experts, room, width), dtype=torch.bfloat16, device=counts.device)
+    def gemm(rows: Rows, stacked, width: int, places: Places) -> torch.Tensor:
+        out = torch.empty((places.total, width), dtype=torch.bfloat16, device=places.rows.device)
         if rows.scales is None:
-            deep_gemm.m_grouped_bf16_gemm_nt_masked(rows.values, stacked, out, counts, expected)
+            launch, left = deep_gemm.m_grouped_bf16_gemm_nt_contiguous, rows.values
         else:
-            deep_gemm.m_grouped_fp8_fp4_gemm_nt_masked((rows.values, rows.scales), stacked, out, counts, expected)
+            launch, left = deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous, (rows.values, rows.scales)
+        launch(left, stacked, out, places.ends, use_psum_layout=True)
         return out
 
     def forward(x: torch.Tensor) -> torch.Tensor:
+        deep_gemm.set_mk_alignment_for_contiguous_layout(height(case))  # one number for the whole process
         experts, scores = launch_top_k(launch_logits(x, router), case.top_k, case.gate, bias)
-        places = place(experts, case.num_experts, room)
-        both = gemm(scatter(x, places, quantize), gate_up, 2 * case.ffn_dim, places.counts)
-        out = gemm(silu_rows(both, places, quantize), down, case.hidden_dim, places.counts)
+        places = place(experts, case.num_experts, height(case))
+        both = gemm(scatter(x, places, quantize), gate_up, 2 * case.ffn_dim, places)
+        out = gemm(silu_rows(both, places, quantize), down, case.hidden_dim, places)
         return combine(out, places, scores, x.dtype)
 
     return forward
@@ -136,7 +135,7 @@ def _problem() -> str:
     try:
         import deep_gemm
 
-        assert deep_gemm.m_grouped_fp8_fp4_gemm_nt_masked
+        assert deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous
     except Exception as error:  # a library built for another torch or CUDA fails in ways of its own
         return f"{first_line(error)}: {INSTALL}"
     if not torch.cuda.is_available():

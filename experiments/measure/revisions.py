@@ -33,7 +33,8 @@ WHOLE = (
 )  # fmt: skip
 """Files of which every function and constant counts: they choose tiles, time, and make the workload."""
 OWNERS = {
-    "kernels/fast": "`revision` of Fast (baselines/fast.py) and of its variants (baselines/fast_variants.py)",
+    "kernels/fast": "`revision` of Fast, of its variants, and of DeepGemm for the router and e4m3 (baselines/fast.py, "
+    "fast_variants.py, deep_gemm.py)",
     "kernels/paper": "`revision` of the paper's pipelines (baselines/paper.py)",
     "kernels": "`revision` of every system of ours that runs it (baselines/fast.py, paper.py, stream.py)",
     "experiments": "the version in METHOD (experiments/measure/method.py) that it belongs to",

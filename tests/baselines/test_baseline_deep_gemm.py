@@ -6,6 +6,7 @@ import json
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import tiny_layer
 import torch
@@ -13,7 +14,7 @@ from tiny_layer import error_of, stub_modules
 
 from tritonmoe_bench.baselines import deep_gemm
 from tritonmoe_bench.baselines.install import trees
-from tritonmoe_bench.baselines.parts import masked_rows
+from tritonmoe_bench.baselines.parts import grouped_rows
 from tritonmoe_bench.experiments.workload.reference import moe_forward, quantize_fp8, relative_error
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
@@ -37,44 +38,49 @@ def nothing_kept(monkeypatch, tmp_path):
 
 @pytest.fixture
 def stub(monkeypatch):
-    """A STUB of deep_gemm: checks what its host code asserts on Hopper, multiplies what the counts say, no more."""
+    """A STUB of deep_gemm: checks what its host code asserts on Hopper, multiplies the rows within `ends`, no more."""
     calls: list[tuple] = []
     (module,) = stub_modules(monkeypatch, "deep_gemm")
+    module.alignment = 128
+    module.set_mk_alignment_for_contiguous_layout = lambda rows: setattr(module, "alignment", rows)
 
-    def multiply(a, b, out, counts, expected_m):
-        experts, capacity, k = a.shape
-        assert out.shape == (experts, capacity, b.shape[1])
+    def multiply(a, b, out, ends, use_psum_layout):
+        assert use_psum_layout
+        total, k = a.shape
+        assert total % module.alignment == 0
+        assert out.shape == (total, b.shape[1])
         assert b.shape[2] == k
         assert out.dtype == torch.bfloat16
-        assert counts.dtype == torch.int32
-        assert counts.shape == (experts,)
-        assert expected_m > 0
-        assert capacity % 128 == 0
-        assert all(tensor.is_contiguous() for tensor in (a, b, out, counts)) or a.dtype == torch.float32
+        assert ends.dtype == torch.int32
+        assert ends.shape == (b.shape[0],)
+        assert b.is_contiguous()
         out.fill_(float("nan"))
-        for expert, count in enumerate(counts.tolist()):
-            rows = a[expert, :count].float()
-            out[expert, :count] = (rows @ b[expert].float().T).to(out.dtype)
+        begin = 0
+        for expert, end in enumerate(ends.tolist()):
+            assert begin <= end <= total
+            out[begin:end] = (a[begin:end].float() @ b[expert].float().T).to(out.dtype)
+            begin = -(-end // module.alignment) * module.alignment
 
-    def fp8_masked(a, b, out, counts, expected_m):
+    def fp8_grouped(a, b, out, ends, use_psum_layout=False):
         (values, scales), (weights, weight_scales) = a, b
-        experts, capacity, k = values.shape
-        calls.append(("fp8", capacity, expected_m))
+        total, k = values.shape
+        calls.append(("fp8", total, module.alignment))
         assert values.dtype == weights.dtype == torch.float8_e4m3fn
         assert values.is_contiguous()
-        assert scales.shape == (experts, capacity, k // 128)
-        assert scales.stride() == (capacity * (k // 128), 1, capacity)
+        assert scales.shape == (total, k // 128)
+        assert scales.stride() == (1, total)
         assert weight_scales.is_contiguous()
-        dense = values.float() * scales.repeat_interleave(128, 2)
-        multiply(dense, Fp8Block(weights, weight_scales).unpack(), out, counts, expected_m)
+        dense = values.float() * scales.repeat_interleave(128, 1)
+        multiply(dense, Fp8Block(weights, weight_scales).unpack(), out, ends, use_psum_layout)
 
-    def bf16_masked(a, b, out, counts, expected_m):
-        calls.append(("bf16", a.shape[1], expected_m))
+    def bf16_grouped(a, b, out, ends, use_psum_layout=False):
+        calls.append(("bf16", a.shape[0], module.alignment))
         assert a.dtype == b.dtype == torch.bfloat16
-        multiply(a, b, out, counts, expected_m)
+        assert a.is_contiguous()
+        multiply(a, b, out, ends, use_psum_layout)
 
-    module.m_grouped_fp8_fp4_gemm_nt_masked = fp8_masked
-    module.m_grouped_bf16_gemm_nt_masked = bf16_masked
+    module.m_grouped_fp8_fp4_gemm_nt_contiguous = fp8_grouped
+    module.m_grouped_bf16_gemm_nt_contiguous = bf16_grouped
     return calls
 
 
@@ -112,7 +118,6 @@ def test_the_tree_is_found_with_its_version(stub):
     ("point", "reason"),
     [
         (case(dtype="fp16"), "take bf16 only"),
-        (fp8(tokens=1025), "up to 1024 tokens"),
         (case(ffn_dim=20), "must be multiples of 8"),
         (case(quant="int4"), "it computes with none, fp8_block"),
     ],
@@ -129,6 +134,7 @@ def test_what_it_cannot_do_is_unsupported(stub, point, reason):
         fp8(tokens=1),
         fp8(tokens=5, dtype="fp16"),
         fp8(tokens=40, hidden_dim=1152, skew=1.2, gating="softmax_renorm"),
+        fp8(tokens=300, num_experts=5, skew=1.2),
         fp8(tokens=3, num_experts=32, top_k=4, ffn_dim=1280, gating="deepseek_v3"),
     ],
     ids=str,
@@ -141,8 +147,10 @@ def test_fp8_is_as_near_as_the_emulation(stub, point):
     layer = (weights.router(), weights.expert, point.top_k, point.gate, weights.correction_bias())
     exact, emulated = moe_forward(x, *layer), moe_forward(x, *layer, x.dtype, quantize_fp8)
     assert error_of(adapter, point) < 1.2 * relative_error(emulated, exact)
-    assert stub == [("fp8", 128, -(-point.slots // point.num_experts))] * 4
-    assert adapter.config(point).startswith("masked layout: capacity=128 expected_m=")
+    height = 128 if point.tokens == 300 else 64
+    total = grouped_rows.most_rows(point.slots, point.num_experts, height)
+    assert stub == [("fp8", total, height)] * 4
+    assert adapter.config(point) == (f"contiguous layout with prefix sums, tiles of {height} rows, room for {total}")
 
 
 @pytest.mark.parametrize("point", [case(tokens=6), case(tokens=2, hidden_dim=64, ffn_dim=48)], ids=str)
@@ -150,29 +158,42 @@ def test_bf16(stub, point):
     adapter = deep_gemm.DeepGemm()
     assert adapter.activations(point) == "a16"
     assert error_of(adapter, point) < 0.008
-    assert stub == [("bf16", 128, 2 if point.tokens == 6 else 1)] * 4
+    assert stub == [("bf16", 64 * (8 if point.tokens == 6 else 4), 64)] * 4
 
 
-def test_room_is_whole_tiles():
-    assert [deep_gemm.capacity(case(tokens=tokens)) for tokens in (1, 128, 129, 1024)] == [128, 128, 256, 1024]
+@pytest.mark.parametrize("align", [64, 128])
+@pytest.mark.parametrize(("slots", "experts"), [(1, 4), (3, 4), (260, 4), (517, 3), (4096, 8)])
+def test_there_is_room_for_every_routing_and_for_no_row_more(slots, experts, align):
+    def taken(counts):
+        return sum(-(-count // align) * align for count in counts)
+
+    most = grouped_rows.most_rows(slots, experts, align)
+    rng = np.random.default_rng(slots)
+    for skew in (0.0, 1.0, 3.0):
+        popularity = np.arange(1, experts + 1) ** -skew
+        assert taken(rng.multinomial(slots, popularity / popularity.sum()).tolist()) <= most
+    others = min(slots, experts) - 1
+    assert taken([slots - others, *[1] * others]) == most
 
 
 def test_places_number_the_slots_of_each_expert_in_order():
     experts = torch.randint(0, 5, (300, 4), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
-    places = masked_rows.place(experts, 7, 1280)
-    flat, rows = experts.flatten(), places.rows.flatten()
-    assert places.counts.tolist() == torch.bincount(flat.long(), minlength=7).tolist()
-    for expert in range(5):
-        assert rows[flat == expert].tolist() == list(range(int(places.counts[expert])))
+    experts[experts == 2] = 3
+    places = grouped_rows.place(experts, 7, 64)
+    flat, rows, begin = experts.flatten(), places.rows.flatten(), 0
+    for expert, end in enumerate(places.ends.tolist()):
+        assert rows[flat == expert].tolist() == list(range(begin, end))
+        begin = -(-end // 64) * 64
+    assert begin <= places.total
 
 
 def test_scattered_rows_are_those_of_the_emulation():
     x = torch.randn(3, 384, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(2))
-    places = masked_rows.place(torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32), 3, 128)
-    made = masked_rows.scatter(x, places, quantize=True)
+    places = grouped_rows.place(torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32), 3, 64)
+    made = grouped_rows.scatter(x, places, quantize=True)
     assert made.scales is not None
     expected = quantize_fp8(x.float())
     for token in range(3):
-        for expert, row in zip(places.experts[token].tolist(), places.rows[token].tolist()):
-            values = made.values[expert, row].float() * made.scales[expert, row].repeat_interleave(128)
+        for row in places.rows[token].tolist():
+            values = made.values[row].float() * made.scales[row].repeat_interleave(128)
             torch.testing.assert_close(values, expected[token], rtol=2e-6, atol=0)
