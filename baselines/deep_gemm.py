@@ -3,9 +3,8 @@
 DeepGEMM (SGLang's build of it on PyPI) has the GEMMs alone. Around them: router GEMM and top-k as in `fast`, and the
 kernels of parts/grouped_rows.py, which quantise x by token and 128 columns on its way to the experts, and the
 intermediate after SiLU x up. Of DeepGEMM's layouts this is the one with prefix sums: groups end where a tensor on the
-GPU says, so the host never waits. From the rows there is room for, DeepGEMM chooses its tile for a GPU that this many
-blocks fill; in its masked layout it would take every expert to be active, and choose wider tiles than a few tokens
-fill. Kernels are compiled by nvcc in `build`. A folder .peers/deep_gemm is used if there is one (baselines/builds/
+GPU says, so the host never waits. DeepGEMM chooses its tile by the rows there is room for. In its masked layout it would
+take every expert to be active, and for a few tokens choose tiles so wide that they leave the GPU half empty. Kernels are compiled by nvcc in `build`. A folder .peers/deep_gemm is used if there is one (baselines/builds/
 offline), else an installed sgl-deep-gemm.
 """
 
@@ -108,10 +107,10 @@ def grouped_forward(case: Case, weights: Weights) -> Forward:
     def gemm(rows: Rows, stacked, width: int, places: Places) -> torch.Tensor:
         out = torch.empty((places.total, width), dtype=torch.bfloat16, device=places.rows.device)
         if rows.scales is None:
-            launch, left = deep_gemm.m_grouped_bf16_gemm_nt_contiguous, rows.values
+            deep_gemm.m_grouped_bf16_gemm_nt_contiguous(rows.values, stacked, out, places.ends, use_psum_layout=True)
         else:
-            launch, left = deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous, (rows.values, rows.scales)
-        launch(left, stacked, out, places.ends, use_psum_layout=True)
+            left = rows.values, rows.scales
+            deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous(left, stacked, out, places.ends, use_psum_layout=True)
         return out
 
     def forward(x: torch.Tensor) -> torch.Tensor:
