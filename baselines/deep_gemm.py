@@ -3,9 +3,10 @@
 DeepGEMM (SGLang's build of it on PyPI) has the GEMMs alone. Around them: router GEMM and top-k as in `fast`, and the
 kernels of parts/grouped_rows.py, which quantise x by token and 128 columns on its way to the experts, and the
 intermediate after SiLU x up. Of DeepGEMM's layouts this is the one with prefix sums: groups end where a tensor on the
-GPU says, so the host never waits. DeepGEMM chooses its tile by the rows there is room for. In its masked layout it would
-take every expert to be active, and for a few tokens choose tiles so wide that they leave the GPU half empty. Kernels are compiled by nvcc in `build`. A folder .peers/deep_gemm is used if there is one (baselines/builds/
-offline), else an installed sgl-deep-gemm.
+GPU says, so the host never waits, and DeepGEMM chooses its tile by the rows there is room for. In its masked layout it
+would take every expert to be active, and for a few tokens choose tiles so wide that part of the GPU has none. Kernels
+are compiled by nvcc in `build`. A folder .peers/deep_gemm is used if there is one (baselines/builds/offline), else an
+installed sgl-deep-gemm.
 """
 
 from __future__ import annotations
