@@ -164,13 +164,6 @@ def test_a_row_states_the_versions_it_depends_on():
     assert method.method_revision("traffic", default) == method.method_revision("traffic", thorough)
 
 
-def test_older_versions_are_told():
-    versions = method.METHOD
-    today = method.method_revision("energy", asdict(TimingSettings()))
-    assert method.older("energy", today) == []
-    assert method.older("energy", today.replace(f"energy{versions['energy']}", "energy1")) == ["energy1"]
-
-
 def test_every_version_of_the_method_has_its_reason():
     text = (revisions.LOCK.parent / "method.py").read_text(encoding="utf-8")
     for name, version in method.METHOD.items():
