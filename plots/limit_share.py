@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis.limit import BELOW_MARK, below_limit
 from tritonmoe_bench.experiments.analysis.names import LIMIT
 from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.table.limits import BELOW_MARK, below_limit
 
 from .parts import caption, layout, style
 

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis.limit import below_limit
 from tritonmoe_bench.experiments.analysis.names import LIMIT, model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.table.limits import below_limit
 
 from .parts import caption, layout, style
 

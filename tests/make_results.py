@@ -18,19 +18,14 @@ from typing import Any
 import made_up
 import numpy as np
 
-from tritonmoe_bench.experiments.table.columns import (
-    ENERGY_COLUMNS,
-    ROW_COLUMNS,
-    STAGE_COLUMNS,
-    TRAFFIC_COLUMNS,
-    validate,
-)
+from tritonmoe_bench.experiments.measure.measurement import LAUNCHES, kinds
+from tritonmoe_bench.experiments.table.columns import Column, names, validate
 from tritonmoe_bench.experiments.targets import matrix
 from tritonmoe_bench.experiments.targets.gpus import TARGETS
-from tritonmoe_bench.experiments.workload import config
 from tritonmoe_bench.experiments.workload.case import Case
 
 DEVICE = "fixture-gpu"
+COLUMNS = {name: kind.columns for name, kind in kinds().items()}
 STAMP = "2026-01-02T03:04:05Z"
 MATRIX_TFLOPS = {"bf16": 780.0, "fp16": 765.0}
 ENVIRONMENT = {
@@ -56,15 +51,15 @@ def make_results(folder: Path) -> Path:
         ("heights", made_up.height_cases(), made_up.HEIGHT_SYSTEMS),
     ):
         rows = [row for case in cases for name in systems for row in layer_rows(study, case, name)]
-        _write(out, study, rows, ROW_COLUMNS, systems)
+        _write(out, study, rows, COLUMNS["layer"], systems)
     rows = [
         row for case in made_up.energy_cases() for name in made_up.HEADLINE_SYSTEMS for row in energy_rows(case, name)
     ]
-    _write(out, "energy", rows, ENERGY_COLUMNS, made_up.HEADLINE_SYSTEMS)
+    _write(out, "energy", rows, COLUMNS["energy"], made_up.HEADLINE_SYSTEMS)
     pipelines = ("paper_unfused", "paper_fused", "paper_fused_graph")
     cases = [made_up.model(name, 512, dtype) for name in ("mixtral", "deepseek_v3") for dtype in ("fp16", "bf16")]
     rows = [row for case in cases for name in pipelines for row in stage_rows(case, name)]
-    _write(out, "stages", rows, STAGE_COLUMNS, pipelines)
+    _write(out, "stages", rows, COLUMNS["stages"], pipelines)
     cases = [
         made_up.model(name, tokens) for name in ("mixtral", "qwen2_paper", "deepseek_v3") for tokens in (32, 512, 4096)
     ]
@@ -76,7 +71,7 @@ def make_results(folder: Path) -> Path:
     traffic += [
         row for case in made_up.counted_cases() for name in made_up.COUNTED_SYSTEMS for row in counter_rows(case, name)
     ]
-    _write(out, "traffic", traffic, TRAFFIC_COLUMNS, ())
+    _write(out, "traffic", traffic, COLUMNS["traffic"], ())
     matrix.write(folder / "portability.csv", portability_rows())
     return out
 
@@ -85,7 +80,7 @@ def layer_rows(study: str, case: Case, implementation: str) -> Iterable[dict[str
     """One row a launch mode."""
     active, load = made_up.routing(case)
     stream_us = made_up.latency("stream", case, active, load, "graph")
-    for launch in config.LAUNCHES:
+    for launch in LAUNCHES:
         row = _identity(study, case, implementation) | {
             "launch": launch, "timing_method": "none", "active_experts": active, "max_expert_load": load,
             "min_bytes": case.min_bytes(active), "flops": case.flops, "stream_us": stream_us,
@@ -108,7 +103,7 @@ def layer_rows(study: str, case: Case, implementation: str) -> Iterable[dict[str
 
 def energy_rows(case: Case, implementation: str) -> Iterable[dict[str, Any]]:
     """One row a launch mode: power by the share of the limit's bandwidth."""
-    columns = set(ENERGY_COLUMNS)
+    columns = set(names(COLUMNS["energy"]))
     for row in layer_rows("energy", case, implementation):
         kept = {name: value for name, value in row.items() if name in columns}
         if row["status"] == "ok":
@@ -230,11 +225,12 @@ def portability_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def _write(out: Path, study: str, rows: list[dict[str, Any]], columns: tuple[str, ...], systems: Iterable[str]) -> None:
-    for row in rows:
-        validate(row, columns)
+def _write(
+    out: Path, study: str, rows: list[dict[str, Any]], columns: tuple[Column, ...], systems: Iterable[str]
+) -> None:
+    validate(rows, columns)
     with open(out / f"{study}.csv", "w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer = csv.DictWriter(handle, names(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     record = {

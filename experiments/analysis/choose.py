@@ -14,15 +14,17 @@ import pandas as pd
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.kernels.gating import GATINGS
 
-from ..table import columns, store
+from ..table import store
+from ..table.columns import FORWARD_KEY
+from ..table.current import newest, read_run
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
 from ..workload.config import VARIANT, load_model, model_names
 from ..workload.shards import shard
-from .compare import current_run, timed
+from .compare import ordered, timed
 from .headline import SHAKY
 from .names import LIMIT, in_order, models_in_order
-from .results import NOT_DEVICES, MissingStudy, newest_device
+from .results import KINDS, NOT_DEVICES, MissingStudy, newest_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
 WHOLE = [*SHAPE[1:], "tokens"]
@@ -97,9 +99,9 @@ def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
 
 def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
     runs = {}
-    for path in sorted(folder.glob("*.csv")):
-        if {*columns.ROW_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
-            rows = current_run(store.read(path))
+    for path in map(newest, sorted(folder.glob("*.csv"))):
+        if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
+            rows = ordered(read_run(path, KINDS["layer"])[0])
             rows = rows[~rows["implementation"].str.startswith(VARIANT)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 # An empty cell makes pandas read its whole column as floats.

@@ -14,7 +14,8 @@ import pandas as pd
 from tritonmoe_bench import ROOT
 
 from .. import checkout
-from ..table import columns, store
+from ..measure.measurement import kinds
+from ..table import current, store
 from ..table.provenance import INTERPRETER
 
 COMPARED = {
@@ -23,7 +24,7 @@ COMPARED = {
 }
 """By study, the columns that have to agree."""
 WHAT = {"smoke": "status", "traffic": "status and bytes"}
-KEYS = {"smoke": columns.ROW_KEY, "traffic": columns.TRAFFIC_KEY}
+KEYS = {"smoke": kinds()["layer"].key, "traffic": kinds()["traffic"].key}
 NAMED = ("model", "tokens", "dtype")
 SHOWN = 3
 """How many disagreeing rows are shown."""
@@ -63,10 +64,11 @@ def _shown(value: object) -> str:
 
 
 def rows(study: str, text: bytes | None = None) -> pd.DataFrame:
-    """The current run of a study of the interpreter, of this checkout or of the text of a CSV."""
+    """The last run of a study of the interpreter, of this checkout on any software, or that of the text of a CSV."""
     path = ROOT / "results" / INTERPRETER / f"{study}.csv"
     if text is None:
-        return store.read(path, KEYS[study])
+        runs = [store.read(run, KEYS[study]) for run in current.runs(path)]
+        return max(runs, key=lambda frame: str(frame["timestamp_utc"].max()))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(text)

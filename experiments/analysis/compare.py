@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..table.columns import CASE_COLUMNS, STAGE_KEY, TRAFFIC_KEY
+from ..table import columns, current
 from . import names
 
-KEYS = {"stages": STAGE_KEY, "traffic": TRAFFIC_KEY}
+CASE_COLUMNS = columns.names(columns.CASE)
 LAUNCH_ORDER = {"graph": 0, "eager": 1}
 """Which launch mode stands for a system whose medians are equal in both: the one that a serving system runs."""
 METHOD_ORDER = {"model": 0, "interpreter": 1, "counters": 2}
@@ -39,10 +39,7 @@ class NoEvidence(Exception):
 
 def current_run(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the run with the newest row, in the order of `ordered`: runs are never mixed."""
-    if frame.empty:
-        return frame
-    newest = frame.sort_values(["timestamp_utc", "run_id"])["run_id"].iloc[-1]
-    return ordered(frame[frame["run_id"] == newest])
+    return ordered(current.current_run(frame)) if len(frame) else frame
 
 
 def ordered(frame: pd.DataFrame) -> pd.DataFrame:

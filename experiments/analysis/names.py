@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-LIMIT = "stream"
-"""The system that only reads the weights: its time is the limit of all others."""
+from ..table.limits import LIMIT as LIMIT
+
 FAST = "fast"
 PAPER, UNFUSED = "paper_fused", "paper_unfused"
 GPU_SCHEDULE = "paper_fused_graph"

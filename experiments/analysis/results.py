@@ -9,11 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from ..table import columns, store
+from ..measure.measurement import kinds
+from ..table import store
+from ..table.current import OTHER_SOFTWARE, newest, read_run
 from ..table.provenance import INTERPRETER
 from . import names
-from .compare import KEYS, current_run
+from .compare import ordered
 
+KINDS = kinds()
 DEVICE_FREE = ("traffic",)
 """Studies whose rows do not depend on the device, so that those of the interpreter's folder serve too."""
 NOT_DEVICES = ("paper", "reference")
@@ -27,7 +30,7 @@ class MissingStudy(Exception):
 
 @dataclass(frozen=True)
 class Study:
-    """The current run of one study: its rows, as `schema.read` gives them, and the provenance beside the CSV."""
+    """The current run of one study: its rows, as `read_run` gives them, and the provenance beside the CSV."""
 
     name: str
     path: Path
@@ -54,19 +57,17 @@ class Results:
 
     def path(self, study: str) -> Path:
         """CSV of a study; for counted bytes the interpreter's, where the device has none of its own."""
-        path = self.root / self.device / f"{study}.csv"
-        return self.root / INTERPRETER / path.name if study in DEVICE_FREE and not path.exists() else path
+        path = newest(self.root / self.device / f"{study}.csv")
+        return newest(self.root / INTERPRETER / path.name) if study in DEVICE_FREE and not path.exists() else path
 
     def study(self, name: str) -> Study:
         """The current run of a study. Raises MissingStudy."""
         path = self.path(name)
-        rows = current_run(store.read(path, KEYS.get(name, columns.ROW_KEY)))
+        rows, record = read_run(path, KINDS.get(name, KINDS["layer"]))
         if rows.empty:
             raise MissingStudy(f"{path} is missing or empty: python experiments/sweep.py study={name} makes it")
-        notes = path.with_suffix(".json")
-        record = store.read_json(notes) if notes.exists() else {}
         names.learn(record.get("families", {}))
-        return Study(name, path, rows, record if record.get("run_id") == rows["run_id"].iloc[0] else {})
+        return Study(name, path, ordered(rows), record)
 
 
 def devices(root: Path) -> list[str]:
@@ -85,14 +86,14 @@ def find_device(root: Path, asked: str | None) -> str:
 
 def newest_device(root: Path) -> str:
     """The device whose rows are the newest; the interpreter only where there is no other. Raises MissingStudy."""
-    newest: dict[str, str] = {}
-    for path in root.glob("*/*.csv"):
-        if path.parent.name not in NOT_DEVICES:
+    stamps: dict[str, str] = {}
+    for path in [*root.glob("*/*.csv"), *root.glob(f"*/{OTHER_SOFTWARE}*/*.csv")]:
+        device = path.relative_to(root).parts[0]
+        if device not in NOT_DEVICES:
             rows = store.read(path, ())
-            stamp = str(rows["timestamp_utc"].max()) if len(rows) else ""
-            newest[path.parent.name] = max(stamp, newest.get(path.parent.name, ""))
-    if not newest:
+            stamps[device] = max(str(rows["timestamp_utc"].max()) if len(rows) else "", stamps.get(device, ""))
+    if not stamps:
         raise MissingStudy(
             f"no results/<device>/<study>.csv under {root}: python experiments/sweep.py study=... makes one"
         )
-    return max(newest, key=lambda device: (device != INTERPRETER, newest[device]))
+    return max(stamps, key=lambda device: (device != INTERPRETER, stamps[device]))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..table import columns
 from ..table.provenance import INTERPRETER
-from .results import MissingStudy, Results, Study
+from .results import KINDS, MissingStudy, Results, Study
 from .traffic import COUNTERS
 
 FORWARD = ["case_hash", "implementation", "method"]
@@ -35,13 +35,13 @@ def load(results: Results, method: str | None = None) -> Traffic:
     method: the only one that is wanted. Raises MissingStudy if there are no traffic rows at all.
     """
     studies = [results.study("traffic")]
-    if studies[0].path.parent.name != INTERPRETER:
+    if studies[0].path.relative_to(results.root).parts[0] != INTERPRETER:
         with contextlib.suppress(MissingStudy):
             studies.append(Results(results.root, INTERPRETER).study("traffic"))
     frames = [study.rows.assign(source=source) for source, study in enumerate(studies)]
     frames[1:] = [frame[frame["method"] != COUNTERS] for frame in frames[1:]]
     rows = pd.concat([frame.dropna(axis=1, how="all") for frame in frames], ignore_index=True)
-    rows = rows.reindex(columns=[*columns.TRAFFIC_COLUMNS, "source"])
+    rows = rows.reindex(columns=[*columns.names(KINDS["traffic"].columns), "source"])
     first = rows.assign(failed=rows["status"] != "ok").sort_values(["failed", "source"], kind="stable")
     chosen = first.groupby(FORWARD)["source"].transform("first").sort_index()
     rows = rows[rows["source"] == chosen]

@@ -1,33 +1,23 @@
-"""What the measurements share: weights and references of a worker, the correctness gate, failures as rows."""
+"""What the measurements share: weights and references of a worker, the start of a measurement, failures as rows."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..implementation.contract import Implementation
-from ..table import columns
+from ..table.kind import Kind
+from ..table.provenance import INTERPRETER
 from ..workload.case import Case
 from ..workload.reference import moe_forward, relative_error
-from ..workload.routing import TORCH_DTYPE, draw_routing
+from ..workload.routing import TORCH_DTYPE, activations, draw_routing
 from ..workload.weights import Weights
-from .timing import TimingSettings
-
-if TYPE_CHECKING:
-    pass
-
-
-TOLERANCE = 2.0
-"""An output may be this many times as far from the float32 reference as PyTorch's own 16-bit computation."""
-
-
-class IncorrectOutput(Exception):
-    """An output failed the correctness gate."""
+from .gate import Gate, IncorrectOutput
+from .timing import TimingSettings, weight_sets
 
 
 @dataclass
@@ -60,9 +50,17 @@ class Bench:
         """Drops all weights, to give their memory back after a failure."""
         self._sets.clear()
 
-    def reference(self, case: Case, x: torch.Tensor, weights: Weights) -> tuple[torch.Tensor, float]:
-        """(float32 output, relative error of PyTorch's own 16-bit computation); made once for all workers of a run."""
-        path = self.reference_folder / f"{case.case_hash}-{self.device.type}.pt"
+    def cold_sets(self, case: Case) -> int:
+        """How many weight sets make a chain of forwards cold; 0 if the L2 has to be flushed before each instead."""
+        active_bytes = draw_routing(case).active_experts * case.expert_bytes
+        return weight_sets(active_bytes, self.l2_bytes, case.weight_bytes, self.settings) if self.timed else 1
+
+    def reference(self, case: Case, x: torch.Tensor, weights: Weights, name: str = "x") -> tuple[torch.Tensor, float]:
+        """(float32 output, relative error of PyTorch's own 16-bit computation) of activations called `name`.
+
+        Made once for all workers of a run.
+        """
+        path = self.reference_folder / f"{case.case_hash}-{self.device.type}-{name}.pt"
         if path.exists():
             kept = torch.load(path, map_location=self.device)
             return kept["y"], kept["torch_rel_error"]
@@ -73,6 +71,55 @@ class Bench:
         torch.save({"y": y.cpu(), "torch_rel_error": error}, partial)
         partial.replace(path)
         return y, error
+
+
+@dataclass
+class Ready:
+    """What a measurement of whole forwards starts from.
+
+    x: the case's activations [tokens, hidden_dim]; forwards: one per weight set; flush: whether the L2 has to be
+    emptied before each forward; gate: checks their outputs, none for a system whose output is not the layer's.
+    """
+
+    x: torch.Tensor
+    forwards: list[Callable[[torch.Tensor], torch.Tensor]]
+    flush: bool
+    gate: Gate | None
+
+    @property
+    def checks(self) -> dict[str, Any]:
+        """What `time_calls` is given of the gate."""
+        return {} if self.gate is None else {"verify": self.gate.check, "verify_again": self.gate.check_again}
+
+    @property
+    def calls(self) -> list[Callable[[], object]]:
+        return [_bind(forward, self.x) for forward in self.forwards]
+
+
+def prepare(implementation: Implementation, case: Case, bench: Bench) -> Ready:
+    """Builds a system on as many weight sets as a cold chain takes, with the gate for its output."""
+    x = activations(case, draw_routing(case), bench.device)
+    count = bench.cold_sets(case)
+    sets = bench.weights(case, max(count, 1))
+    forwards = [implementation.build(case, weights) for weights in sets]
+    return Ready(x, forwards, count == 0, make_gate(case, x, sets, bench) if implementation.computes_layer else None)
+
+
+def make_gate(case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench) -> Gate:
+    """The gate for outputs on x and the first weight set; call it after `build` and before the first forward."""
+    with torch.inference_mode():
+        return _gate(case, x, sets, bench)
+
+
+def _gate(case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench) -> Gate:
+    reference, torch_error = bench.reference(case, x, sets[0])
+    if case.tokens > 1:  # the same tokens in another order cost the same, and need no reference of their own
+        other, other_reference = x.roll(1, 0), reference.roll(1, 0)
+    else:
+        other = x.clone()
+        other[:, case.num_experts :].neg_()  # the logits, and so the experts, stay
+        other_reference, _ = bench.reference(case, other, sets[0], "other")
+    return Gate(x, other, reference, other_reference, torch_error, sets)
 
 
 def facts(case: Case) -> dict[str, Any]:
@@ -86,35 +133,9 @@ def facts(case: Case) -> dict[str, Any]:
     }
 
 
-def _gate(reference: torch.Tensor, torch_error: float) -> Callable[[object], float]:
-    allowed = TOLERANCE * torch_error
-
-    def verify(y: object) -> float:
-        if not isinstance(y, torch.Tensor) or y.shape != reference.shape:
-            raise IncorrectOutput(f"output has shape {tuple(getattr(y, 'shape', ()))}, not {tuple(reference.shape)}")
-        error = relative_error(y, reference)
-        if not math.isfinite(error) or error > allowed:
-            raise IncorrectOutput(
-                f"relative error {error:.3g} against the float32 reference; "
-                f"allowed is {allowed:.3g}, {TOLERANCE:g} x PyTorch's own in 16 bits"
-            )
-        return error
-
-    return verify
-
-
-def _bind(forward: Callable, x: torch.Tensor) -> Callable[[], object]:
-    return lambda: forward(x)
-
-
 def make_bench(job: dict) -> Bench:
     """Device, settings and folder of references of a job; without a GPU kernels run in Triton's interpreter."""
-    import torch
-
-    pass
-    from .timing import TimingSettings
-
-    cuda = job["environment"]["device_uuid"] != ""
+    cuda = job["environment"]["device"] != INTERPRETER
     if not cuda:
         from ..interpreter import repair
 
@@ -128,23 +149,21 @@ def make_bench(job: dict) -> Bench:
 
 
 def case_rows(
-    take, kind: str, implementation: Implementation, case: Case, modes: list[str], bench: Bench
-) -> list[dict[str, Any]]:
+    measure: Callable[[Implementation, Case, list[str], Bench], list[dict[str, Any]]],
+    kind: Kind, implementation: Implementation, case: Case, modes: list[str], bench: Bench,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of one case, whatever happens: a failure is a status with its reason."""
-    import torch
-
-    pass
 
     def failed(status: str, reason: str) -> list[dict[str, Any]]:
-        return [columns.failed(kind, mode, status, reason) for mode in modes]
+        return [kind.failed(mode, status, reason) for mode in modes]
 
     if implementation.needs_gpu and not bench.timed:
         return failed("unavailable", "needs an NVIDIA GPU, and this machine has none")
-    check = implementation.answer(case)
-    if check.status.value != "ok":
-        return failed(check.status.value, check.reason)
     try:
-        return take(implementation, case, modes, bench)
+        check = implementation.answer(case)
+        if check.status.value != "ok":
+            return failed(check.status.value, check.reason)
+        return measure(implementation, case, modes, bench)
     except torch.cuda.OutOfMemoryError as error:
         failure = ("oom", str(error))
     except IncorrectOutput as error:
@@ -157,3 +176,7 @@ def case_rows(
         torch.cuda.empty_cache()
         torch.cuda.synchronize()  # a fault of the device itself ends this process here, and the parent says so
     return rows
+
+
+def _bind(forward: Callable, x: torch.Tensor) -> Callable[[], object]:
+    return lambda: forward(x)

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from ..workload.config import CONF
 from ..workload.settings import TimingSettings
+from .measurement import kinds
 
 METHOD = {"workload": 1, "latency": 2, "energy": 2, "traffic": 1, "tune": 1}
 """workload: routing, activations, weights. 1: first.
@@ -24,17 +25,6 @@ energy: power and energy. 2: power is the slope through the steps of the energy 
 traffic: bytes by model, interpreter and hardware counters. 1: first.
 tune: search for tiles. 1: first."""
 
-DEPENDS = {
-    "layer": ("workload", "latency"),
-    "stages": ("workload", "latency"),
-    "energy": ("workload", "latency", "energy"),
-    "traffic": ("workload", "traffic"),
-    "tune": ("workload", "latency", "tune"),
-}
-"""The versions that a row of each kind of measurement depends on."""
-UNTIMED = ("traffic",)
-"""Kinds whose numbers do not depend on the timing settings."""
-
 
 def method_revision(kind: str, timing: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> str:
     """The text in the column `method_revision`, such as "workload1+latency2+default".
@@ -42,8 +32,9 @@ def method_revision(kind: str, timing: Mapping[str, Any], versions: Mapping[str,
     timing: the fields of `TimingSettings`; versions: of the method, today's by default.
     """
     versions = METHOD if versions is None else versions
-    parts = [f"{name}{versions[name]}" for name in DEPENDS[kind]]
-    return "+".join(parts if kind in UNTIMED else [*parts, timing_name(timing)])
+    of = kinds()[kind]
+    parts = [f"{name}{versions[name]}" for name in of.depends]
+    return "+".join([*parts, timing_name(timing)] if of.timed else parts)
 
 
 def timing_name(timing: Mapping[str, Any]) -> str:

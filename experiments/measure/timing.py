@@ -7,6 +7,7 @@ are too small for that, the L2 is flushed before every single forward instead. T
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 from ..workload.settings import TimingSettings
 
 Call = Callable[[], object]
+NOTHING = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ def time_calls(
     *,
     flush: bool = False,
     verify: Callable[[object], object] | None = None,
+    verify_again: Callable[[Call], object] | None = None,
+    during: contextlib.AbstractContextManager = NOTHING,
 ) -> Timing:
     """Latency of one of `calls`, which are the same forward over different weight sets. Runs on the current device.
 
     launch: ``graph`` or ``eager``. flush: time single forwards, each after a flush of the L2. verify: given the output
-    of the first call as the timed launch made it, before anything is timed; raises if it is wrong.
+    of the first call as the timed launch made it, before anything is timed. verify_again: after the timing, given what
+    runs the same launch once more and returns that output. Both raise if it is wrong. during: entered for the timing.
     """
     for call in calls:
         call()
@@ -64,6 +69,7 @@ def time_calls(
             call()
         return first
 
+    output: object = None
     if launch == "graph":
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -76,7 +82,10 @@ def time_calls(
         verify(output)
     budgeted = int(settings.budget_ms * 1e3 / (estimate * len(links)))
     count = min(settings.samples, max(settings.min_samples, budgeted))
-    samples = sorted(sample / len(links) for sample in _samples(run, count, flush))
+    with during:
+        samples = sorted(sample / len(links) for sample in _samples(run, count, flush))
+    if verify_again is not None:
+        verify_again(lambda: run() if launch == "eager" else (run(), output)[1])
     return Timing(_quantile(samples, 0.5), _quantile(samples, 0.2), _quantile(samples, 0.8), len(samples),
                   "flush" if flush else "chain")  # fmt: skip
 

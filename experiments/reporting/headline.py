@@ -9,8 +9,8 @@ import pandas as pd
 
 from ..analysis.compare import panels, plain, ratios, timed, to_best
 from ..analysis.headline import SHAKY, against_best, geometric_mean, peers, standing
-from ..analysis.limit import below_limit
 from ..analysis.names import FAST, LIMIT, MEGABLOCKS, model_label
+from ..table.limits import below_limit
 from .tables import Table, latency_text, ratio_text, share_text
 from .texts import NOISE_MARK, say
 

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.compare import fastest_first, panel_rows, panels, timed
-from ..analysis.limit import below_limit
 from ..analysis.names import LIMIT, model_label
+from ..table.limits import below_limit
 from .tables import Table, latency_text, share_text
 from .texts import NOISE_MARK
 

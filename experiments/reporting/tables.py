@@ -10,8 +10,8 @@ import pandas as pd
 
 from ..analysis import published
 from ..analysis.compare import fastest_first, panels, ratios, span, timed
-from ..analysis.limit import BELOW_MARK
 from ..analysis.names import GPU_SCHEDULE, LIMIT, MEGABLOCKS, PAPER, in_order, model_label
+from ..table.limits import BELOW_MARK
 from .texts import NOISE_MARK, OLDER_MARK
 
 

@@ -16,10 +16,10 @@ import jinja2
 import pandas as pd
 
 from ..analysis.compare import span
-from ..analysis.limit import BELOW_MARK
 from ..analysis.names import model_label
 from ..analysis.traffic import ACCOUNTINGS
 from ..claims import Finding, Verdict
+from ..table.limits import BELOW_MARK
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 NOISE_MARK = "≈"

@@ -13,9 +13,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from .. import checkout
+from ..table.provenance import INTERPRETER
+from ..table.run import run_path
 from ..workload.arguments import asks_help, help_text
 from ..workload.config import CONF, PlanError, SweepConfig
-from ..workload.config import METHOD as COUNTERS
 from . import cards, overrides
 from .plan import Plan, make_plan
 
@@ -39,12 +40,13 @@ def run_sweep(config: SweepConfig) -> None:
     if config.dry_run:
         print(summary.plan_text(plan))
         return
-    environment = _environment(plan.counted_only)
+    environment = _environment(plan.measurement.needs_gpu(plan.modes))
     _refuse_what_cannot_run(plan, environment)
     command = os.environ.get(cards.COMMAND, "")
     checkout.interruptible()
     try:
-        run = Run.open(config.results, plan.study, plan.kind, environment, new=config.new_run, command=command)
+        kind = plan.measurement
+        run = Run.open(config.results, plan.study, kind, environment, new=config.new_run, command=command)
     except OSError as error:
         raise PlanError(f"results={config.results}: cannot use {error.filename}: {error.strerror}") from None
     try:
@@ -52,7 +54,7 @@ def run_sweep(config: SweepConfig) -> None:
         print(f"run {run.record['run_id']} on {environment['device']}, rows go to {run.path}", flush=True)
         run.save(families={name: known[name].family for name in plan.implementations})
         run.claim(plan.cases, plan.implementations)
-        drive(plan, run, asdict(config.timing), config.timeout_s, force=config.force)
+        drive(plan, run, asdict(config.timing), config.timeout_s, force=config.force, retry=config.retry)
     except KeyboardInterrupt:
         raise SystemExit(f"stopped; finished rows are in {run.path}, the same command goes on from there") from None
     print(summary.closing_table(run.path, plan))
@@ -62,9 +64,9 @@ def run_sweep(config: SweepConfig) -> None:
         raise PlanError(f"strict=true: {failed} of {len(frame)} rows in {run.path} are incorrect, error or timeout")
 
 
-def _environment(counted_only: bool) -> dict:
+def _environment(with_gpu: bool) -> dict:
     """Device and software, asked of a process of its own, so that this one holds no GPU memory."""
-    settings = checkout.program_environment(**({"CUDA_VISIBLE_DEVICES": ""} if counted_only else {}))
+    settings = checkout.program_environment(**({} if with_gpu else {"CUDA_VISIBLE_DEVICES": ""}))
     done = subprocess.run(
         checkout.program("experiments.table.provenance"),
         capture_output=True,
@@ -79,19 +81,10 @@ def _environment(counted_only: bool) -> dict:
 
 def _refuse_what_cannot_run(plan: Plan, environment: dict) -> None:
     needed, has = plan.gpu_bytes(), environment["memory_bytes"]
-    from ..traffic.measure import INTERPRETER_FLOPS
-
-    if environment["device_uuid"] == "":
-        if COUNTERS in plan.modes:
-            raise PlanError(f"no NVIDIA GPU here, which modes={COUNTERS} needs: study=traffic counts bytes without one")
-        case = max(plan.cases, key=lambda case: case.flops)
-        if plan.kind != "traffic" and case.flops > INTERPRETER_FLOPS:
-            most = int(INTERPRETER_FLOPS * case.tokens / case.flops)
-            raise PlanError(
-                "no NVIDIA GPU here: Triton's interpreter, which times nothing, takes "
-                + (f"{case.model} up to tokens={most}" if most else "model=tiny or study=smoke")
-                + f", not {case.model} at tokens={case.tokens}; dry_run=true works for any sweep"
-            )
+    if environment["device"] == INTERPRETER:
+        refusal = plan.measurement.refusal(plan.cases, plan.modes)
+        if refusal:
+            raise PlanError(refusal)
     elif needed > has:
         print(f"note: the largest case takes about {needed / 1e9:.0f} GB, the GPU has {has / 1e9:.0f}: expect oom rows")
 
@@ -113,7 +106,7 @@ def _run_jobs(jobs: list[overrides.Job], arguments: list[str]) -> None:
     local = "hydra/launcher=submitit_local" in arguments  # under Slurm they run on other machines than this one
     dry_run = all(job.config.dry_run for job in jobs)
     ask = functools.cache(_environment)
-    machines = [ask(job.plan.counted_only) if local and not dry_run else None for job in jobs]
+    machines = [ask(job.plan.measurement.needs_gpu(job.plan.modes)) if local and not dry_run else None for job in jobs]
     for job, machine in zip(jobs, machines):
         if machine:
             _refuse_what_cannot_run(job.plan, machine)
@@ -121,7 +114,9 @@ def _run_jobs(jobs: list[overrides.Job], arguments: list[str]) -> None:
     if dry_run:
         return
     paths = [
-        job.config.results / (machine["device"] if machine else "<device>") / f"{job.plan.study}.csv"
+        run_path(job.config.results, job.plan.study, machine)
+        if machine
+        else job.config.results / "<device>" / f"{job.plan.study}.csv"
         for job, machine in zip(jobs, machines)
     ]
     rows = ", ".join(dict.fromkeys(map(str, paths)))

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,10 +22,14 @@ from ..table.provenance import INTERPRETER
 from ..table.run import Run
 from ..workload.case import Case
 from .plan import Plan
+from .scratch import scratch
 
 WORKER = "experiments.sweeping.worker"
 START_LIMIT_S = 180
 """A worker that is silent for so long between its points (imports, warm-up) is given up."""
+
+END_LIMIT_S = 10
+"""How long a worker that has closed its pipe may take to end."""
 
 
 class WorkerLost(Exception):
@@ -55,6 +61,14 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError), self.process.stdin:  # a dead worker is told apart by its pipe
             self.process.stdin.write(json.dumps({**job, "pipe": self._writer}) + "\n")
 
+    def ended(self) -> str:
+        """How the process ended, which has closed its pipe, and the last thing that it printed."""
+        try:
+            code = self.process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return "the system closed the pipe of its worker"
+        return f"the process ended with code {code}: {_last_line(self.log)}"
+
     def close(self, *, kill: bool) -> None:
         if kill:
             self.process.kill()
@@ -65,80 +79,116 @@ class _Worker:
                 stream.close()
 
 
-def drive(plan: Plan, run: Run, timing: dict[str, Any], timeout_s: float, *, force: bool = False) -> None:
+def drive(
+    plan: Plan, run: Run, timing: dict[str, Any], timeout_s: float, *, force: bool = False, retry: bool = False
+) -> None:
     """Runs the plan. Every point yields its rows; a worker that is lost costs one point and is started again.
 
-    While one worker measures, the next loads its packages: that takes a core, and leaves the GPU alone.
+    force: measures again what the run holds; retry: what of it has failed. While one worker measures, the next loads
+    its packages: that takes a core, and leaves the GPU alone.
     """
     progress = tqdm(total=plan.points, unit="point", smoothing=0.1, mininterval=1.0)
-    with tempfile.TemporaryDirectory(prefix="tritonmoe-") as scratch, progress as bar:
+    with ended_by_sigterm(), scratch() as folder, progress as bar:
         ahead: _Worker | None = None
         try:
             for name in plan.implementations:
                 bar.set_description(name)
                 left = {case.case_hash: case for case in plan.cases_of(name)}
-                done = [] if force else run.done(name, plan.modes)
+                done = [] if force else run.done(name, plan.modes, retry=retry)
+                idle = 0
                 while left:
                     job = {
-                        "implementation": name, "kind": plan.kind, "cases": [asdict(case) for case in left.values()],
-                        "modes": plan.modes, "timing": timing, "environment": run.environment,
-                        "reference_folder": scratch, "done": done,
+                        "implementation": name, "kind": plan.measurement.kind, "modes": plan.modes, "timing": timing,
+                        "method_revision": plan.method_revision, "environment": run.environment,
+                        "cases": [asdict(case) for case in left.values()], "done": done,
+                        "reference_folder": str(folder),
                     }  # fmt: skip
                     worker = ahead or _Worker(run.environment)
                     ahead = _Worker(run.environment) if name != plan.implementations[-1] else None
-                    _one_worker(worker, job, left, run, timeout_s, bar)
+                    idle = 0 if _one_worker(worker, job, left, run, timeout_s, bar, last_try=idle > 0) else idle + 1
         finally:
             if ahead:
                 ahead.close(kill=True)
     run.finish()
 
 
-def _one_worker(
-    worker: _Worker, job: dict[str, Any], left: dict[str, Case], run: Run, timeout_s: float, bar: tqdm
-) -> None:
-    """Runs a worker over what is left and takes from `left` every case that has its rows."""
-    identity = {
-        "implementation": job["implementation"],
-        "implementation_version": "",
-        "revision": 0,
-        "method_revision": "",
-    }
-    current: list[str] = []
-    planned = False
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what runs inside as Ctrl-C does: what it made is removed. Leaves a handler of somebody else's."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        for event in _events(worker, job, timeout_s):
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _one_worker(
+    worker: _Worker,
+    job: dict[str, Any],
+    left: dict[str, Case],
+    run: Run,
+    timeout_s: float,
+    bar: tqdm,
+    *,
+    last_try: bool,
+) -> bool:
+    """Runs a worker over what is left and takes from `left` every case that has its rows.
+
+    A worker that is lost with a case begun costs that case. One that ends before any is tried once more, and then
+    costs all that are left: the system itself does not start. Returns whether a case was begun or none was to do.
+    """
+    identity = {
+        "implementation": job["implementation"], "implementation_version": "", "revision": 0,
+        "method_revision": job["method_revision"],
+    }  # fmt: skip
+    current: list[str] = []
+    begun = False
+    try:
+        for event in _events(worker, job, left, timeout_s):
             kind = event.pop("event")
             if kind == "plan":
-                planned = True
                 todo = set(event.pop("todo"))
-                identity = event
+                identity |= event
                 for case_hash in [case_hash for case_hash in left if case_hash not in todo]:
                     del left[case_hash]
                     bar.update()
             elif kind == "start":
-                current = [event["case_hash"]]
+                current, begun = [event["case_hash"]], True
                 bar.set_postfix_str(str(left[current[0]]))
             elif kind == "rows":
-                case = left.pop(event["case_hash"])
+                current = [event["case_hash"]]
+                _put(run, left.pop(current[0]), event["rows"], identity, job["modes"])
                 current = []
-                run.put(case, event["rows"])
                 bar.update()
             elif kind == "rates":
                 run.save(matrix_tflops=run.record["matrix_tflops"] | event["matrix_tflops"])
             elif kind == "process":
                 run.save(processes=[*run.record["processes"], event["drift"]])
     except WorkerLost as lost:
-        # With no case begun, the implementation itself does not start, and no second try would differ.
-        for case_hash in current or list(left):
+        given_up = last_try or lost.status == "timeout"
+        for case_hash in current or (list(left) if given_up and not begun else []):
             case = left.pop(case_hash)
-            run.put(case, [identity | run.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
+            run.put(case, [identity | run.kind.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
             bar.update()
-        if not planned or not current:
-            left.clear()
+        return begun
+    return True
 
 
-def _events(worker: _Worker, job: dict[str, Any], timeout_s: float) -> Iterator[dict[str, Any]]:
-    """Events of a worker, up to its `end`. Raises WorkerLost if it ends before, or is silent for too long."""
+def _put(run: Run, case: Case, rows: list[dict[str, Any]], identity: dict[str, Any], modes: list[str]) -> None:
+    """Writes the rows of a case; where they cannot stand in the CSV, rows that say so."""
+    try:
+        run.put(case, rows)
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = f"its rows cannot stand in the CSV: {error}"
+        run.put(case, [identity | run.kind.failed(mode, "error", reason) for mode in modes])
+
+
+def _events(worker: _Worker, job: dict[str, Any], left: dict[str, Case], timeout_s: float) -> Iterator[dict[str, Any]]:
+    """Events of a worker, up to its `end`. Raises WorkerLost if it ends before, is silent for too long, or if
+    something else than our events comes out of its pipe."""
     ended = False
     try:
         worker.send(job)
@@ -150,12 +200,10 @@ def _events(worker: _Worker, job: dict[str, Any], timeout_s: float) -> Iterator[
                 raise WorkerLost("timeout", f"no result within {limit:.0f} s; timeout_s=... allows more")
             chunk = worker.pipe.read(1 << 16)
             if not chunk:
-                worker.process.wait()
-                reason = f"the process ended with code {worker.process.returncode}: {_last_line(worker.log)}"
-                raise WorkerLost("error", reason)
+                raise WorkerLost("error", worker.ended())
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                event = json.loads(line)
+                event = _event(line, left)
                 limit = timeout_s if event["event"] == "start" else float(START_LIMIT_S)
                 deadline = time.monotonic() + limit
                 if event["event"] == "end":
@@ -164,6 +212,27 @@ def _events(worker: _Worker, job: dict[str, Any], timeout_s: float) -> Iterator[
                 yield event
     finally:
         worker.close(kill=not ended)
+
+
+EVENTS: dict[str, dict[str, type]] = {
+    "plan": {"todo": list}, "start": {"case_hash": str}, "rows": {"case_hash": str, "rows": list},
+    "rates": {"matrix_tflops": dict}, "process": {"drift": dict}, "end": {},
+}  # fmt: skip
+"""What each event of a worker holds at least (experiments/sweeping/worker.py)."""
+
+
+def _event(line: bytes, left: dict[str, Case]) -> dict[str, Any]:
+    """The event of a line. Raises WorkerLost if it is none: an adapter can write into any pipe of its process."""
+    try:
+        event = json.loads(line)
+        holds = EVENTS[event["event"]]
+        sound = all(isinstance(event[name], kind) for name, kind in holds.items())
+        if not sound or event.get("case_hash", next(iter(left), None)) not in {*left, None}:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        said = line[:60].decode(errors="replace")
+        raise WorkerLost("error", f"the system wrote into the pipe of its worker: {said!r}") from None
+    return event
 
 
 def _last_line(log) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from ..measure.measurement import Measurement, measurements
+from ..measure.method import method_revision
+from ..table.limits import LIMIT
 from ..workload.arguments import WANTED
 from ..workload.case import DTYPE_NAMES, Case
-from ..workload.config import METHOD as COUNTERS
-from ..workload.config import MODES, VARIANT, GridConfig, PlanError, SweepConfig, load_model, systems
+from ..workload.config import VARIANT, GridConfig, PlanError, SweepConfig, load_model, systems
 from ..workload.shards import shard
 
 ConfigStore.instance().store(name="schema", node=SweepConfig)
@@ -24,15 +26,16 @@ ConfigStore.instance().store(name="schema", node=SweepConfig)
 class Plan:
     """What a sweep will do: cases in an order in which neighbours share weights, systems, modes of measuring.
 
-    skipped: by implementation, the case_hash of the cases that its grids leave out.
+    skipped: by implementation, the case_hash of the cases that its grids leave out; method_revision: of its rows.
     """
 
     study: str
-    kind: str
+    measurement: Measurement
     cases: list[Case]
     implementations: list[str]
     modes: list[str]
     skipped: dict[str, frozenset[str]] = field(default_factory=dict)
+    method_revision: str = ""
 
     def cases_of(self, implementation: str) -> list[Case]:
         """The cases that an implementation runs."""
@@ -49,11 +52,6 @@ class Plan:
         """How often something is measured: each point by each mode."""
         return self.points * len(self.modes)
 
-    @property
-    def counted_only(self) -> bool:
-        """Whether it counts bytes by methods that take no GPU, and does nothing else."""
-        return self.kind == "traffic" and COUNTERS not in self.modes
-
     def gpu_bytes(self) -> int:
         """Device memory that the largest case takes, in bytes: the layer's weights and room for activations."""
         return max(case.weight_bytes + case.slots * (4 * case.ffn_dim + 4 * case.hidden_dim) * 2 for case in self.cases)
@@ -64,14 +62,10 @@ class Plan:
         Every committed study of results/nvidia-h200 took less, and most took half of it. The start of a process, with
         the kernels that it compiles, is the largest part: a system that is not installed ends in 2 s.
         """
-        starts = 22.0 * len(self.implementations)
-        if COUNTERS in self.modes:
-            # Under the profiler a start takes longer, and it halts at every kernel.
-            starts += 12 * len(self.implementations) + 1.2 * self.points
-        if self.kind == "energy":
-            starts += 2.0 * self.results  # energy.BUDGET_MS of each, and what decides how many forwards that is
-        weights = len({case.weights_key for case in self.cases}) * len(self.implementations)
-        return (starts + 1.0 * weights + 0.05 * self.points + 0.06 * self.results) / 60
+        systems = len(self.implementations)
+        layers = len({case.weights_key for case in self.cases})
+        measured = self.measurement.seconds(self.results, self.points, systems, self.modes)
+        return (22.0 * systems + 1.0 * layers * systems + measured) / 60
 
 
 def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan:
@@ -79,17 +73,18 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     study = config.study
     _check_settings(config)
     _check_plain("study.name", study.name)
-    if study.kind not in MODES:
-        raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(MODES)}")
+    if study.kind not in measurements():
+        raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(measurements())}")
+    measurement = measurements()[study.kind]
     everything = [name for name in known_implementations if not name.startswith(VARIANT)]
     usual = _names("study.implementations", study.implementations or None, everything, known_implementations)
     implementations = _names("implementations", config.implementations, usual, known_implementations)
-    modes = _names("modes", config.modes, study.modes, MODES[study.kind])
+    modes = _names("modes", config.modes, study.modes, measurement.modes)
     always: set[str] = set(implementations) - set(usual)
-    if study.kind == "layer" and "stream" in known_implementations:
-        # The measured limit goes first: every other row is compared with it.
-        implementations = ["stream", *(name for name in implementations if name != "stream")]
-        always.add("stream")
+    if measurement.limited and LIMIT in known_implementations:
+        # Every row is compared with the measured limit.
+        implementations = [LIMIT, *(name for name in implementations if name != LIMIT)]
+        always.add(LIMIT)
     cases: dict[str, Case] = {}
     asked: dict[str, set[str]] = {name: set() for name in implementations}
     for grid in study.grids:
@@ -105,7 +100,8 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     groups = {case.weights_key: index for index, case in reversed(list(enumerate(ordered)))}
     ordered.sort(key=lambda case: groups[case.weights_key])
     skipped = {name: frozenset(cases) - hashes for name, hashes in asked.items()}
-    return Plan(study.name, study.kind, ordered, implementations, modes, skipped)
+    revision = method_revision(study.kind, asdict(config.timing))
+    return Plan(study.name, measurement, ordered, implementations, modes, skipped, revision)
 
 
 def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:

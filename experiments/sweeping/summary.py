@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from ..implementation.contract import Check, Implementation, unavailable
-from ..table import store
-from ..table.columns import KEYS
+from ..table.current import read_run
 from ..workload.case import Case
 from .plan import Plan
 
 ASK_LIMIT_S = 180.0
 """The longest that a system may take to say whether it runs here: it may import itself for that."""
+FAILURES = ("incorrect", "oom", "error", "timeout")
+"""Statuses of what was tried and gave no result."""
 
 
 def plan_text(plan: Plan) -> str:
@@ -39,43 +40,32 @@ def whole_text(plans: Sequence[Plan]) -> str:
 
 
 def sweep_rows(path: Path, plan: Plan) -> pd.DataFrame:
-    """What the current run holds of a plan's points."""
-    frame = store.read(path, KEYS[plan.kind])
-    frame = frame[frame["run_id"] == frame["run_id"].iloc[-1]]
-    frame = frame[frame["case_hash"].isin({case.case_hash for case in plan.cases})]
-    return frame[frame["implementation"].isin(plan.implementations)]
+    """What the current run holds of a plan's points, measured with the plan's timing."""
+    rows, _ = read_run(path, plan.measurement)
+    if rows.empty:
+        return rows
+    rows = rows[rows["case_hash"].isin({case.case_hash for case in plan.cases})]
+    return rows[rows["implementation"].isin(plan.implementations) & (rows["method_revision"] == plan.method_revision)]
 
 
 def closing_table(path: Path, plan: Plan) -> str:
-    """For each point: latency of each system at its best, its share of the measured limit, its ratio to Megablocks."""
-    frame = sweep_rows(path, plan)
-    counts = frame.groupby("status").size()
-    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
-    text = ""
-    ok = frame[frame["status"] == "ok"]
-    if plan.kind == "traffic":
-        totals = ok[ok["stage"] == "total"]
-        moved = (totals["read_bytes"] + totals["write_bytes"]) / 1e6
-        text = totals.assign(megabytes=moved).pivot_table(
-            index=["model", "dtype", "tokens", "method"], columns="implementation", values="megabytes", sort=False
-        ).round(2).to_string() + "\nMB by one forward: issued (model, interpreter) or in DRAM (counters)\n"  # fmt: skip
-        ok = ok.iloc[:0]
-    else:
-        ok = ok[ok["p50_us"].notna()]
-    if plan.kind == "stages" and len(ok):
-        text = ok.pivot_table(index=["model", "dtype", "implementation", "launch"], columns="stage",
-                              values="p50_us", sort=False).round(1).to_string() + "\n"  # fmt: skip
-    elif plan.kind == "energy" and len(ok):
-        text = _energy_table(ok) + "\n"
-    elif len(ok):
-        text = _layer_table(ok) + "\n"
-    problems = frame[~frame["status"].isin(["ok"])].groupby(["implementation", "status", "reason"], dropna=False).size()
-    notes = [
-        f"  {name}: {count} x {status}: {reason}" for name, status, reason, count in problems.reset_index().to_numpy()
+    """What the kind of measurement says of the rows of a plan, how many there are, and what has failed, and why."""
+    rows = sweep_rows(path, plan)
+    if rows.empty:
+        return f"no rows in {path}"
+    table = plan.measurement.closing_table(rows[rows["status"] == "ok"])
+    statuses = ", ".join(f"{count} {status}" for status, count in rows.groupby("status").size().items())
+    told = ["implementation", "status", "reason"]
+    failed = rows[rows["status"] != "ok"].groupby(told, dropna=False, sort=False).size().reset_index(name="count")
+    lines = [table] if table else []
+    lines.append(f"{len(rows)} rows in {path}: {statuses}")
+    lines += [
+        f"  {row['implementation']}: {row['count']} x {row['status']}: {row['reason']}"
+        for row in failed.to_dict("records")
     ]
-    if frame["status"].isin(["error", "timeout"]).any():
-        notes.append("rows of error and timeout stay as they are: force=true runs them again, with all others")
-    return "\n".join([f"{text}{len(frame)} rows in {path}: {statuses}", *notes])
+    if rows["status"].isin(FAILURES).any():
+        lines.append("what failed stays as it is: retry=true measures it again, force=true everything")
+    return "\n".join(lines)
 
 
 def implementations_text() -> str:
@@ -120,40 +110,6 @@ def _state(implementation: Implementation, has_gpu: bool) -> str:
 def _lies_in(module: object, folders: list[str]) -> bool:
     file = getattr(module, "__file__", None)
     return file is not None and any(Path(folder) in Path(file).parents for folder in folders)
-
-
-def _layer_table(ok: pd.DataFrame) -> str:
-    best = ok.sort_values("p50_us").drop_duplicates(["case_hash", "implementation"])
-    point = ["model", "num_experts", "top_k", "dtype", "skew", "tokens"]
-    latency = best.pivot_table(index=point, columns="implementation", values="p50_us", sort=False)
-    limit = best.groupby(point, sort=False)["limit_us"].first()
-    megablocks = latency[[name for name in latency if str(name).startswith("megablocks")]].min(axis=1)
-
-    def cell(value: float, share: float, ratio: float) -> str:
-        if pd.isna(value):
-            return "-"
-        parts = [f"{value:.0f}", f"{share:.0f}%" if pd.notna(share) else "", f"{ratio:.2f}x" if pd.notna(ratio) else ""]
-        return " ".join(filter(None, parts))
-
-    columns = {}
-    for name in latency:
-        shares, ratios = 100 * limit / latency[name], megablocks / latency[name]
-        columns[name] = [cell(*values) for values in zip(latency[name], shares, ratios)]
-    cells = pd.DataFrame(columns, index=latency.index)
-    order = sorted(latency, key=lambda name: latency[name].median())
-    note = "best launch mode: latency in us, share of the measured limit, speed over the best Megablocks path"
-    return f"{cells[order].to_string()}\n{note}"
-
-
-def _energy_table(ok: pd.DataFrame) -> str:
-    best = ok.sort_values("p50_us").drop_duplicates(["case_hash", "implementation"])
-    cells = best.assign(cell=[
-        f"{energy:.0f} mJ {power:.0f} W {clock:.0f} MHz"
-        for energy, power, clock in zip(best["energy_mj"], best["power_w"], best["settled_clock_mhz"])
-    ])  # fmt: skip
-    table = cells.pivot_table(index=["model", "dtype", "skew", "tokens"], columns="implementation", values="cell",
-                              aggfunc="first", sort=False)  # fmt: skip
-    return f"{table.to_string()}\nfaster launch mode: energy of one forward, mean power, SM clock that settled"
 
 
 def _list(values) -> str:

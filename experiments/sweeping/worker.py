@@ -13,19 +13,15 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..implementation import registry
 from ..implementation.contract import Implementation
 from ..measure.bench import case_rows, facts, make_bench
-from ..measure.method import method_revision
-from ..table import columns
+from ..measure.measurement import measurements
+from ..table.limits import LIMIT
+from ..table.provenance import sm_clock_mhz
 from ..workload.case import Case
-from ..workload.config import METHOD as COUNTERS
-
-if TYPE_CHECKING:
-    pass
-
 
 DRIFT_BYTES = 1 << 30
 REST_S = 1.0
@@ -35,7 +31,8 @@ REST_S = 1.0
 def main() -> None:
     _die_with_parent()
     # The parent starts this process while another one measures; the job comes when that is done.
-    from ..traffic.measure import measure_traffic  # noqa: F401  loads torch and triton
+    measurements()
+    import triton  # noqa: F401
 
     line = sys.stdin.readline()
     if not line:
@@ -52,7 +49,7 @@ def main() -> None:
         "implementation": implementation.name,
         "implementation_version": implementation.version(),
         "revision": implementation.revision,
-        "method_revision": method_revision(job["kind"], job["timing"]),
+        "method_revision": job["method_revision"],
     }
     done = [entry for entry in job["done"] if all(entry[name] == str(value) for name, value in identity.items())]
     cases = [Case(**fields) for fields in job["cases"]]
@@ -71,36 +68,32 @@ def _is_done(implementation: Implementation, case: Case, done: list[dict[str, An
 
 
 def _work(implementation: Implementation, todo: list[Case], identity: dict, job: dict, send) -> None:
-    counted, modes = {}, job["modes"]
-    if COUNTERS in modes:
-        counted, modes = _counted(implementation, todo, job, send), [mode for mode in modes if mode != COUNTERS]
+    measurement = measurements()[job["kind"]]
+    counted, modes = measurement.ahead(
+        implementation.name, todo, job["modes"], job, lambda case: send("start", case_hash=case.case_hash)
+    )
 
-    from ..measure import energy, layer, stages
     from ..measure.timing import matrix_tflops
-    from ..traffic.measure import measure_traffic
     from ..workload.routing import TORCH_DTYPE
 
     bench = make_bench(job)
-    cuda = bench.timed
-    timed = cuda and job["kind"] != "traffic"
-    take = {
-        "layer": layer.measure_layer, "stages": stages.measure_stages, "traffic": measure_traffic,
-        "energy": energy.measure_energy,
-    }  # fmt: skip
+    timed = bench.timed and measurement.timed
     before = _drift(job) if timed else {}
-    if timed and implementation.name == "stream":
+    if timed and implementation.name == LIMIT:
         rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
         send("rates", matrix_tflops=rates)
-    full = before["clock"] if timed else 0.0
+    full = before["clock"] if timed else None
     for case in todo:
         if timed:
-            full = max(full, _rest(job, full))
+            full = _rest(job, full)
         send("start", case_hash=case.case_hash)
-        rows = case_rows(take[job["kind"]], job["kind"], implementation, case, modes, bench) if modes else []
+        rows = case_rows(measurement.measure, measurement, implementation, case, modes, bench) if modes else []
         rows += counted.get(case.case_hash, [])
-        clock = _clock(job) if cuda else None
+        measured = {
+            "activations": implementation.activations(case), "sm_clock_mhz": _clock(job) if bench.timed else None,
+        }  # fmt: skip
         send("rows", case_hash=case.case_hash,
-             rows=[{**row, **facts(case), **identity, "sm_clock_mhz": clock} for row in rows])  # fmt: skip
+             rows=[{**row, **facts(case), **identity, **measured} for row in rows])  # fmt: skip
     if timed:
         after = _drift(job)
         send("process", drift={
@@ -110,18 +103,11 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         })  # fmt: skip
 
 
-def _counted(implementation: Implementation, todo: list[Case], job: dict, send) -> dict[str, list[dict[str, Any]]]:
-    """Rows of bytes by hardware counters, by case_hash: all cases in one go, before this process takes GPU memory."""
-    from ..traffic.counters import ncu
+def _drift(job: dict) -> dict[str, Any]:
+    """Time in us to read 1 GiB, and the SM clock in MHz if the driver tells it.
 
-    if job["environment"]["device_uuid"] == "":
-        row = columns.failed("traffic", COUNTERS, "unavailable", "needs an NVIDIA GPU, and this machine has none")
-        return {case.case_hash: [row] for case in todo}
-    return ncu.profile(implementation.name, todo, job, lambda case: send("start", case_hash=case.case_hash))
-
-
-def _drift(job: dict) -> dict[str, float]:
-    """Time in us to read 1 GiB, and the clock: the same in every process unless the GPU has changed in between."""
+    It is the same in every process unless the GPU has changed in between.
+    """
     import torch
 
     from tritonmoe_bench.kernels.stream import stream
@@ -133,21 +119,21 @@ def _drift(job: dict) -> dict[str, float]:
     return {"us": quick_us(lambda: stream(words, active), repeats=20), "clock": _clock(job)}
 
 
-def _rest(job: dict, full: float) -> float:
-    """Waits, `REST_S` at most, until the SM clock is back at `full` MHz. Returns the clock.
+def _rest(job: dict, full: int | None) -> int | None:
+    """Waits, `REST_S` at most, until the SM clock is back at `full` MHz. Returns the larger of both.
 
     A case at the power limit lowers it, and the next one would begin with what is left. A clock below half of `full` is
-    that of an idle GPU, and rises with the load.
+    that of an idle GPU, and rises with the load. Where the driver tells no clock, there is nothing to wait for.
     """
     deadline = time.monotonic() + REST_S
-    while full / 2 < (clock := _clock(job)) < 0.98 * full and time.monotonic() < deadline:
+    clock = _clock(job)
+    while clock is not None and full is not None and full / 2 < clock < 0.98 * full and time.monotonic() < deadline:
         time.sleep(0.01)
-    return clock
+        clock = _clock(job)
+    return clock if full is None else full if clock is None else max(clock, full)
 
 
-def _clock(job: dict) -> int:
-    from ..table.provenance import sm_clock_mhz
-
+def _clock(job: dict) -> int | None:
     return sm_clock_mhz(job["environment"]["device_uuid"])
 
 

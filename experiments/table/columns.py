@@ -1,147 +1,209 @@
-"""The columns of every CSV, and what a row may hold. Units stand in the names. Imports neither torch nor triton.
+"""The columns that the CSVs share, as objects, and what a row may hold. Imports neither torch nor triton.
 
-A row that is not `ok` carries no timing, and a timed row carries a finite positive one: `validate` refuses the rest.
+A kind of row (experiments/table/kind.py) puts its table together from these and from columns of its own. How a column
+is read, which cells are refused and what results/README.md says of it all follow from the object.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from ..implementation.contract import Status
 
 STATUSES = tuple(status.value for status in Status)
-TIMING_METHODS = ("chain", "flush", "none")
-
-CASE_COLUMNS = (
-    "model", "num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "skew", "seed", "dtype", "gating", "quant",
-    "case_hash",
-)  # fmt: skip
-IMPLEMENTATION_COLUMNS = (
-    "implementation",
-    "implementation_version",
-    "revision",
-    "method_revision",
-    "activations",
-    "config",
-)
-TIMING_COLUMNS = ("p50_us", "p20_us", "p80_us", "samples", "tokens_per_s")
-UNSTATED = {"quant": "none", "activations": "a16"}
-"""What a row means that was written before there were these columns."""
-ENVIRONMENT_COLUMNS = (
-    "device", "device_uuid", "driver", "torch", "triton", "git_commit", "git_dirty", "sm_clock_mhz", "timestamp_utc",
-)  # fmt: skip
-
-ROW_COLUMNS = (
-    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS,
-    "launch", "timing_method", "status", "reason", *TIMING_COLUMNS,
-    "active_experts", "max_expert_load", "min_bytes", "flops", "stream_us", "limit_us",
-    "rel_error", "torch_rel_error", "workspace_bytes", "kernel_launches", "host_syncs", *ENVIRONMENT_COLUMNS,
-)  # fmt: skip
-"""results/<device>/<study>.csv: one row per case, implementation and launch mode."""
-
-STAGE_COLUMNS = (
-    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage",
-    "launch", "timing_method", "status", "reason", "p50_us", "p20_us", "p80_us", "samples",
-    "min_bytes", "flops", "active_experts", "max_expert_load", *ENVIRONMENT_COLUMNS,
-)  # fmt: skip
-"""results/<device>/stages.csv: one row per case, implementation, launch mode and stage of its pipeline."""
-
-TRAFFIC_COLUMNS = (
-    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage", "tensor", "method", "status", "reason",
-    "read_bytes", "write_bytes", "unique_read_bytes", "unique_write_bytes", "l2_bytes",
-    "min_bytes", "flops", "active_experts", *ENVIRONMENT_COLUMNS,
-)  # fmt: skip
-"""results/<device>/traffic.csv: bytes per stage and tensor, stage `total` for the whole forward. Of the methods model
-and interpreter, read and write count every access that a kernel issues, and the unique columns each address once. Of
-the method counters, read and write are what passes between DRAM and L2, and l2_bytes what passes the L2, both ways. A
-method that cannot tell leaves a column empty."""
-
-ENERGY_COLUMNS = (
-    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS,
-    "launch", "timing_method", "status", "reason", "p50_us", "p20_us", "p80_us", "samples",
-    "power_w", "energy_mj", "settled_clock_mhz", "power_limit_w",
-    "active_experts", "max_expert_load", "min_bytes", "flops", *ENVIRONMENT_COLUMNS,
-)  # fmt: skip
-"""results/<device>/energy.csv: one row per case, implementation and launch mode. power_w: mean power while forwards ran
-back to back; energy_mj: of one forward; settled_clock_mhz: SM clock under that load; power_limit_w: the card's."""
-
-TUNE_COLUMNS = (
-    "run_id", "study", *CASE_COLUMNS, *IMPLEMENTATION_COLUMNS, "stage", "round",
-    "launch", "timing_method", "status", "reason", "p50_us", "p20_us", "p80_us", "samples", "routings", "gain",
-    "rel_error", "torch_rel_error", *ENVIRONMENT_COLUMNS,
-)  # fmt: skip
-"""results/<device>/tune.csv: one row per case, tile of a stage, and round. stage `forward`: whole tiles, timed in
-turns, a round each; stage `choice`: what went into the tuned table, with its gain, the time of the heuristic over that
-of the fastest rival. routings: how many routings of the case, with consecutive seeds, one sample runs through."""
-
-PORTABILITY_STATUSES = ("ok", "does_not_compile", "too_much_shared", "spills", "misses_matrix_unit")
-PORTABILITY_COLUMNS = (
-    "kernel", "config", "dtype", "target", "status", "matrix_instruction", "pipelined", "registers", "spills",
-    "shared_bytes", "reason", "implementations", "case",
-)  # fmt: skip
-"""results/portability.csv: one row per kernel, configuration and target. registers: a thread's; spills: bytes a thread
-of local memory; shared_bytes: a program's; pipelined: how loads run ahead; implementations: those that launch it,
-joined by "+"; case: one at which they do."""
-
-NAMES = (
-    "study", "model", "dtype", "gating", "quant", "activations", "implementation", "stage", "tensor", "launch",
-    "method", "device",
-)  # fmt: skip
-"""Columns of names. A name is text whatever it looks like: 4.5, 007 and NA are models."""
-TEXT_COLUMNS = (
-    "case_hash", "method_revision", "run_id", "implementation_version", "reason", "config", "git_commit", "torch",
-    "triton", "driver",
-)  # fmt: skip
-"""Columns that a reader must not take for numbers."""
-
-ROW_KEY = ("case_hash", "implementation", "launch")
-STAGE_KEY = (*ROW_KEY, "stage")
-TUNE_KEY = ("case_hash", "implementation", "stage", "config", "round")
-TRAFFIC_KEY = ("case_hash", "implementation", "stage", "tensor", "method")
-
-COLUMNS = {
-    "layer": ROW_COLUMNS, "stages": STAGE_COLUMNS, "traffic": TRAFFIC_COLUMNS, "tune": TUNE_COLUMNS,
-    "energy": ENERGY_COLUMNS,
-}  # fmt: skip
-KNOWN = {name for columns in COLUMNS.values() for name in columns}
 NEEDED = ("run_id", "case_hash", "implementation", "status", "timestamp_utc")
-"""Columns that a CSV of any kind and age has."""
-WORDS = {
-    *TEXT_COLUMNS, *NAMES, "timing_method", "status", "device_uuid", "git_dirty", "timestamp_utc",
-}  # fmt: skip
-WHOLE_NUMBERS = {"num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "seed"}
-"""What is in neither is a number of any kind."""
-KEYS = {"layer": ROW_KEY, "stages": STAGE_KEY, "traffic": TRAFFIC_KEY, "tune": TUNE_KEY, "energy": ROW_KEY}
-MODE_COLUMN = {"layer": "launch", "stages": "launch", "traffic": "method", "energy": "launch"}
-"""By kind of study: its columns, its key, and the column that holds the mode of measuring."""
+"""Columns that every row of a study has, of any kind and age."""
+RETIRED = ("code_hash",)
+"""Columns of older versions of this project: their cells are passed over."""
 
 
-def failed(kind: str, mode: str, status: str, reason: str) -> dict[str, Any]:
-    """What tells, in a row of that kind, that a point gave no result, and why; the reason in one line."""
-    row = {MODE_COLUMN[kind]: mode, "status": status, "reason": " ".join(reason.split())[:300]}
-    if kind == "traffic":
-        return row | {"stage": "total", "tensor": "all"}
-    return row | {"timing_method": "none"} | ({"stage": "all"} if kind == "stages" else {})
+@dataclass(frozen=True)
+class Column:
+    """A column of a CSV.
+
+    name: with the unit in it; type: ``str``, ``int`` for whole numbers, ``float`` for any number; text: what it holds,
+    for whoever reads the CSV; least: the smallest number allowed; positive: whether only numbers above 0 are; unstated:
+    what a row means that was written before there was this column.
+    """
+
+    name: str
+    type: type
+    text: str
+    least: float | None = None
+    positive: bool = False
+    unstated: str = ""
 
 
-def validate(row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> None:
-    """Raises ValueError for a row that no CSV may hold."""
-    unknown = set(row) - set(columns)
-    missing = {"run_id", "case_hash", "implementation", "status"} - set(row)
-    if unknown or missing:
-        raise ValueError(f"row has unknown columns {sorted(unknown)} and lacks {sorted(missing)}")
-    if row["status"] not in STATUSES:
-        raise ValueError(f"status={row['status']!r}: allowed are {', '.join(STATUSES)}")
-    if row["status"] != "ok":
-        timed = [name for name in TIMING_COLUMNS if row.get(name) not in (None, "")]
-        if timed:
-            raise ValueError(f"a row with status {row['status']} carries timings: {timed}")
-        if not row.get("reason"):
-            raise ValueError(f"a row with status {row['status']} needs a reason")
-    for name, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name}={value}: leave out what is not known")
-    if "p50_us" in row and row["p50_us"] not in (None, "") and not row["p50_us"] > 0:
-        raise ValueError(f"p50_us={row['p50_us']}: a latency is positive")
+RUN = (
+    Column("run_id", str, "One sweep on one kind of GPU and software. Form ratios inside a run only."),
+    Column("study", str, "File of conf/study/."),
+)
+CASE = (
+    Column("model", str, "Label of the shape; `tp8` or `ep8` behind it marks a shard."),
+    Column("num_experts", int, "Experts of the layer.", positive=True),
+    Column("top_k", int, "Experts of each token.", positive=True),
+    Column("hidden_dim", int, "Width of x and y.", positive=True),
+    Column("ffn_dim", int, "Width of the intermediate activation.", positive=True),
+    Column("tokens", int, "Rows of x.", positive=True),
+    Column("skew", float, "Zipf exponent of the expert popularity; 0 is uniform.", least=0),
+    Column("seed", int, "Seed of routing, activations and weights.", least=0),
+    Column("dtype", str, "bf16 or fp16."),
+    Column("gating", str, "Scoring of the router, a name of kernels/gating.py."),
+    Column("quant", str, "Format of the experts' weights; none for those of the dtype.", unstated="none"),
+    Column("case_hash", str, "Hash of the case: the columns from `model` to `quant`."),
+)
+IMPLEMENTATION = (
+    Column("implementation", str, "The system that was measured, by the name of its adapter."),
+    Column("implementation_version", str, "Version of the system, empty if it is not installed."),
+    Column("revision", float, "Revision of the adapter, and of our kernels behind it.", least=0),
+    Column("method_revision", str, "Versions of the method that the row depends on, and the timing settings."),
+    Column("activations", str, "Bits of the activations in the experts' GEMMs: a16 or a8.", unstated="a16"),
+    Column("config", str, "Tiles, backend or table that the system chose for the case."),
+)
+LAUNCH = Column("launch", str, "How the forward was launched: `graph` (a CUDA graph) or `eager`.")
+TIMING_METHOD = Column("timing_method", str, "`chain`, `flush` (L2 emptied before each forward), or `none`.")
+STATUS = (
+    Column("status", str, f"One of {', '.join(STATUSES)}; only ok carries numbers."),
+    Column("reason", str, "Why the status is not ok."),
+)
+LATENCY = (
+    Column("p50_us", float, "Median latency of one forward, or one stage, in us.", positive=True),
+    Column("p20_us", float, "20th percentile of the latency, in us.", positive=True),
+    Column("p80_us", float, "80th percentile of the latency, in us.", positive=True),
+    Column("samples", float, "Samples behind the percentiles.", positive=True),
+)
+TOKENS_PER_S = Column("tokens_per_s", float, "Tokens over the median latency.", positive=True)
+ACTIVE_EXPERTS = Column("active_experts", float, "Experts that got a token in the routing of the case.", positive=True)
+MAX_EXPERT_LOAD = Column("max_expert_load", float, "Tokens of the busiest expert.", positive=True)
+MIN_BYTES = Column(
+    "min_bytes", float, "Compulsory traffic: active experts' weights, router, x and y, each once.", positive=True
+)
+FLOPS = Column("flops", float, "Floating-point operations of the router and expert GEMMs.", positive=True)
+STREAM_US = Column("stream_us", float, "p50_us of `stream` for this case in this run.", positive=True)
+LIMIT_US = Column(
+    "limit_us",
+    float,
+    "The measured limit: the larger of stream_us and flops over the run's matrix rate.",
+    positive=True,
+)
+ERRORS = (
+    Column("rel_error", float, "Relative error of the output against the float32 reference.", least=0),
+    Column("torch_rel_error", float, "The same error of PyTorch's own 16-bit computation.", least=0),
+)
+ENVIRONMENT = (
+    Column("device", str, "Kind of GPU; `interpreter` without one."),
+    Column("device_uuid", str, "The card, empty where the driver does not tell."),
+    Column("driver", str, "Version of the NVIDIA driver."),
+    Column("torch", str, "Version of PyTorch."),
+    Column("triton", str, "Version of Triton."),
+    Column("git_commit", str, "Commit of this project."),
+    Column("git_dirty", str, "Whether its sources differed from the commit."),
+    Column("sm_clock_mhz", float, "SM clock when the case ended, empty where the driver does not tell.", least=0),
+    Column("timestamp_utc", str, "When the row was written."),
+)
+
+TIMINGS = (*(column.name for column in LATENCY), TOKENS_PER_S.name)
+"""What only a row with status ok carries."""
+
+FORWARD_KEY = ("case_hash", "implementation", "launch")
+"""The key of a table with one row per case, implementation and launch mode."""
+
+PORTABILITY = (
+    Column("kernel", str, "Kernel that was compiled."),
+    Column("config", str, "Its configuration."),
+    Column("dtype", str, "bf16 or fp16."),
+    Column("target", str, "Architecture that it was compiled for."),
+    Column("status", str, "ok, does_not_compile, too_much_shared, spills or misses_matrix_unit."),
+    Column("matrix_instruction", str, "Matrix instructions in the machine code."),
+    Column("pipelined", str, "How loads run ahead."),
+    Column("registers", float, "Registers of a thread.", least=0),
+    Column("spills", float, "Bytes of local memory of a thread.", least=0),
+    Column("shared_bytes", float, "Shared memory of a program, in bytes.", least=0),
+    Column("reason", str, "Why the status is not ok."),
+    Column("implementations", str, 'Systems that launch it, joined by "+".'),
+    Column("case", str, "A case at which they do."),
+)
+"""results/portability.csv: one row per kernel, configuration and target."""
+PORTABILITY_COLUMNS = tuple(column.name for column in PORTABILITY)
+PORTABILITY_STATUSES = ("ok", "does_not_compile", "too_much_shared", "spills", "misses_matrix_unit")
+
+_declared: dict[str, Column] = {}
+
+
+def declare(columns: Iterable[Column]) -> None:
+    """Makes columns known to readers of any table. Raises ValueError for a name of two types."""
+    for column in columns:
+        if _declared.setdefault(column.name, column).type is not column.type:
+            raise ValueError(f"column {column.name} is {_declared[column.name].type.__name__} in another table")
+
+
+def declared() -> dict[str, Column]:
+    """Every column of every kind of table that has been imported, by name."""
+    return _declared
+
+
+def names(columns: Iterable[Column]) -> tuple[str, ...]:
+    return tuple(column.name for column in columns)
+
+
+def cell(value: Any) -> str:
+    """How a value stands in a CSV: on one line, and empty if it is not known."""
+    return "" if value is None else " ".join(str(value).splitlines())
+
+
+def validate(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
+    """Raises ValueError if one of the rows may stand in no CSV with these columns."""
+    known = {column.name: column for column in columns}
+    unknown = sorted({name for row in rows for name in row if name not in known})
+    if unknown:
+        raise ValueError(f"row has unknown columns {unknown}")
+    cells = pd.DataFrame([[cell(row.get(name)) for name in known] for row in rows], columns=list(known), dtype=object)
+    found = faults(cells, known)
+    for fault in found[found != ""]:
+        raise ValueError(fault)
+
+
+def faults(cells: pd.DataFrame, columns: Mapping[str, Column]) -> pd.Series:
+    """Why no CSV may hold a row, empty for a row that it may: the one check of what is written and of what is read.
+
+    cells: text, as it stands in a CSV; columns: by name, those that `cells` may have.
+    """
+    found = pd.Series("", index=cells.index, dtype=object)
+
+    def tell(wrong: pd.Series, text: str) -> None:
+        """text: of each row that is wrong and has no fault yet, with its cells in braces by column."""
+        for index in wrong.index[wrong & (found == "")] if wrong.any() else ():
+            found[index] = text.format_map(cells.loc[index])
+
+    for name in NEEDED:
+        tell(cells[name] == "", f"it has no {name}")
+    tell(~cells["status"].isin(STATUSES), f"status={{status}}: allowed are {', '.join(STATUSES)}")
+    for column in (columns[str(name)] for name in cells if columns[str(name)].type is not str):
+        _tell_numbers(column, cells[column.name], tell)
+    failed = cells["status"] != "ok"
+    for name in TIMINGS:
+        if name in cells:
+            tell(failed & (cells[name] != ""), "a row with status {status} carries timings: " + name)
+    if "reason" in cells:
+        tell(failed & (cells["reason"] == ""), "a row with status {status} needs a reason")
+    return found
+
+
+def _tell_numbers(column: Column, cells: pd.Series, tell: Callable[[pd.Series, str], None]) -> None:
+    given = cells != ""
+    if not given.any():
+        return
+    numbers = pd.to_numeric(cells.where(given), errors="coerce")
+    what = f"{column.name}={{{column.name}}}"
+    if column.type is int:
+        tell(given & ~cells.astype(str).str.fullmatch(r"[+-]?\d+"), f"{what} is no whole number")
+    tell(given & numbers.isna(), f"{what} is no number")
+    tell(numbers.abs() == float("inf"), f"{what}: leave out what is not known")
+    if column.positive:
+        tell(numbers <= 0, f"{what}: must be above 0")
+    if column.least is not None:
+        tell(numbers < column.least, f"{what}: must be at least {column.least:g}")

@@ -58,26 +58,47 @@ def environment() -> dict[str, Any]:
 
         properties = torch.cuda.get_device_properties(0)
         found |= {
-            "device": slug(properties.name), "device_uuid": str(properties.uuid), "driver": driver_version(),
-            "cuda": torch.version.cuda, "l2_bytes": properties.L2_cache_size, "memory_bytes": properties.total_memory,
+            "device": slug(properties.name), "device_uuid": str(getattr(properties, "uuid", "")),
+            "driver": driver_version(), "cuda": torch.version.cuda, "l2_bytes": properties.L2_cache_size,
+            "memory_bytes": properties.total_memory,
         }  # fmt: skip
     return found
 
 
 def driver_version() -> str:
+    """Version of the NVIDIA driver, empty where it does not tell."""
     import pynvml
 
-    pynvml.nvmlInit()
-    return pynvml.nvmlSystemGetDriverVersion()
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return ""
 
 
-def sm_clock_mhz(device_uuid: str) -> int:
-    """SM clock of the GPU now, in MHz."""
+def nvml_device(device_uuid: str) -> Any:
+    """The driver's handle of a GPU, or of the slice of one (MIG); None where it does not know the UUID."""
     import pynvml
 
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByUUID("GPU-" + device_uuid.removeprefix("GPU-"))
-    return pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)
+    bare = device_uuid.removeprefix("GPU-").removeprefix("MIG-")
+    for uuid in (f"GPU-{bare}", f"MIG-{bare}"):
+        try:
+            pynvml.nvmlInit()
+            return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError:
+            continue
+    return None
+
+
+def sm_clock_mhz(device_uuid: str) -> int | None:
+    """SM clock of the GPU now, in MHz; None where the driver does not tell, as for a slice of a GPU (MIG)."""
+    import pynvml
+
+    device = nvml_device(device_uuid)
+    try:
+        return None if device is None else pynvml.nvmlDeviceGetClockInfo(device, pynvml.NVML_CLOCK_SM)
+    except pynvml.NVMLError:
+        return None
 
 
 if __name__ == "__main__":

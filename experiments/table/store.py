@@ -1,7 +1,4 @@
-"""The one place that knows the columns of every CSV. Units stand in the names. Imports neither torch nor triton.
-
-A row that is not `ok` carries no timing, and a timed row carries a finite positive one: `validate` refuses the rest.
-"""
+"""The rows of one CSV on disk: written whole or not at all, and checked when they are read as when they are written."""
 
 from __future__ import annotations
 
@@ -13,24 +10,18 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
-from .columns import (
-    KNOWN,
-    NAMES,
-    NEEDED,
-    ROW_COLUMNS,
-    ROW_KEY,
-    STATUSES,
-    TEXT_COLUMNS,
-    UNSTATED,
-    WHOLE_NUMBERS,
-    WORDS,
-    validate,
-)
+from .columns import FORWARD_KEY, NEEDED, RETIRED, Column, cell, declared, faults, names, validate
+from .locks import take
+
+Row = Mapping[str, Any]
+MOST_SAID = 10
+"""So many of the rows that are left out of a file are named one by one."""
 
 
 class Damaged(Exception):
@@ -43,67 +34,128 @@ def damaged(path: Path, fault: str) -> Damaged:
     return Damaged(f"{path}: {fault}: restore it from git, or move it away and make it anew")
 
 
-def append(path: Path, row: Mapping[str, Any], columns: tuple[str, ...] = ROW_COLUMNS) -> None:
-    """Appends one validated row, as one line, and has it on disk before it returns, so that a kill loses nothing
-    finished.
+@dataclass
+class Store:
+    """One CSV with its columns and key, shared with other processes: each call is atomic for them, and for a kill.
 
-    A file of an older schema first gets the columns that it lacks, and one that a kill has torn loses the torn line.
+    key: the columns that, with `run_id`, tell one row from another.
     """
-    validate(row, columns)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and _to_mend(path, columns):
-        rewrite(path, rows(path), columns)
-    with writing(path), open(path, "a", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        if handle.tell() == 0:
-            writer.writerow(columns)
-        writer.writerow(["" if row.get(c) is None else " ".join(str(row[c]).splitlines()) for c in columns])
-        handle.flush()
-        os.fsync(handle.fileno())
+
+    path: Path
+    columns: Sequence[Column]
+    key: Sequence[str] = FORWARD_KEY
+    _held: IO[str] | None = field(default=None, repr=False)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps all other processes from the CSV, for several calls that belong together."""
+        if self._held is not None:
+            yield
+            return
+        self._held = take(lock(self.path, "rows"))
+        assert self._held is not None
+        try:
+            yield
+        finally:
+            self._held.close()
+            self._held = None
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Appends validated rows in one write, which is on disk when this returns.
+
+        A file of an older schema first gets the columns that it lacks, and one that a kill has torn loses the torn
+        line. Raises ValueError for a row that no CSV may hold, Damaged for a file that is none of a study.
+        """
+        validate(rows, self.columns)
+        text = io.StringIO()
+        listed = names(self.columns)
+        csv.writer(text, lineterminator="\n").writerows([cell(row.get(name)) for name in listed] for row in rows)
+        with self.alone():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and self._to_mend():
+                self._rewrite(raw_rows(self.path))
+            with writing(self.path), open(self.path, "a", newline="", encoding="utf-8") as handle:
+                head = ",".join(listed) + "\n" if handle.tell() == 0 else ""
+                handle.write(head + text.getvalue())
+                handle.flush()
+                os.fsync(handle.fileno())
+
+    def replace(self, rows: Sequence[Row], of: Sequence[str]) -> None:
+        """`append`, without the rows of the same run that agree with a new one in the columns `of`."""
+        new = {tuple(cell(row.get(name)) for name in ("run_id", *of)) for row in rows}
+        validate(rows, self.columns)
+        with self.alone():
+            held = raw_rows(self.path)
+            kept = [row for row in held if tuple(row.get(name, "") for name in ("run_id", *of)) not in new]
+            if len(kept) < len(held):
+                listed = names(self.columns)
+                self._rewrite([*kept, *({name: cell(row.get(name)) for name in listed} for row in rows)])
+            else:
+                self.append(rows)
+
+    def read(self) -> pd.DataFrame:
+        """As `read` below."""
+        with self.alone():
+            return read(self.path, self.key)
+
+    def compact(self, known: Mapping[tuple[str, ...], Mapping[str, Any]] | None = None) -> None:
+        """Leaves one row a key, the last of each, and no line that cannot be read.
+
+        known: by run_id and key, as text, cells to fill where they are empty.
+        """
+        with self.alone():
+            if not self.path.exists():
+                return
+            kept = {tuple(row[name] for name in ("run_id", *self.key)): row for row in raw_rows(self.path)}
+            for key, cells in (known or {}).items():
+                if key in kept:
+                    kept[key] |= {name: cell(value) for name, value in cells.items() if not kept[key].get(name)}
+            self._rewrite(kept.values())
+
+    def _rewrite(self, rows: Iterable[Row]) -> None:
+        write_rows(self.path, rows, names(self.columns))
+
+    def _to_mend(self) -> bool:
+        """Whether the CSV, which is not empty, has another header or a last line without its end."""
+        held = header(self.path)
+        if not held:
+            return False
+        with open(self.path, "rb") as handle:
+            handle.seek(-1, os.SEEK_END)
+            return held != list(names(self.columns)) or handle.read(1) != b"\n"
 
 
-def read(path: Path, key: tuple[str, ...] = ROW_KEY) -> pd.DataFrame:
-    """The rows of one CSV, one a key: of rows with the same run and key the last one stands.
+def lock(path: Path, name: str) -> Path:
+    """Lock file of a CSV: `rows` while it or its record is read or written, `writers` held shared by all who write."""
+    return path.parent / ".locks" / f"{path.stem}-{name}.lock"
 
-    What cannot be read is left out, as `lines` says. Empty frame with no columns if there is no file.
+
+def read(path: Path, key: Sequence[str] = FORWARD_KEY) -> pd.DataFrame:
+    """The rows of one CSV, one per key: of rows with the same run and key the last one stands. No key keeps them all.
+
+    A row that could not have been written is left out with a warning, a last line torn by a kill without a word. Empty
+    frame with no columns if there is no file. Raises Damaged if the header is none of a study, or lacks the key.
     """
-    text = io.StringIO("\n".join(lines(path, key)))
-    if not text.getvalue():
+    columns, lines = _sound(path, key)
+    if not columns:
         return pd.DataFrame()
-    frame = pd.read_csv(text, low_memory=False, keep_default_na=False, na_values=[""],
-                        dtype=dict.fromkeys(NAMES, str) | dict.fromkeys(TEXT_COLUMNS, "string"))  # fmt: skip
-    for name, meaning in UNSTATED.items():
-        if "case_hash" in frame:
-            frame[name] = frame[name].fillna(meaning) if name in frame else meaning
-    return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True)
+    known = declared()
+    types = {name: str for name in columns if name in RETIRED or known[name].type is str}
+    frame = pd.read_csv(
+        io.StringIO("\n".join([",".join(columns), *lines])), low_memory=False, keep_default_na=False, na_values=[""],
+        dtype=types,
+    )  # fmt: skip
+    frame = frame.drop(columns=[name for name in RETIRED if name in frame])
+    for column in (column for column in known.values() if column.unstated):
+        name = column.name
+        frame[name] = frame[name].fillna(column.unstated) if name in frame else column.unstated
+    return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True) if key else frame
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    """Every row of one CSV that can be read, as it is written."""
-    return list(csv.DictReader(lines(path)))
-
-
-def lines(path: Path, key: Iterable[str] = ()) -> list[str]:
-    """The lines of one CSV that can be read, a row each, behind the header; none if the file is not there or empty.
-
-    A last line torn by a kill is left out without a word, every other that cannot be read with a warning: a sweep runs
-    its point again. Raises Damaged if the header is none, or lacks a column of the key.
-    """
-    if not path.exists():
-        return []
-    first, *others = path.read_bytes().split(b"\n")
-    if not first and not others:
-        _warn(f"{path} is empty: restore it from git, or measure again")
-        return []
-    columns = _columns(path, first, key)
-    kept = [first]
-    for number, line in enumerate(others, 2):
-        fault = _fault(columns, line) if line.strip() else None
-        if fault is None:
-            kept.append(line)
-        elif number <= len(others):  # the last one has no end: it is torn
-            _warn(f"{path} line {number}: {fault}: this row is left out")
-    return [line.decode("utf-8-sig").rstrip("\r") for line in kept]
+def raw_rows(path: Path) -> list[dict[str, str]]:
+    """Every row of one CSV that `read` takes, as it is written."""
+    columns, lines = _sound(path)
+    return [dict(zip(columns, cells)) for cells in csv.reader(lines)]
 
 
 def header(path: Path) -> list[str]:
@@ -112,35 +164,6 @@ def header(path: Path) -> list[str]:
         return []
     with open(path, "rb") as handle:
         return _columns(path, handle.readline())
-
-
-def compact(path: Path, key: tuple[str, ...]) -> None:
-    """Drops the rows that a later one of the same run and key has replaced, and lines that cannot be read."""
-    kept = {tuple(row[name] for name in ("run_id", *key)): row for row in rows(path)}
-    rewrite(path, kept.values(), header(path))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Puts this text, as UTF-8, in the place of a file, which a kill or a full disk leaves as it was."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
-
-
-def rewrite(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Puts these rows in the place of a CSV, which a kill leaves as it was or as it is to be."""
-    partial = path.with_suffix(".partial")
-    with writing(partial), open(partial, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -166,6 +189,25 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     return frame
 
 
+def write_rows(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Puts these rows in the place of a CSV, which a kill leaves as it was or as it is to be."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Puts this text, as UTF-8, in the place of a file, which a kill or a full disk leaves as it was."""
+    partial = path.with_name(f"{path.name}.partial")
+    with writing(partial), open(partial, "w", newline="", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Names the file in an OSError that does not, as that of a full disk."""
@@ -177,9 +219,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _columns(path: Path, first: bytes, key: Iterable[str] = ()) -> list[str]:
-    columns = _cells(first) or []
+    columns = _cells(first.decode("utf-8-sig", errors="replace").rstrip("\r\n")) or []
     lacking = [name for name in dict.fromkeys([*NEEDED, *key]) if name not in columns]
-    unknown = [name for name in columns if name not in KNOWN]
+    unknown = [name for name in columns if name not in declared() and name not in RETIRED]
     if lacking:
         raise damaged(path, f"line 1 is not the header of a study: it lacks {', '.join(lacking)}")
     if unknown:
@@ -187,43 +229,51 @@ def _columns(path: Path, first: bytes, key: Iterable[str] = ()) -> list[str]:
     return columns
 
 
-def _cells(line: bytes) -> list[str] | None:
+def _sound(path: Path, key: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """(columns, the lines that hold a row that may stand in a CSV) of one CSV; none if it is not there or empty."""
+    if not path.exists():
+        return [], []
+    first, *others = path.read_bytes().split(b"\n")
+    if not first and not others:
+        _warn(f"{path} is empty: restore it from git, or measure again")
+        return [], []
+    columns = _columns(path, first, key)
+    torn = others.pop() if others else b""  # what follows the last line's end
+    lines = [line.decode(errors="replace").rstrip("\r") for line in others]
+    parts = {number: _cells(line) or [] for number, line in enumerate(lines, 2) if line.strip()}
+    last = torn.decode(errors="replace").rstrip("\r")
+    if len(_cells(last) or []) == len(columns):
+        parts[len(lines) + 2] = _cells(last) or []
+        lines.append(last)
+    told = {
+        number: f"it has {len(cells)} of {len(columns)} fields"
+        for number, cells in parts.items()
+        if len(cells) != len(columns)
+    } | {number: "it is not CSV in UTF-8" for number in parts if _cells(lines[number - 2]) is None}
+    table = pd.DataFrame(
+        [cells for number, cells in parts.items() if number not in told],
+        index=[number for number in parts if number not in told], columns=columns, dtype=object,
+    ).drop(columns=list(RETIRED), errors="ignore")  # fmt: skip
+    if len(table):
+        found = faults(table, declared())
+        told |= {int(str(number)): fault for number, fault in found[found != ""].items()}
+    said = sorted(told.keys() - {len(others) + 2})  # that is the torn one
+    for number in said[:MOST_SAID]:
+        _warn(f"{path} line {number}: {told[number]}: this row is left out")
+    if len(said) > MOST_SAID:
+        _warn(f"{path}: {len(said) - MOST_SAID} more rows are left out, up to line {said[-1]}")
+    return columns, [lines[number - 2] for number in parts if number not in told]
+
+
+def _cells(line: str) -> list[str] | None:
+    """The cells of a line; none where it is not CSV in UTF-8."""
     try:
-        return next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], strict=True), [])
-    except (csv.Error, UnicodeDecodeError):
+        return None if "\ufffd" in line else next(csv.reader([line], strict=True), [])
+    except csv.Error:
         return None
-
-
-def _fault(columns: list[str], line: bytes) -> str | None:
-    """Why a line holds no row."""
-    cells = _cells(line)
-    if cells is None:
-        return "it is not CSV in UTF-8"
-    if len(cells) != len(columns):
-        return f"it has {len(cells)} of {len(columns)} fields"
-    for name, cell in zip(columns, cells):
-        if cell and name not in WORDS:
-            try:
-                (int if name in WHOLE_NUMBERS else float)(cell)
-            except ValueError:
-                return f"{name}={cell} is no {'whole ' * (name in WHOLE_NUMBERS)}number"
-    row = dict(zip(columns, cells))
-    if row["status"] not in STATUSES:
-        return f"status={row['status']}: allowed are {', '.join(STATUSES)}"
-    return None if row["timestamp_utc"] else "it has no timestamp_utc"
 
 
 @functools.cache
 def _warn(text: str) -> None:
     """Says it once, however often the file is read."""
     print(f"warning: {text}", file=sys.stderr)
-
-
-def _to_mend(path: Path, columns: tuple[str, ...]) -> bool:
-    """Whether a CSV that is not empty has another header, or a last line without its end."""
-    with open(path, "rb") as handle:
-        first = handle.readline()
-        if not first:
-            return False
-        handle.seek(-1, os.SEEK_END)
-        return _cells(first) != list(columns) or handle.read(1) != b"\n"

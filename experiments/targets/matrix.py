@@ -123,7 +123,7 @@ def matrix(targets: Sequence[str], *, brief: bool, jobs: int) -> list[dict[str, 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """The CSV, and its provenance as JSON beside it."""
-    store.rewrite(path, rows, columns.PORTABILITY_COLUMNS)
+    store.write_rows(path, rows, columns.PORTABILITY_COLUMNS)
     git_commit, git_dirty = commit()
     record = {
         "timestamp_utc": now_utc(), "git_commit": git_commit, "git_dirty": git_dirty, "triton": installed("triton"),

@@ -26,13 +26,8 @@ PIPELINES: dict[str, dict] = {
 }
 """Implementations that are modelled, and the arguments of `kernels.paper_moe` that make each."""
 
-WEIGHTS = ("router_weight", "gate_up_weights", "gate_weights", "up_weights", "down_weights")
-ACTIVATIONS = ("x", "permuted", "gate", "up", "intermediate", "expert_out", "output")
-METADATA = ("logits", "correction_bias", "topk_scores", "topk_experts", "schedule")
-"""`schedule` holds order, row_of_slot, offsets, block_expert and block_row; of `fast`, order and its table."""
-
-ACCOUNTINGS = ("activations", "unique", "issued")
 INDEX_BYTES = 4
+"""Of the tensor `schedule`: order, row_of_slot, offsets, block_expert and block_row; of `fast`, order and its table."""
 SORTED_BYTES = {"host": 8, "gpu": 4}
 """An index of `order`: PyTorch sorts into int64, our kernel into int32."""
 LISTED_PER_PROGRAM = 32
@@ -97,27 +92,6 @@ def pipeline_traffic(
 def total(table: Table, tensors: Sequence[str] | None = None) -> Bytes:
     """Sum over stages of the named tensors, or of all. An address that several stages touch counts in each."""
     return sum((seen for (_, tensor), seen in table.items() if tensors is None or tensor in tensors), Bytes())
-
-
-def saving(case: Case, counts: Sequence[int] | np.ndarray, tiles: Tiles, accounting: str) -> float:
-    """Share of the unfused pipeline's traffic, read and write, that the fused one does not have; 0.35 is 35 %.
-
-    accounting: ``activations``, each tensor of `ACTIVATIONS` once a stage, weights left out, as the paper estimates;
-    ``unique``, all tensors once a stage; ``issued``, all accesses, weights re-read by every row block included.
-    Raises ValueError for another accounting.
-    """
-    if accounting not in ACCOUNTINGS:
-        raise ValueError(f"accounting={accounting!r}: allowed are {', '.join(ACCOUNTINGS)}")
-    moved = {}
-    for name in ("paper_fused", "paper_unfused"):
-        seen = total(pipeline_traffic(name, case, counts, tiles), ACTIVATIONS if accounting == "activations" else None)
-        moved[name] = seen.read + seen.write if accounting == "issued" else seen.unique_read + seen.unique_write
-    return 1 - moved["paper_fused"] / moved["paper_unfused"]
-
-
-def eliminated_buffer_bytes(case: Case) -> int:
-    """Size of the two [slots, ffn] buffers, gate and up, that the fused pipeline never has."""
-    return 2 * case.slots * case.ffn_dim * BYTES_PER_ELEMENT
 
 
 @dataclass(frozen=True)

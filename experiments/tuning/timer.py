@@ -12,14 +12,14 @@ import torch
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
 
-from ..measure.bench import IncorrectOutput, _gate
+from ..measure.gate import IncorrectOutput, check_output
 from ..measure.timing import time_calls
-from ..table import columns
 from ..workload.case import Case
 from ..workload.reference import moe_forward, relative_error
 from ..workload.routing import Routing
 from ..workload.settings import TimingSettings
 from .layer import Batch, Layer, draw_batches, stage_call, stage_reference
+from .measure import Tune
 from .space import Candidate
 
 SETTINGS = TimingSettings(samples=12, min_samples=4, budget_ms=15.0)
@@ -72,7 +72,7 @@ class GpuTimer:
     ) -> float | None:
         if (stage, key["config"]) in self.refused:
             reason = self.refused[stage, key["config"]]
-            self._emit(skew, columns.failed("stages", "graph", "unsupported", reason) | key)
+            self._emit(skew, Tune().failed("graph", "unsupported", reason) | key)
             return None
         batches = self._batches(skew)[1]
         check, torch_error = self._check(stage, skew)
@@ -98,7 +98,7 @@ class GpuTimer:
             }  # fmt: skip
             self._emit(skew, key | row)
             return timing.p50_us
-        self._emit(skew, columns.failed("stages", "graph", *failure) | key)
+        self._emit(skew, Tune().failed("graph", *failure) | key)
         self._recover(skew, key)
         return None
 
@@ -111,7 +111,7 @@ class GpuTimer:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
         except Exception as error:
-            self._emit(skew, columns.failed("stages", "graph", "error", f"{LOST}{error}") | key)
+            self._emit(skew, Tune().failed("graph", "error", f"{LOST}{error}") | key)
             raise DeviceLost(f"{key['stage']} {key['config']}: {LOST}{error}".splitlines()[0]) from None
 
     def _emit(self, skew: float, row: dict[str, Any]) -> None:
@@ -144,5 +144,6 @@ class GpuTimer:
 
             exact = reference(torch.float32)
             torch_error = relative_error(reference(batch.x.dtype), exact)
-            self._checks[stage, skew] = (_gate(exact, torch_error), torch_error)
+            check = functools.partial(check_output, reference=exact, torch_error=torch_error)
+            self._checks[stage, skew] = (check, torch_error)
         return self._checks[stage, skew]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..measure.method import method_revision
-from ..table import columns, store
 from ..workload.case import Case
 from ..workload.config import PlanError
 from ..workload.settings import TimingSettings
+from .measure import Tune
 from .plan import STUDY, Point, TuneConfig, fitting, plan_cases, plan_point, shape_of
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def tune(config: TuneConfig) -> None:
         return
     from tritonmoe_bench.kernels.fast import tuned
 
-    from ..table.provenance import environment
+    from ..table.provenance import INTERPRETER, environment
     from ..table.run import Run
 
     facts = environment()
-    if facts["device_uuid"] == "":
+    if facts["device"] == INTERPRETER:
         raise PlanError("no NVIDIA GPU here: tiles are tuned by timing them on the GPU that they are for")
     cases = fitting(cases, facts["memory_bytes"])
     path = config.tables / f"{facts['device']}.json"
@@ -79,7 +79,7 @@ def tune(config: TuneConfig) -> None:
         table = tuned.load(path)
     except ValueError as error:
         raise PlanError(str(error)) from None
-    run = Run.open(config.results, STUDY, "tune", facts, new=config.new_run)
+    run = Run.open(config.results, STUDY, Tune(), facts, new=config.new_run)
     mine = identity()
     todo = [case for case in cases if config.force or not _is_done(run, case, mine, table)]
     print(f"run {run.record['run_id']} on {facts['device']}: {len(cases) - len(todo)} points are done, "
@@ -95,10 +95,10 @@ def tune(config: TuneConfig) -> None:
 
 
 def _is_done(run: Run, case: Case, mine: Identity, table: dict) -> bool:
-    frame = store.read(run.path, columns.TUNE_KEY)
+    frame = run.read()
     if frame.empty or case.tokens not in table.get(shape_of(case), {}):
         return False
-    choices = frame[(frame["run_id"] == run.record["run_id"]) & (frame["stage"] == "choice") & _of(frame, mine)]
+    choices = frame[(frame["stage"] == "choice") & _of(frame, mine)]
     return bool((choices["case_hash"] == case.case_hash).any())
 
 
@@ -128,7 +128,7 @@ def _tune_points(todo: Sequence[Case], run: Run, path: Path, table: dict, mine: 
         refused = {(candidate.stage, str(candidate)): why for candidate, why in uncompiled.items()} | lost
         clock = sm_clock_mhz(run.environment["device_uuid"])
 
-        def emit(case: Case, row: dict[str, Any], clock: int = clock) -> None:
+        def emit(case: Case, row: dict[str, Any], clock: int | None = clock) -> None:
             run.append(case, {**mine, "sm_clock_mhz": clock, **row})
             bar.set_postfix_str(row["stage"])
 
@@ -153,10 +153,10 @@ def broken(run: Run, mine: Identity) -> dict[tuple[str, str], str]:
     """What has broken the GPU's context in this run, by stage and config, with the reason: it is not tried again."""
     from .timer import LOST
 
-    frame = store.read(run.path, columns.TUNE_KEY)
+    frame = run.read()
     if frame.empty:
         return {}
-    frame = frame[(frame["run_id"] == run.record["run_id"]) & _of(frame, mine)]
+    frame = frame[_of(frame, mine)]
     frame = frame[frame["reason"].fillna("").str.startswith(LOST)]
     return dict(zip(zip(frame["stage"], frame["config"]), frame["reason"]))
 

@@ -17,17 +17,11 @@ from .arguments import PlanError, key
 from .case import DTYPES, MAX_TOKENS, QUANTS
 from .settings import TimingSettings
 
-METHOD = "counters"
-LAUNCHES = ("graph", "eager")
-TRAFFIC_METHODS = ("model", "interpreter", "counters")
-
 CONF = ROOT / "conf"
 PAPER_MODELS = ("mixtral", "deepseek_v3", "qwen2_paper")
 """The models of the TritonMoE paper."""
 VARIANT = "fastvariant_"
 """How the names of ablations begin, which run only where they are named."""
-MODES = {"layer": LAUNCHES, "stages": LAUNCHES, "traffic": TRAFFIC_METHODS, "energy": LAUNCHES}
-"""By kind of study, what each point is measured by: launch modes, or methods of counting bytes."""
 SHARED = {"counters": "traffic"}
 """Studies that write into the CSV of another one: each other file of conf/ has its own name in it."""
 
@@ -119,12 +113,13 @@ class SweepConfig:
         "systems, one or a list; list=true prints them all; the sets of conf/systems.yaml are",
         lambda: systems(),
     )
-    modes: Any = key(None, "one or a list of graph and eager; in a traffic study of", TRAFFIC_METHODS)
+    modes: Any = key(None, "one or a list; launch modes graph and eager, or in a traffic study its methods of counting")
     results: Path = key(ROOT / "results", "folder; rows go to <results>/<device>/<study>.csv")
     timeout_s: int = key(300, "seconds for one point of one system, compilation included")
     dry_run: bool = key(False, "print points, systems, minutes and memory, and run nothing")
     list: bool = key(False, "print every system, its version and whether it runs here")
     force: bool = key(False, "measure again what this run already holds")
+    retry: bool = key(False, "measure again what of it has failed, and only that")
     new_run: bool = key(False, "move the current run into the archive and start one")
     strict: bool = key(False, "exit with 1 if an adapter is broken, or a row is incorrect, error or timeout")
     models: Any = key(None, "")  # what a list behind model becomes

@@ -88,6 +88,15 @@ class Weights:
             ).random_(generator=torch.Generator(self.device).manual_seed(self.set_index)),
         )
 
+    def checksums(self) -> dict[tuple, int]:
+        """A sum over the bits of each tensor made so far: what overwrites one changes its sum."""
+        tensors = {
+            (key, part): tensor
+            for key, made in self._made.items()
+            for part, tensor in enumerate((made.values, made.scales) if isinstance(made, Packed) else (made,))
+        }
+        return {key: int(_bits(tensor).sum(dtype=torch.int64)) for key, tensor in tensors.items()}
+
     def release(self) -> None:
         """Drops every tensor made so far."""
         self._made.clear()
@@ -138,3 +147,9 @@ class Weights:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bits of a tensor as whole numbers, in the fewest steps that its size allows."""
+    flat = tensor.view(-1)
+    return flat.view(torch.int16 if flat.nbytes % 2 == 0 else torch.uint8)

@@ -7,10 +7,10 @@ import re
 import pandas as pd
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis.limit import BELOW_MARK, below_limit
 from tritonmoe_bench.experiments.analysis.names import in_order, model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Study
 from tritonmoe_bench.experiments.analysis.traffic_load import Traffic
+from tritonmoe_bench.experiments.table.limits import BELOW_MARK, below_limit
 
 from . import style
 

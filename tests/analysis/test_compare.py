@@ -5,10 +5,10 @@ import pytest
 from claim_rows import frame, row
 
 from tritonmoe_bench.experiments.analysis import age, compare
-from tritonmoe_bench.experiments.analysis.limit import below_limit
 from tritonmoe_bench.experiments.claims.skew import _spread
 from tritonmoe_bench.experiments.measure.revisions import locked
 from tritonmoe_bench.experiments.reporting import tables
+from tritonmoe_bench.experiments.table.limits import below_limit
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -100,9 +100,8 @@ def results(tmp_path_factory) -> Results:
         ("throughput", "throughput_cases"), ("headline", "headline_cases"), ("skew", "skew_cases"),
         ("experts", "expert_cases"),
     ):  # fmt: skip
-        for case in getattr(made_up, cases)():
-            for row in make_results.layer_rows(study, case, NAME):
-                store.append(folder / f"{study}.csv", row)
+        found = [row for case in getattr(made_up, cases)() for row in make_results.layer_rows(study, case, NAME)]
+        store.Store(folder / f"{study}.csv", make_results.COLUMNS["layer"]).append(found)
         notes = folder / f"{study}.json"
         notes.write_text(
             json.dumps(json.loads(notes.read_text(encoding="utf-8")) | {"families": {NAME: "serving"}}),

@@ -137,7 +137,7 @@ def test_a_study_in_which_nothing_ran_is_still_drawn(results, name):
 
     def fail(frame):
         failed = frame["implementation"] != "stream"
-        numbers = [column for column in frame if column.endswith(("_us", "_bytes", "_per_s"))]
+        numbers = [column for column in frame if column.endswith(("_us", "_bytes", "_per_s", "samples"))]
         frame.loc[failed, numbers] = pd.NA
         return frame.assign(
             status=frame["status"].where(~failed, "error"), reason=frame["reason"].where(~failed, "it broke")

@@ -185,7 +185,8 @@ def test_saving_by_counters_and_by_model_stand_in_panels_of_their_own(results):
 
 @pytest.mark.parametrize("weights", [True, False])
 def test_the_closed_form_of_the_map_is_that_of_the_model(weights):
-    from tritonmoe_bench.experiments.traffic.model_paper import saving
+    from modelled import saving
+
     from tritonmoe_bench.experiments.traffic.rows import TILES
     from tritonmoe_bench.experiments.workload.case import Case
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tritonmoe_bench.experiments import checkout
+from tritonmoe_bench.experiments.measure.layer import Layer
 from tritonmoe_bench.experiments.sweeping import cards, overrides
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.table.locks import take
@@ -38,7 +39,7 @@ def row(implementation, **more):
 
 
 def open_run(folder, command="one", new=False, **changes):
-    return Run.open(folder, "throughput", "layer", ENVIRONMENT | changes, new=new, command=command)
+    return Run.open(folder, "throughput", Layer(), ENVIRONMENT | changes, new=new, command=command)
 
 
 @pytest.mark.slow
@@ -190,9 +191,11 @@ def test_a_job_takes_the_limits_that_another_has_measured_meanwhile(tmp_path):
     [held] = second.done("stream", ["graph"])
     assert (held["case_hash"], held["revision"], held["method_revision"]) == (CASES[0].case_hash, "1", "m")
     second.append(CASES[0], row("fast"))
-    read = store.read(first.path).set_index("implementation")
-    assert read.loc["fast", "stream_us"] == 3.0
-    assert read.loc["fast", "limit_us"] == 3.0
+    read = second.read().set_index("implementation")
+    assert read.loc["fast", ["stream_us", "limit_us"]].tolist() == [3.0, 3.0]
+    assert store.read(first.path)["limit_us"].isna().all(), "it is joined when rows are read"
+    second.finish()
+    assert store.read(first.path)["limit_us"].tolist() == [3.0, 3.0], "and written when the sweep has ended"
     assert second.record["matrix_tflops"] == {"bf16": 700.0}
 
 

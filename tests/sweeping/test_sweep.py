@@ -144,7 +144,7 @@ def test_a_package_that_is_missed_within_hydra_is_one_line(arguments, monkeypatc
 def test_strict_ends_with_1_for_a_row_that_is_wrong(tmp_path):
     arguments = ["model=tiny", "tokens=1", "modes=[eager]", "implementations=[made_up_raise,made_up_missing]"]
     done = sweep(*arguments, folder=tmp_path)
-    assert "force=true runs them again" in done.stdout
+    assert "retry=true measures it again" in done.stdout
     done = sweep(*arguments, "strict=true", folder=tmp_path, check=False)
     assert done.returncode == 1
     assert "error: strict=true: 1 of 3 rows" in done.stderr.splitlines()[-1]
@@ -203,7 +203,7 @@ def test_every_point_yields_a_row_whatever_happens(tmp_path):
     frame = rows(tmp_path)
     assert len(frame) == 6 * 2 * (len(names) + 1)
     assert not frame.duplicated(["case_hash", "implementation", "launch"]).any()
-    assert frame[list(columns.TIMING_COLUMNS)].isna().all().all()
+    assert frame[list(columns.TIMINGS)].isna().all().all()
 
     def status(name, **where):
         part = frame[(frame["implementation"] == f"made_up_{name}") & (frame["launch"] == "eager")]

@@ -13,6 +13,7 @@ from tritonmoe_bench.experiments.table import columns
 from tritonmoe_bench.experiments.traffic.counters import ncu
 from tritonmoe_bench.experiments.traffic.counters.export import Kernel, by_case, read_export, short_name
 from tritonmoe_bench.experiments.traffic.counters.rows import MOST_LAUNCHES, counted_rows, launches
+from tritonmoe_bench.experiments.traffic.measure import Traffic
 from tritonmoe_bench.experiments.workload.case import Case
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -161,7 +162,7 @@ def profile(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TRITONMOE_ADAPTERS", str(FIXTURES / "adapters"))
-    job = {"environment": {"device_uuid": "", "l2_bytes": 0}, "timing": {}, "reference_folder": str(tmp_path)}
+    job = {"environment": {"device": "interpreter", "l2_bytes": 0}, "timing": {}, "reference_folder": str(tmp_path)}
 
     def run(implementation, mood="", cases=CASES):
         monkeypatch.setenv("FAKE_NCU", mood)
@@ -171,7 +172,8 @@ def profile(tmp_path, monkeypatch):
         for rows in found.values():
             for row in rows:
                 columns.validate(
-                    {"run_id": "r", "case_hash": "h", "implementation": "i", **row}, columns.TRAFFIC_COLUMNS
+                    [{"run_id": "r", "case_hash": "h", "implementation": "i", "timestamp_utc": "now", **row}],
+                    Traffic.columns,
                 )
         return {case.tokens: found[case.case_hash] for case in cases}
 
@@ -243,8 +245,8 @@ def test_nsight_compute_is_found_beside_cuda(tmp_path, monkeypatch):
     assert ncu.find_ncu() == str(program)
 
 
-@pytest.mark.parametrize("device_uuid", ["", "GPU-0"])
-def test_a_worker_gives_each_case_the_rows_of_every_method(monkeypatch, tmp_path, device_uuid):
+@pytest.mark.parametrize("device", ["interpreter", "made-up-gpu"])
+def test_a_worker_gives_each_case_the_rows_of_every_method(monkeypatch, tmp_path, device):
     if torch.cuda.is_available():
         pytest.skip("makes believe that there is a GPU")
     events = []
@@ -260,7 +262,7 @@ def test_a_worker_gives_each_case_the_rows_of_every_method(monkeypatch, tmp_path
     monkeypatch.setattr(worker, "_clock", lambda job: 1980)
     job = {
         "kind": "traffic", "modes": ["model", "counters"], "timing": {}, "reference_folder": str(tmp_path),
-        "environment": {"device_uuid": device_uuid, "l2_bytes": 1 << 20},
+        "environment": {"device": device, "device_uuid": "", "l2_bytes": 1 << 20},
     }  # fmt: skip
     identity = {"implementation": "paper_fused", "implementation_version": "1", "revision": 1, "method_revision": "m"}
     implementation = registry.get("paper_fused")
@@ -273,4 +275,4 @@ def test_a_worker_gives_each_case_the_rows_of_every_method(monkeypatch, tmp_path
         *modelled, last = rows[case.case_hash]
         assert {row["method"] for row in modelled} == {"model"}
         assert (last["method"], last["min_bytes"]) == ("counters", case.min_bytes(last["active_experts"]))
-        assert last["status"] == ("ok" if device_uuid else "unavailable")
+        assert last["status"] == ("unavailable" if device == "interpreter" else "ok")

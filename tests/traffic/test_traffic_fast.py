@@ -5,11 +5,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from modelled import ACTIVATIONS, METADATA, WEIGHTS
 
 from tritonmoe_bench.experiments.traffic import rows as traffic
 from tritonmoe_bench.experiments.traffic.launches import LAUNCHES, matched
 from tritonmoe_bench.experiments.traffic.model_fast import chosen_tiles, fast_traffic, row_blocks
-from tritonmoe_bench.experiments.traffic.model_paper import ACTIVATIONS, METADATA, WEIGHTS, Bytes, total
+from tritonmoe_bench.experiments.traffic.model_paper import Bytes, total
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.routing import draw_routing
 from tritonmoe_bench.kernels.fast.blocks import launch_routing

@@ -5,6 +5,7 @@ import pytest
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.table.run import Run
+from tritonmoe_bench.experiments.traffic.measure import Traffic
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import GridConfig, PlanError, StudyConfig, SweepConfig
 
@@ -73,7 +74,7 @@ def forward(implementation, method, stages, revision):
 
 
 def kept(run):
-    frame = store.read(run.path, run.key)
+    frame = store.read(run.path, Traffic.key)
     assert len(frame) == sum(1 for line in run.path.read_text(encoding="utf-8").splitlines()[1:] if line)
     forwards = frame.groupby(["implementation", "method", "tokens", "revision"])["stage"]
     return {forward: stages.astype(str).tolist() for forward, stages in forwards}
@@ -82,11 +83,11 @@ def kept(run):
 @pytest.fixture
 def run(tmp_path):
     """A run with both cases of two systems, opened again as a later command does."""
-    first = Run.open(tmp_path, "traffic", "traffic", ENVIRONMENT)
+    first = Run.open(tmp_path, "traffic", Traffic(), ENVIRONMENT)
     for case in CASES:
         for name in ("fast", "other"):
             first.put(case, [*forward(name, "model", ["gemm"], OLD), *forward(name, "counters", ["01 a", "02 b"], OLD)])
-    again = Run.open(tmp_path, "traffic", "traffic", ENVIRONMENT)
+    again = Run.open(tmp_path, "traffic", Traffic(), ENVIRONMENT)
     assert again.record["run_id"] == first.record["run_id"]
     return again
 
@@ -102,7 +103,7 @@ def test_new_rows_of_a_system_replace_its_own_and_no_others(run):
 
 def test_a_failure_takes_the_place_of_what_was_there(run):
     lost = {"implementation": "fast", "implementation_version": "1", "revision": NEW}
-    run.put(CASES[0], [lost | run.failed(method, "timeout", "too long") for method in ("model", "counters")])
+    run.put(CASES[0], [lost | run.kind.failed(method, "timeout", "too long") for method in ("model", "counters")])
     after = kept(run)
     assert after["fast", "counters", 1, NEW] == after["fast", "model", 1, NEW] == ["total"]
     assert not any(name == "fast" and case == 1 and revision == OLD for name, _, case, revision in after)

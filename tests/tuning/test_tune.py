@@ -14,8 +14,8 @@ from tune_cases import BETTER, FOUND, GATE_UP, HEURISTIC, MODELS, FakeTimer, clo
 
 from tritonmoe_bench.experiments.measure import method
 from tritonmoe_bench.experiments.measure.timing import Timing
-from tritonmoe_bench.experiments.table import columns, provenance, store
-from tritonmoe_bench.experiments.tuning import compile, layer, plan, tune
+from tritonmoe_bench.experiments.table import provenance, store
+from tritonmoe_bench.experiments.tuning import compile, layer, measure, plan, tune
 from tritonmoe_bench.experiments.tuning import timer as tune_timer
 from tritonmoe_bench.experiments.tuning.space import Candidate
 from tritonmoe_bench.experiments.workload.arguments import PlanError, read
@@ -161,7 +161,7 @@ def machine(monkeypatch, tmp_path):
 def test_rows_and_table_are_written_and_nothing_is_done_twice(machine, capsys):
     machine.run()
     assert machine.table() == dict.fromkeys((1, 8, 32), BETTER)
-    frame = store.read(machine.csv, columns.TUNE_KEY)
+    frame = store.read(machine.csv, measure.Tune.key)
     choices = frame[frame["stage"] == "choice"]
     assert choices["config"].tolist() == [str(BETTER)] * 3
     assert choices["gain"].tolist() == pytest.approx([200 / 150] * 3)

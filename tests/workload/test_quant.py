@@ -8,8 +8,9 @@ import torch
 from tritonmoe_bench.baselines.stream import Stream
 from tritonmoe_bench.experiments.implementation.contract import Status
 from tritonmoe_bench.experiments.implementation.registry import implementations
+from tritonmoe_bench.experiments.measure.layer import Layer
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
-from tritonmoe_bench.experiments.table import columns, store
+from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.workload.case import QUANTS, Case
 from tritonmoe_bench.experiments.workload.config import PlanError, StudyConfig, SweepConfig, load_model
 from tritonmoe_bench.experiments.workload.reference import moe_forward, quantize_fp8, relative_error
@@ -127,7 +128,7 @@ def test_every_system_answers_for_every_format():
 
 def test_rows_from_before_there_were_formats_are_of_none(tmp_path):
     path = tmp_path / "a.csv"
-    names = [name for name in columns.ROW_COLUMNS if name not in columns.UNSTATED]
+    names = [column.name for column in Layer.columns if not column.unstated]
     row = dict.fromkeys(names, "") | {"run_id": "r", "case_hash": "c", "implementation": "i", "launch": "graph",
                                       "status": "ok", "p50_us": "5", "timestamp_utc": "t"}  # fmt: skip
     path.write_text(",".join(names) + "\n" + ",".join(row[name] for name in names) + "\n", encoding="utf-8")

@@ -25,11 +25,10 @@ import triton.language as tl
 
 from ...implementation import registry
 from ...implementation.contract import Implementation
-from ...measure.bench import TOLERANCE, Bench, IncorrectOutput, case_rows, make_bench
+from ...measure.bench import Bench, case_rows, make_bench, make_gate
 from ...workload.case import Case
-from ...workload.config import METHOD
-from ...workload.reference import relative_error
 from ...workload.routing import activations, draw_routing
+from ..measure import COUNTERS, Traffic
 
 FLUSH_FACTOR = 4
 """The buffer that is read to empty the L2, over the size of the L2."""
@@ -50,27 +49,30 @@ def main() -> None:
         for index, fields in enumerate(job["cases"]):
             progress.write(json.dumps({"event": "start", "index": index}) + "\n")
             take = functools.partial(profile_forward, index=index)
-            (row,) = case_rows(take, "traffic", implementation, Case(**fields), [METHOD], bench)
+            (row,) = case_rows(take, Traffic(), implementation, Case(**fields), [COUNTERS], bench)
             progress.write(json.dumps({"event": "row", "index": index, "row": row}) + "\n")
 
 
 def profile_forward(
     implementation: Implementation, case: Case, methods: list[str], bench: Bench, *, index: int
 ) -> list[dict[str, Any]]:
-    """Runs the forward to warm it up, checks its output, and runs it once inside of the profiled range.
+    """Runs the forward to warm it up, and once inside of the profiled range; checks its output before and after.
 
     Returns the row's own words; its bytes are in Nsight Compute's export. Raises IncorrectOutput.
     """
     x = activations(case, draw_routing(case), bench.device)
     weights = bench.weights(case, 1)[0]
     forward = implementation.build(case, weights)
+    gate = make_gate(case, x, [weights], bench) if implementation.computes_layer else None
     with torch.inference_mode():
         y = forward(x)
-        if implementation.computes_layer:
-            _check(y, *bench.reference(case, x, weights))
+        if gate is not None:
+            gate.check(y)
         forward(x)
         with profiled(bench, index):
             forward(x)
+        if gate is not None:
+            gate.check_again(lambda: forward(x))
     return [{"method": methods[0], "status": "ok", "reason": "", "config": implementation.config(case)}]
 
 
@@ -98,14 +100,6 @@ def _empty_l2(bench: Bench) -> None:
     scratch = torch.zeros(FLUSH_FACTOR * bench.l2_bytes // 8, dtype=torch.int64, device=bench.device)
     for _ in range(2):
         scratch.sum()
-
-
-def _check(y: torch.Tensor, reference: torch.Tensor, torch_error: float) -> None:
-    error = relative_error(y, reference) if y.shape == reference.shape else float("inf")
-    if not error <= TOLERANCE * torch_error:
-        raise IncorrectOutput(
-            f"relative error {error:.3g} against the float32 reference; allowed is {TOLERANCE * torch_error:.3g}"
-        )
 
 
 def _end_with(owner: int) -> None:

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import checkout
-from ...table import columns
 from ...workload.case import Case
-from ...workload.config import METHOD
+from ..measure import COUNTERS, Traffic
 from .export import METRICS, Export, Kernel, by_case, read_export
 from .rows import counted_rows
 
@@ -74,7 +73,7 @@ def profile(
 
 
 def _no_counts(status: str, reason: str) -> Rows:
-    return [columns.failed("traffic", METHOD, status, reason)]
+    return [Traffic().failed(COUNTERS, status, reason)]
 
 
 class _Process:
@@ -93,7 +92,7 @@ class _Process:
         self._code = 0
 
     def run(self, on_start: Callable[[Case], None]) -> None:
-        with tempfile.TemporaryDirectory(prefix="tritonmoe-counters-") as folder:
+        with tempfile.TemporaryDirectory(prefix="counters-", dir=self._job["reference_folder"]) as folder:
             job, progress, log = (Path(folder) / name for name in ("job.json", "progress.jsonl", "ncu.log"))
             job.write_text(json.dumps({**self._job, "progress": str(progress)}), encoding="utf-8")
             progress.touch()

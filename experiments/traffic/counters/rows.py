@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ...workload.config import METHOD
 from ..launches import matched
+from ..measure import COUNTERS
 from .export import METRICS, Kernel
 
 MOST_LAUNCHES = 40
@@ -28,14 +28,14 @@ def counted_rows(implementation: str, kernels: Sequence[Kernel]) -> list[dict[st
         sums.setdefault(name, Counter()).update(kernel.counts)
     total = sum(sums.values(), Counter())
     return [
-        {"method": METHOD, "stage": stage, "tensor": "all", "status": "ok", "reason": "",
+        {"method": COUNTERS, "stage": stage, "tensor": "all", "status": "ok", "reason": "",
          **{column: counts[column] for column in METRICS}}
         for stage, counts in [*sums.items(), ("total", total)]
     ]  # fmt: skip
 
 
 def stages(implementation: str, kernels: Sequence[Kernel]) -> list[str]:
-    """The stage of every kernel of a pipeline of traffic_launches.py; empty for others, or if its launches differ.
+    """The stage of every kernel of a pipeline of traffic/launches.py; empty for others, or if its launches differ.
 
     A kernel of PyTorch's belongs to the stage that it prepares: that of the next of the pipeline's own.
     """

@@ -7,8 +7,14 @@ import os
 import pandas as pd
 import pytest
 
-from tritonmoe_bench.experiments.table import columns, store
+from tritonmoe_bench import ROOT
+from tritonmoe_bench.experiments.analysis.results import NOT_DEVICES
+from tritonmoe_bench.experiments.measure import documentation
+from tritonmoe_bench.experiments.measure.layer import Layer
+from tritonmoe_bench.experiments.table import store
+from tritonmoe_bench.experiments.table.columns import Column, declare, names
 from tritonmoe_bench.experiments.table.run import SAME_RUN, Run
+from tritonmoe_bench.experiments.table.store import Store
 from tritonmoe_bench.experiments.workload.case import Case
 
 ROW = {"run_id": "r1", "case_hash": "abc", "implementation": "x", "launch": "graph", "status": "ok", "p50_us": 3.5,
@@ -23,21 +29,24 @@ ROW = {"run_id": "r1", "case_hash": "abc", "implementation": "x", "launch": "gra
         ({"status": "oom", "p50_us": None}, "needs a reason"),
         ({"p50_us": float("nan")}, "p50_us=nan"),
         ({"rel_error": float("inf")}, "rel_error=inf"),
-        ({"p50_us": 0.0}, "a latency is positive"),
+        ({"p50_us": 0.0}, "p50_us=0.0: must be above 0"),
+        ({"p20_us": -1.0}, "p20_us=-1.0: must be above 0"),
+        ({"rel_error": -0.1}, "rel_error=-0.1: must be at least 0"),
+        ({"run_id": ""}, "it has no run_id"),
         ({"latency": 3}, "unknown columns"),
     ],
 )
 def test_a_row_that_no_csv_may_hold_is_refused(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        store.append(tmp_path / "a.csv", {**ROW, **changes})
+        Store(tmp_path / "a.csv", Layer.columns).append([{**ROW, **changes}])
     assert not (tmp_path / "a.csv").exists()
 
 
 def test_rows_come_back_and_the_last_of_a_key_stands(tmp_path):
     path = tmp_path / "a.csv"
-    store.append(path, ROW)
-    store.append(path, {**ROW, "p50_us": 4.5, "reason": 'with "quotes", and\nlines'})
-    store.append(path, {**ROW, "launch": "eager"})
+    Store(path, Layer.columns).append([ROW])
+    Store(path, Layer.columns).append([{**ROW, "p50_us": 4.5, "reason": 'with "quotes", and\nlines'}])
+    Store(path, Layer.columns).append([{**ROW, "launch": "eager"}])
     frame = store.read(path)
     assert sorted(frame["p50_us"]) == [3.5, 4.5]
     assert len(frame) == 2
@@ -45,10 +54,10 @@ def test_rows_come_back_and_the_last_of_a_key_stands(tmp_path):
 
 def test_a_line_torn_by_a_kill_is_left_out_and_the_next_row_is_whole(tmp_path):
     path = tmp_path / "a.csv"
-    store.append(path, ROW)
+    Store(path, Layer.columns).append([ROW])
     with open(path, "a", encoding="utf-8") as handle:
         handle.write("r1,adhoc,tiny,8,2")
-    store.append(path, {**ROW, "launch": "eager", "p50_us": 9.0})
+    Store(path, Layer.columns).append([{**ROW, "launch": "eager", "p50_us": 9.0}])
     frame = store.read(path)
     assert dict(zip(frame["launch"], frame["p50_us"])) == {"graph": 3.5, "eager": 9.0}
 
@@ -60,12 +69,12 @@ def test_no_file_is_an_empty_frame(tmp_path):
 def test_compacting_keeps_the_last_row_of_a_key_and_drops_what_a_kill_tore(tmp_path):
     path = tmp_path / "a.csv"
     for latency in (1.5, 2.5):
-        store.append(path, {**ROW, "p50_us": latency})
+        Store(path, Layer.columns).append([{**ROW, "p50_us": latency}])
     with open(path, "a", encoding="utf-8") as handle:
         handle.write("r1,adhoc,tiny")
-    store.append(path, {**ROW, "launch": "eager"})
+    Store(path, Layer.columns).append([{**ROW, "launch": "eager"}])
     before = store.read(path)
-    store.compact(path, columns.ROW_KEY)
+    Store(path, Layer.columns).compact()
     after = store.read(path)
     assert path.read_text(encoding="utf-8").count("\n") == 3
     assert after[["launch", "p50_us"]].equals(before[["launch", "p50_us"]])
@@ -74,12 +83,12 @@ def test_compacting_keeps_the_last_row_of_a_key_and_drops_what_a_kill_tore(tmp_p
 
 def test_a_file_of_an_older_schema_keeps_its_rows_beside_the_new_ones(tmp_path):
     path = tmp_path / "a.csv"
-    older = tuple(name for name in columns.ROW_COLUMNS if name != "active_experts")
-    store.append(path, ROW, older)
+    older = [column for column in Layer.columns if column.name != "active_experts"]
+    Store(path, older).append([ROW])
     with open(path, "a", encoding="utf-8") as handle:
         handle.write("r1,adhoc,tiny")
-    store.append(path, {**ROW, "launch": "eager", "active_experts": 7})
-    assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(columns.ROW_COLUMNS)
+    Store(path, Layer.columns).append([{**ROW, "launch": "eager", "active_experts": 7}])
+    assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(names(Layer.columns))
     frame = store.read(path).set_index("launch")
     assert frame.loc["graph", "p50_us"] == frame.loc["eager", "p50_us"] == 3.5
     assert frame["active_experts"].fillna(0).to_dict() == {"graph": 0, "eager": 7}
@@ -91,7 +100,7 @@ WHOLE = {**ROW, "tokens": 8, "reason": "ö"}
 def damage(path, number, change):
     """Replaces a line, the first is 1, of a CSV of three rows."""
     for latency, launch in ((1.5, "graph"), (2.5, "eager"), (3.5, "other")):
-        store.append(path, {**WHOLE, "p50_us": latency, "launch": launch})
+        Store(path, Layer.columns).append([{**WHOLE, "p50_us": latency, "launch": launch}])
     lines = path.read_bytes().split(b"\n")
     lines[number - 1] = change(lines[number - 1])
     path.write_bytes(b"\n".join(lines))
@@ -124,8 +133,8 @@ def test_a_line_that_cannot_be_read_is_told_once_and_left_out(change, fault, tmp
     assert list(frame["launch"]) == ["graph", "other"]
     assert frame["tokens"].dtype == "int64"
     assert frame["p50_us"].dtype == "float64"
-    store.append(path, {**WHOLE, "p50_us": 2.5, "launch": "eager"})
-    store.compact(path, columns.ROW_KEY)
+    Store(path, Layer.columns).append([{**WHOLE, "p50_us": 2.5, "launch": "eager"}])
+    Store(path, Layer.columns).compact()
     assert len(pd.read_csv(path)) == 3
 
 
@@ -134,7 +143,7 @@ def test_a_torn_last_line_is_left_out_without_a_word(tmp_path, capsys):
     damage(path, 4, lambda line: line[:-40])
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
     assert list(store.read(path)["launch"]) == ["graph", "eager"]
-    store.append(path, {**WHOLE, "launch": "other"})
+    Store(path, Layer.columns).append([{**WHOLE, "launch": "other"}])
     assert len(store.read(path)) == 3
     assert capsys.readouterr().err == ""
 
@@ -144,7 +153,7 @@ def test_a_last_row_that_only_lacks_its_end_is_kept(tmp_path):
     damage(path, 4, bytes)
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
     assert len(store.read(path)) == 3
-    store.append(path, {**WHOLE, "launch": "fourth"})
+    Store(path, Layer.columns).append([{**WHOLE, "launch": "fourth"}])
     assert len(store.read(path)) == 4
 
 
@@ -154,7 +163,7 @@ def test_an_empty_file_is_told_and_the_next_row_has_its_header(tmp_path, capsys)
     assert store.read(path).empty
     assert f"warning: {path} is empty" in capsys.readouterr().err
     assert store.header(path) == []
-    store.append(path, ROW)
+    Store(path, Layer.columns).append([ROW])
     assert len(store.read(path)) == 1
 
 
@@ -179,7 +188,7 @@ def test_a_header_that_is_lost_or_misspelt_is_one_line_with_a_remedy(change, fau
     assert text.endswith("restore it from git, or move it away and make it anew")
     if "launch" not in fault:  # a file of an older schema may lack columns
         with pytest.raises(store.Damaged):
-            store.append(path, ROW)
+            Store(path, Layer.columns).append([ROW])
         assert path.read_bytes() == before
 
 
@@ -203,7 +212,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left") as raised:
-        store.append(tmp_path / "a.csv", ROW)
+        Store(tmp_path / "a.csv", Layer.columns).append([ROW])
     assert raised.value.filename == str(tmp_path / "a.csv")
 
 
@@ -217,7 +226,7 @@ def measured(launch):
 
 
 def test_a_run_does_a_point_of_a_damaged_line_again_and_drops_the_line(tmp_path, capsys):
-    run = Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
+    run = Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT)
     run.put(CASE, [measured("graph"), measured("eager")])
     assert run.done("x", ["graph", "eager"])
     lines = run.path.read_text(encoding="utf-8").splitlines()
@@ -232,16 +241,92 @@ def test_a_run_does_a_point_of_a_damaged_line_again_and_drops_the_line(tmp_path,
 
 
 def test_a_run_is_refused_before_it_measures_where_its_files_are_damaged(tmp_path):
-    run = Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
+    run = Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT)
     run.put(CASE, [measured("graph")])
     whole, record = run.path.read_text(encoding="utf-8"), run.path.with_suffix(".json")
     run.path.write_text(whole.replace("p50_us", "p50_uss", 1), encoding="utf-8")
     del run
     with pytest.raises(store.Damaged, match="p50_uss"):
-        Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
-    assert Run.open(tmp_path, "throughput", "layer", ENVIRONMENT, new=True).record["run_id"]
+        Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT)
+    assert Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT, new=True).record["run_id"]
     record.write_text("{", encoding="utf-8")
     with pytest.raises(store.Damaged, match=record.name):
-        Run.open(tmp_path, "throughput", "layer", ENVIRONMENT)
+        Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT)
     record.write_text(json.dumps({}), encoding="utf-8")
-    assert Run.open(tmp_path, "throughput", "layer", ENVIRONMENT).record["run_id"]
+    assert Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT).record["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda line: line.replace(b"2.5", b"-5.0"), "p50_us=-5.0: must be above 0"),
+        (lambda line: line.replace(b"2.5", b"inf"), "p50_us=inf: leave out what is not known"),
+        (lambda line: line.replace(b"2.5", b"nan"), "p50_us=nan is no number"),
+        (lambda line: line.replace(b",ok,", b",error,"), "a row with status error carries timings: p50_us"),
+        (lambda line: line.replace(b",8,", b",-8,"), "tokens=-8: must be above 0"),
+        (lambda line: line.replace(b"abc", b""), "it has no case_hash"),
+        (lambda line: line.replace("ok,ö,2.5".encode(), b"error,,"), "a row with status error needs a reason"),
+    ],
+)
+def test_a_row_that_could_not_have_been_written_is_not_read(change, fault, tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    damage(path, 3, change)
+    assert list(store.read(path)["launch"]) == ["graph", "other"]
+    assert capsys.readouterr().err == f"warning: {path} line 3: {fault}: this row is left out\n"
+
+
+def test_every_committed_row_could_be_written_today(capsys):
+    for path in sorted((ROOT / "results").glob("*/*.csv")):
+        if path.parent.name not in NOT_DEVICES:
+            assert len(store.read(path, ())) == path.read_text(encoding="utf-8").count("\n") - 1, path
+    assert capsys.readouterr().err == ""
+
+
+def test_a_csv_with_the_hashes_of_older_versions_is_read_and_written_on(tmp_path):
+    path = tmp_path / "a.csv"
+    Store(path, Layer.columns).append([ROW])
+    first, row = path.read_text(encoding="utf-8").splitlines()
+    path.write_text(f"{first},code_hash\n{row},0123abcd\n", encoding="utf-8")
+    assert "code_hash" not in store.read(path)
+    Store(path, Layer.columns).append([{**ROW, "launch": "eager"}])
+    assert path.read_text(encoding="utf-8").splitlines()[0] == first
+    assert list(store.read(path)["launch"]) == ["graph", "eager"]
+
+
+def test_new_rows_take_the_place_of_those_that_agree_in_some_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = Store(path, Layer.columns)
+    rows.append([ROW, {**ROW, "launch": "eager"}, {**ROW, "run_id": "r0"}])
+    rows.replace([{**ROW, "p50_us": 7.0}], ["case_hash", "implementation"])
+    assert list(zip(*(store.read(path)[name] for name in ("run_id", "launch", "p50_us")))) == [
+        ("r0", "graph", 3.5),
+        ("r1", "graph", 7.0),
+    ]
+
+
+def test_a_row_that_is_refused_takes_none_of_its_case_with_it_to_disk(tmp_path):
+    rows = Store(tmp_path / "a.csv", Layer.columns)
+    rows.append([ROW])
+    for write in (rows.append, lambda new: rows.replace(new, ["case_hash"])):
+        with pytest.raises(ValueError, match="must be above 0"):
+            write([{**ROW, "launch": "eager"}, {**ROW, "p50_us": -1.0}])
+    assert len(rows.read()) == 1
+
+
+def test_columns_of_one_name_have_one_type():
+    with pytest.raises(ValueError, match="column p50_us is float in another table"):
+        declare([Column("p50_us", str, "made up")])
+
+
+def test_the_text_on_the_columns_is_that_of_the_code():
+    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == documentation.text()
+
+
+def test_many_rows_that_are_left_out_are_said_in_a_few_lines(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    Store(path, Layer.columns).append([{**ROW, "case_hash": f"c{number}"} for number in range(30)])
+    path.write_text(path.read_text(encoding="utf-8").replace("3.5", "-3.5"), encoding="utf-8")
+    assert store.read(path).empty
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == store.MOST_SAID + 1
+    assert lines[-1] == f"warning: {path}: 20 more rows are left out, up to line 31"

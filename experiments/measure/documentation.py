@@ -1,0 +1,49 @@
+"""results/README.md: what every column of every CSV holds, from the columns themselves.
+
+python -m tritonmoe_bench.experiments.measure.documentation      # writes it
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+from tritonmoe_bench import ROOT
+
+from ..table.columns import PORTABILITY, Column
+from ..table.store import write_whole
+from .measurement import kinds
+
+FILE = ROOT / "results" / "README.md"
+HEAD = """# The columns of the CSVs
+
+This file is made from the code: `python -m tritonmoe_bench.experiments.measure.documentation` writes it.
+
+A study leaves `<device>/<study>.csv`, one row per measurement, and beside it a JSON with the software and the clocks
+of its run. Units are in the names. A cell is empty where nothing is known. A run of other software than the first one
+of a device has a folder of its own, `<device>/with-.../`. Older runs are in `<device>/archive/`. `paper/` and
+`reference/` hold published numbers.
+"""
+TYPES = {str: "text", int: "whole number", float: "number"}
+
+
+def text() -> str:
+    """The whole file."""
+    parts = [HEAD]
+    for name, kind in kinds().items():
+        parts.append(f"## Rows of the kind `{name}`\n\n{inspect.cleandoc(type(kind).__doc__ or '')}\n")
+        parts.append(f"One row per run and {', '.join(f'`{column}`' for column in kind.key)}.\n")
+        parts.append(_table(kind.columns))
+    parts.append("## portability.csv\n\nOne row per kernel, configuration and target.\n")
+    parts.append(_table(PORTABILITY))
+    return "\n".join(parts)
+
+
+def _table(columns: Iterable[Column]) -> str:
+    rows = [f"| `{column.name}` | {TYPES[column.type]} | {column.text} |" for column in columns]
+    return "\n".join(["| column | type | what it holds |", "| --- | --- | --- |", *rows, ""])
+
+
+if __name__ == "__main__":
+    write_whole(FILE, text())
+    print(f"wrote {FILE}")

@@ -1,0 +1,47 @@
+"""The measured limit of each row, joined when rows are read: so `stream` may run before the others or after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+LIMIT = "stream"
+"""The system that only reads the active experts' weights: its time is the limit of all others."""
+
+
+BELOW_MARK = "‼"
+"""Marks a latency below the measured limit, in tables and figures."""
+
+
+def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.DataFrame:
+    """The rows with `stream_us` and `limit_us` where they are not written already, and known.
+
+    stream_us: latency of `stream` for the case in the same run, in a graph rather than eager. limit_us: the larger of
+    that and the time of the arithmetic. matrix_tflops: by dtype, the matrix rate that the run measured.
+    """
+    if rows.empty:
+        return rows
+    stream = rows[(rows["implementation"] == LIMIT) & (rows["status"] == "ok") & rows["p50_us"].notna()]
+    stream = stream.sort_values("launch", ascending=False, kind="stable").drop_duplicates(["run_id", "case_hash"])
+    point = ["run_id", "case_hash"]
+    measured = rows[point].merge(stream[[*point, "p50_us"]], on=point, how="left")["p50_us"].set_axis(rows.index)
+    stream_us = _column(rows, "stream_us").fillna(measured)
+    arithmetic_us = rows["flops"] / rows["dtype"].map(dict(matrix_tflops)).astype(float) / 1e6
+    limit_us = stream_us.where(~(arithmetic_us > stream_us), arithmetic_us)
+    return rows.assign(stream_us=stream_us, limit_us=_column(rows, "limit_us").fillna(limit_us))
+
+
+def below_limit(rows: pd.DataFrame) -> pd.Series:
+    """Whether a latency is below the measured limit of its case, beyond the noise: even its p80 is.
+
+    Nothing can be faster than reading what it must read, so such a row is to be looked into: work was left out, the
+    weights were not cold, or the limit was timed on a slower clock. The limit itself, and rows without one, are not.
+    """
+    if "limit_us" not in rows:
+        return pd.Series(False, index=rows.index)
+    return rows["limit_us"].notna() & (rows["p80_us"] < rows["limit_us"]) & (rows["implementation"] != LIMIT)
+
+
+def _column(rows: pd.DataFrame, name: str) -> pd.Series:
+    return rows[name].astype(float) if name in rows else pd.Series(float("nan"), index=rows.index)
