@@ -13,7 +13,7 @@ from ..implementation.contract import Implementation
 from ..table.kind import Kind
 from ..table.provenance import INTERPRETER
 from ..workload.case import Case
-from ..workload.reference import moe_forward, relative_error
+from ..workload.reference import moe_forward, quantize_fp8, relative_error
 from ..workload.routing import TORCH_DTYPE, activations, draw_routing
 from ..workload.weights import Weights
 from .gate import Gate, IncorrectOutput
@@ -55,18 +55,25 @@ class Bench:
         active_bytes = draw_routing(case).active_experts * case.expert_bytes
         return weight_sets(active_bytes, self.l2_bytes, case.weight_bytes, self.settings) if self.timed else 1
 
-    def reference(self, case: Case, x: torch.Tensor, weights: Weights, name: str = "x") -> tuple[torch.Tensor, float]:
-        """(float32 output, relative error of PyTorch's own 16-bit computation) of activations called `name`.
+    def reference(
+        self, case: Case, x: torch.Tensor, weights: Weights, bits: str, name: str = "x"
+    ) -> tuple[torch.Tensor, float]:
+        """(float32 output, relative error of PyTorch's own computation) of activations called `name`.
 
+        bits: ``a16`` for its computation in 16 bits, ``a8`` for an emulation that quantises the rows before each GEMM.
         Made once for all workers of a run.
         """
-        path = self.reference_folder / f"{case.case_hash}-{self.device.type}-{name}.pt"
+        path = self.reference_folder / f"{case.case_hash}-{self.device.type}-{name}-{bits}.pt"
         if path.exists():
             kept = torch.load(path, map_location=self.device)
             return kept["y"], kept["torch_rel_error"]
         arguments = (x, weights.router(), weights.expert, case.top_k, case.gate, weights.correction_bias())
         y = moe_forward(*arguments)
-        error = relative_error(moe_forward(*arguments, dtype=TORCH_DTYPE[case.dtype]), y)
+        if bits == "a8":
+            own = moe_forward(*arguments, quantize=quantize_fp8)
+        else:
+            own = moe_forward(*arguments, dtype=TORCH_DTYPE[case.dtype])
+        error = relative_error(own, y)
         partial = path.with_suffix(".partial")
         torch.save({"y": y.cpu(), "torch_rel_error": error}, partial)
         partial.replace(path)
@@ -102,24 +109,27 @@ def prepare(implementation: Implementation, case: Case, bench: Bench) -> Ready:
     count = bench.cold_sets(case)
     sets = bench.weights(case, max(count, 1))
     forwards = [implementation.build(case, weights) for weights in sets]
-    return Ready(x, forwards, count == 0, make_gate(case, x, sets, bench) if implementation.computes_layer else None)
+    gate = make_gate(implementation, case, x, sets, bench) if implementation.computes_layer else None
+    return Ready(x, forwards, count == 0, gate)
 
 
-def make_gate(case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench) -> Gate:
+def make_gate(
+    implementation: Implementation, case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench
+) -> Gate:
     """The gate for outputs on x and the first weight set; call it after `build` and before the first forward."""
     with torch.inference_mode():
-        return _gate(case, x, sets, bench)
+        return _gate(case, x, sets, bench, implementation.activations(case))
 
 
-def _gate(case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench) -> Gate:
-    reference, torch_error = bench.reference(case, x, sets[0])
+def _gate(case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench, bits: str) -> Gate:
+    reference, torch_error = bench.reference(case, x, sets[0], bits)
     if case.tokens > 1:  # the same tokens in another order cost the same, and need no reference of their own
         other, other_reference = x.roll(1, 0), reference.roll(1, 0)
     else:
         other = x.clone()
         other[:, case.num_experts :].neg_()  # the logits, and so the experts, stay
-        other_reference, _ = bench.reference(case, other, sets[0], "other")
-    return Gate(x, other, reference, other_reference, torch_error, sets)
+        other_reference, _ = bench.reference(case, other, sets[0], bits, "other")
+    return Gate(x, other, reference, other_reference, torch_error, sets, bits)
 
 
 def facts(case: Case) -> dict[str, Any]:

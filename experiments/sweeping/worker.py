@@ -73,6 +73,10 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         implementation.name, todo, job["modes"], job, lambda case: send("start", case_hash=case.case_hash)
     )
 
+    import torch
+
+    from tritonmoe_bench.kernels.target import target_of
+
     from ..measure.timing import matrix_tflops
     from ..workload.routing import TORCH_DTYPE
 
@@ -81,6 +85,8 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
     before = _drift(job) if timed else {}
     if timed and implementation.name == LIMIT:
         rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
+        if any(case.quant == "fp8_block" for case in todo) and target_of(bench.device).has_fp8:
+            rates["fp8_block"] = matrix_tflops(torch.float8_e4m3fn, "cuda")
         send("rates", matrix_tflops=rates)
     full = before["clock"] if timed else None
     for case in todo:

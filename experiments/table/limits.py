@@ -18,7 +18,8 @@ def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.Da
     """The rows with `stream_us` and `limit_us` where they are not written already, and known.
 
     stream_us: latency of `stream` for the case in the same run, in a graph rather than eager. limit_us: the larger of
-    that and the time of the arithmetic. matrix_tflops: by dtype, the matrix rate that the run measured.
+    that and the time of the arithmetic. matrix_tflops: by dtype, and by weight format where the GPU multiplies it as it
+    is, the matrix rate that the run measured.
     """
     if rows.empty:
         return rows
@@ -27,7 +28,11 @@ def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.Da
     point = ["run_id", "case_hash"]
     measured = rows[point].merge(stream[[*point, "p50_us"]], on=point, how="left")["p50_us"].set_axis(rows.index)
     stream_us = _column(rows, "stream_us").fillna(measured)
-    arithmetic_us = rows["flops"] / rows["dtype"].map(dict(matrix_tflops)).astype(float) / 1e6
+    rates = dict(matrix_tflops)
+    rate = rows["dtype"].map(rates).astype(float)
+    if "quant" in rows:
+        rate = rows["quant"].map(rates).astype(float).fillna(rate)
+    arithmetic_us = rows["flops"] / rate / 1e6
     limit_us = stream_us.where(~(arithmetic_us > stream_us), arithmetic_us)
     return rows.assign(stream_us=stream_us, limit_us=_column(rows, "limit_us").fillna(limit_us))
 

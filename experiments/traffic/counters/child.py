@@ -63,7 +63,7 @@ def profile_forward(
     x = activations(case, draw_routing(case), bench.device)
     weights = bench.weights(case, 1)[0]
     forward = implementation.build(case, weights)
-    gate = make_gate(case, x, [weights], bench) if implementation.computes_layer else None
+    gate = make_gate(implementation, case, x, [weights], bench) if implementation.computes_layer else None
     with torch.inference_mode():
         y = forward(x)
         if gate is not None:
