@@ -113,9 +113,7 @@ def prepare(implementation: Implementation, case: Case, bench: Bench) -> Ready:
     return Ready(x, forwards, count == 0, gate)
 
 
-def make_gate(
-    implementation: Implementation, case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench
-) -> Gate:
+def make_gate(implementation: Implementation, case: Case, x: torch.Tensor, sets: list[Weights], bench: Bench) -> Gate:
     """The gate for outputs on x and the first weight set; call it after `build` and before the first forward."""
     with torch.inference_mode():
         return _gate(case, x, sets, bench, implementation.activations(case))

@@ -92,7 +92,12 @@ LIMIT_US = Column(
 )
 ERRORS = (
     Column("rel_error", float, "Relative error of the output against the float32 reference.", least=0),
-    Column("torch_rel_error", float, "The same error of PyTorch's own computation with activations of as many bits.", least=0),
+    Column(
+        "torch_rel_error",
+        float,
+        "The same error of PyTorch's own computation with as many bits.",
+        least=0,
+    ),
 )
 ENVIRONMENT = (
     Column("device", str, "Kind of GPU; `interpreter` without one."),
