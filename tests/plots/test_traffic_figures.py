@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from tritonmoe_bench.experiments.analysis import compare, traffic_load
 from tritonmoe_bench.experiments.analysis import results as data
 from tritonmoe_bench.experiments.analysis import traffic as traffic_data
-from tritonmoe_bench.experiments.table.columns import TRAFFIC_KEY
+from tritonmoe_bench.experiments.traffic.measure import Traffic
 from tritonmoe_bench.plots import roofline, traffic, traffic_over_compulsory, traffic_saving, traffic_where
 from tritonmoe_bench.plots.parts import style
 
@@ -128,7 +128,7 @@ def test_what_needs_no_gpu_comes_from_the_interpreters_rows(results):
     pd.concat([frame, off]).to_csv(device, index=False)
     loaded = traffic_load.load(results)
     assert [study.rows["run_id"].iloc[0] for study in loaded.studies] == ["SYNTHETIC-traffic", "OTHER"]
-    key = list(TRAFFIC_KEY)
+    key = list(Traffic.key)
     assert not loaded.rows.duplicated(key).any()
     assert set(map(tuple, loaded.rows[key].astype(str).values)) == set(map(tuple, whole[key].astype(str).values))
     assert (loaded.rows["status"] == "ok").sum() == (whole["status"] == "ok").sum()

@@ -330,3 +330,34 @@ def test_many_rows_that_are_left_out_are_said_in_a_few_lines(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == store.MOST_SAID + 1
     assert lines[-1] == f"warning: {path}: 20 more rows are left out, up to line 31"
+
+
+@pytest.mark.parametrize("name", ["throughput.csv", "throughput.json"])
+def test_a_link_that_leads_nowhere_is_told_before_anything_is_measured(name, tmp_path):
+    link = tmp_path / "made-up-gpu" / name
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(store.Damaged, match=rf"{name}: a link to \S+gone, which is not there: remove the link"):
+        Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT)
+    assert link.is_symlink()
+
+
+def test_another_timing_is_another_measurement(tmp_path):
+    run = Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT)
+    run.put(CASE, [measured("graph") | {"method_revision": "latency2+default"}])
+    assert [entry["method_revision"] for entry in run.done("x", ["graph"])] == ["latency2+default"]
+    run.put(CASE, [measured("graph") | {"method_revision": "latency2+thorough"}])
+    assert [entry["method_revision"] for entry in run.done("x", ["graph"])] == ["latency2+thorough"]
+
+
+def test_failures_alone_are_done_again_by_retry(tmp_path):
+    run = Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT)
+    statuses = ("ok", "unsupported", "unavailable", "oom", "incorrect", "timeout", "error")
+    for tokens, status in enumerate(statuses, 1):
+        row = measured("graph") if status == "ok" else {
+            **measured("graph"), "status": status, "reason": "it is so", "p50_us": None,
+        }  # fmt: skip
+        run.put(Case("tiny", 8, 2, 128, 256, tokens), [row])
+    assert len(run.done("x", ["graph"])) == len(statuses)
+    kept = {entry["case_hash"] for entry in run.done("x", ["graph"], retry=True)}
+    assert kept == {Case("tiny", 8, 2, 128, 256, tokens).case_hash for tokens in (1, 2)}

@@ -1,0 +1,296 @@
+"""How a sweep drives its workers: what a worker that is lost costs, and what is none of its events."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tritonmoe_bench.experiments import checkout
+from tritonmoe_bench.experiments.measure.layer import Layer
+from tritonmoe_bench.experiments.sweeping import drive
+from tritonmoe_bench.experiments.sweeping.drive import WorkerLost
+from tritonmoe_bench.experiments.sweeping.scratch import scratch
+from tritonmoe_bench.experiments.table.run import SAME_RUN, Run
+from tritonmoe_bench.experiments.workload.case import Case
+
+CASES = {case.case_hash: case for case in (Case("tiny", 8, 2, 128, 256, tokens) for tokens in (1, 2, 3))}
+FIRST, SECOND, THIRD = CASES
+ENVIRONMENT = dict.fromkeys(SAME_RUN, "1") | {"device": "made-up-gpu"}
+IDENTITY = {"implementation": "mine", "implementation_version": "1", "revision": 1, "method_revision": "m"}
+KILLED = WorkerLost("error", "the process ended with code -9: it printed nothing")
+
+
+def plan(*todo):
+    return {"event": "plan", "todo": list(todo or CASES), **IDENTITY}
+
+
+def begun(case_hash):
+    return {"event": "start", "case_hash": case_hash}
+
+
+def rows(case_hash, **changes):
+    row = {**IDENTITY, "launch": "eager", "status": "ok", "reason": "", **changes}
+    return {"event": "rows", "case_hash": case_hash, "rows": [row]}
+
+
+def finished(case_hash):
+    return [begun(case_hash), rows(case_hash)]
+
+
+@pytest.fixture
+def driven(monkeypatch, tmp_path):
+    """driven(script of each worker, in their order) -> (status, reason) by case_hash, and how many workers it took."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    def run(*scripts):
+        left = iter(scripts)
+
+        def events(worker, job, cases, timeout_s):
+            for event in next(left):
+                if isinstance(event, Exception):
+                    raise event
+                yield dict(event)
+
+        monkeypatch.setattr(drive, "_events", events)
+        monkeypatch.setattr(drive, "_Worker", lambda environment: SimpleNamespace(close=lambda kill: None))
+        made = Run.open(tmp_path, "adhoc", Layer(), ENVIRONMENT)
+        asked = SimpleNamespace(
+            points=len(CASES), implementations=["mine"], cases_of=lambda name: list(CASES.values()), modes=["eager"],
+            measurement=Layer(), method_revision="m",
+        )  # fmt: skip
+        drive.drive(asked, made, {}, 1.0)
+        frame = made.read()
+        found = dict(zip(frame["case_hash"], zip(frame["status"], frame["reason"].fillna(""))))
+        return found, len(scripts) - len(list(left))
+
+    return run
+
+
+OK = ("ok", "")
+LOST = ("error", str(KILLED))
+
+
+def test_a_worker_that_is_killed_while_it_waits_costs_nothing(driven):
+    found, workers = driven([KILLED], [plan(), *finished(FIRST), *finished(SECOND), *finished(THIRD)])
+    assert found == dict.fromkeys(CASES, OK)
+    assert workers == 2
+
+
+def test_a_worker_that_is_killed_while_busy_costs_its_point(driven):
+    found, _ = driven(
+        [plan(), *finished(FIRST), begun(SECOND), KILLED], [plan(SECOND, THIRD), *finished(THIRD)],
+    )  # fmt: skip
+    assert found == {FIRST: OK, SECOND: LOST, THIRD: OK}
+
+
+def test_a_worker_that_is_killed_between_two_points_costs_nothing(driven):
+    found, _ = driven([plan(), *finished(FIRST), KILLED], [plan(), *finished(SECOND), *finished(THIRD)])
+    assert found == dict.fromkeys(CASES, OK)
+
+
+@pytest.mark.parametrize("script", [[KILLED], [plan(), KILLED]], ids=["before its plan", "before its first point"])
+def test_a_system_that_never_starts_costs_all_its_points_after_a_second_try(script, driven):
+    found, workers = driven(script, script)
+    assert found == dict.fromkeys(CASES, LOST)
+    assert workers == 2
+
+
+def test_a_system_that_hangs_at_its_start_is_not_waited_for_twice(driven):
+    hung = WorkerLost("timeout", "no result within 180 s")
+    found, workers = driven([hung])
+    assert found == dict.fromkeys(CASES, ("timeout", "no result within 180 s"))
+    assert workers == 1
+
+
+@pytest.mark.parametrize("change", [{"p50_us": -1.0}, {"p50_us": float("nan")}, {"status": "fine"}])
+def test_rows_that_no_csv_may_hold_cost_their_own_point(change, driven):
+    wrong = [begun(FIRST), rows(FIRST, **change)]
+    found, workers = driven([plan(), *wrong, *finished(SECOND), *finished(THIRD)])
+    status, reason = found.pop(FIRST)
+    assert status == "error"
+    assert reason.startswith("its rows cannot stand in the CSV: ")
+    assert found == {SECOND: OK, THIRD: OK}
+    assert workers == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"hello", b"\xff\xfe", b"[1]", b"3", b"{}", b'{"event": "go"}', b'{"event": "plan"}',
+        b'{"event": "rows", "case_hash": "x", "rows": []}', b'{"event": "rows", "case_hash": 3}', b'x {"event": "end"}',
+    ],
+)  # fmt: skip
+def test_what_is_no_event_is_the_systems_own_doing(line):
+    with pytest.raises(WorkerLost, match="the system wrote into the pipe of its worker: ") as lost:
+        drive._event(line, dict(CASES))
+    assert lost.value.status == "error"
+
+
+def test_an_event_is_taken_as_it_is():
+    for event in (plan(), begun(FIRST), rows(SECOND), {"event": "end"}):
+        assert drive._event(json.dumps(event).encode(), dict(CASES)) == event
+    assert drive._event(b'{"event": "end"}', {}) == {"event": "end"}
+
+
+HOLD = (
+    "import time\nfrom tritonmoe_bench.experiments.sweeping.drive import ended_by_sigterm\n"
+    "from tritonmoe_bench.experiments.sweeping.scratch import scratch\n"
+    "with ended_by_sigterm(), scratch() as folder:\n"
+    "    (folder / 'reference.pt').write_text('x')\n    print(folder, flush=True)\n    time.sleep(60)\n"
+)
+
+
+def holder(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], env=checkout.program_environment(TMPDIR=str(folder)), stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, encoding="utf-8",
+    )  # fmt: skip
+    return process, Path(process.stdout.readline().strip())
+
+
+def folders(root):
+    return [path for path in root.iterdir() if path.is_dir()]
+
+
+def test_sigterm_leaves_no_folder(tmp_path):
+    process, folder = holder(tmp_path)
+    assert folder.is_dir()
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert folders(folder.parent) == []
+
+
+def test_what_a_kill_leaves_is_swept_by_the_next_sweep_and_nothing_else(tmp_path, monkeypatch):
+    killed, left = holder(tmp_path)
+    alive, kept = holder(tmp_path)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert (left / "reference.pt").exists()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with scratch() as own:
+        assert sorted(folders(own.parent)) == sorted([kept, own])
+        assert (kept / "reference.pt").exists()
+    assert folders(kept.parent) == [kept]
+    alive.kill()
+    alive.wait()
+
+
+def test_a_handler_of_somebody_else_stays(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: print)
+    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("it was replaced"))
+    with drive.ended_by_sigterm():
+        pass
+
+
+ADAPTER = '''
+import os
+import stat
+
+from tritonmoe_bench.experiments.implementation.contract import OK, Implementation
+
+
+def pipes():
+    """Every pipe of this process that can be written to, but for what is printed."""
+    for number in range(3, 256):
+        try:
+            if stat.S_ISFIFO(os.fstat(number).st_mode):
+                yield number
+        except OSError:
+            continue
+
+
+class Sound(Implementation):
+    family, source, needs_gpu = "made-up", "tests", False
+    name = "made_up_quiet"
+
+    def version(self):
+        return "1"
+
+    def check(self, case):
+        return OK
+
+    def build(self, case, weights):
+        from tritonmoe_bench.experiments.workload.reference import moe_forward
+
+        if case.tokens == 2:
+            self.misbehave()
+        return lambda x: moe_forward(x, weights.router(), weights.expert, case.top_k, case.gate, None, x.dtype)
+
+    def misbehave(self):
+        pass
+
+
+class Chatters(Sound):
+    name = "made_up_chatter"
+
+    def misbehave(self):
+        for number in pipes():
+            try:
+                os.write(number, b"loaded 3 plug-ins\\n")
+            except OSError:
+                continue  # the end that is read from
+
+
+class Closes(Sound):
+    name = "made_up_closes"
+
+    def misbehave(self):
+        os.closerange(3, 256)
+'''
+
+
+@pytest.mark.slow
+def test_a_system_that_misuses_the_pipe_of_its_worker_costs_its_own_rows(tmp_path):
+    import pandas as pd
+
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "fds.py").write_text(ADAPTER, encoding="utf-8")
+    root = Path(__file__).resolve().parents[2]
+    names = "made_up_chatter,made_up_closes,made_up_quiet"
+    done = subprocess.run(
+        [sys.executable, str(root / "experiments" / "sweep.py"), "model=tiny", "tokens=[1,2,3]", "modes=[eager]",
+         f"implementations=[{names}]", f"results={tmp_path}"],
+        env=os.environ | {"TRITONMOE_ADAPTERS": str(tmp_path / "adapters"), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, encoding="utf-8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [path] = tmp_path.glob("*/adhoc.csv")
+    frame = pd.read_csv(path).set_index(["implementation", "tokens"]).sort_index()
+    for name in names.split(","):
+        expected = {1: "ok", 2: "ok" if name == "made_up_quiet" else "error", 3: "ok"}
+        assert frame.loc[name, "status"].to_dict() == expected, frame.loc[name, "reason"].to_dict()
+    assert "wrote into the pipe of its worker: 'loaded 3 plug-ins'" in frame.loc[("made_up_chatter", 2), "reason"]
+
+
+@pytest.mark.slow
+def test_another_timing_is_measured_and_shown(tmp_path):
+    import pandas as pd
+
+    root = Path(__file__).resolve().parents[2]
+    adapters = root / "tests" / "fixtures" / "adapters"
+
+    def sweep(*arguments):
+        done = subprocess.run(
+            [sys.executable, str(root / "experiments" / "sweep.py"), "model=tiny", "tokens=1", "modes=[eager]",
+             "implementations=[made_up_sound]", f"results={tmp_path}", *arguments],
+            env=os.environ | {"TRITONMOE_ADAPTERS": str(adapters), "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True, encoding="utf-8",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        [path] = tmp_path.glob("*/adhoc.csv")
+        return done.stdout, pd.read_csv(path).set_index("implementation").loc["made_up_sound"]
+
+    _, first = sweep()
+    time.sleep(1.1)
+    said, second = sweep("timing=thorough")
+    assert (first["method_revision"][-7:], second["method_revision"][-8:]) == ("default", "thorough")
+    assert second["timestamp_utc"] > first["timestamp_utc"]
+    assert "made_up_sound: right at 1 points" in said
