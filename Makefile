@@ -12,8 +12,8 @@ ALL_STUDIES := $(PAPER_STUDIES) headline decode fusion heights energy counters
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # In the interpreter every row has to be right; on a GPU a system that fails is a row like any other.
 STRICT := $(if $(GPU),,strict=true)
-# On a GPU each system takes a process of some 10 s there.
-SMOKE := $(if $(GPU),implementations=[paper_fused$(comma)fast])
+# With a GPU, few of them: with nothing compiled yet, each takes some 20 s there.
+SMOKE := $(if $(GPU),implementations=[paper_fused$(comma)fast] dtype=bf16)
 # Without a GPU one fixed release keeps gigabytes of CUDA libraries away wherever that release has a CPU build.
 TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)
 # list: words with commas between them.
@@ -47,10 +47,10 @@ setup: $(READY)  ## make .venv with everything that the other targets need
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	@touch $@
 
-test: $(READY)  ## every test; with no GPU in Triton's interpreter
+test: $(READY)  ## every test; with no GPU in Triton's interpreter (8 minutes on two cores)
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: $(READY)  ## ruff, mypy, and who may import whom
+lint: $(READY)  ## ruff, mypy, and who may import whom (20 s)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy -p tritonmoe_bench
@@ -59,7 +59,7 @@ lint: $(READY)  ## ruff, mypy, and who may import whom
 revisions: $(READY)  ## record that what was edited changes no number, after raising the revisions of what does
 	$(RUN) -m tritonmoe_bench.experiments.measure.revisions --record
 
-smoke: $(READY)  ## the tiny shape: outputs checked and, without a GPU, bytes counted; on a GPU of two systems, IMPLEMENTATIONS=field for more
+smoke: $(READY)  ## the tiny shape: outputs checked and, without a GPU, bytes counted (3 minutes); on a GPU of two systems (1 minute), IMPLEMENTATIONS=field for more
 	$(RUN) experiments/sweep.py study=smoke force=true $(STRICT) $(or $(KEYS),$(SMOKE))
 ifeq ($(GPU),)
 	$(RUN) experiments/sweep.py study=traffic force=true $(STRICT)
@@ -80,15 +80,16 @@ choose: $(READY)  ## the fastest system for a model and batch size, from the com
 portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv
 	$(RUN) experiments/portability.py $(KEYS) $(ARGS)
 
-figures: $(READY)  ## draw every figure from the CSVs
+figures: $(READY)  ## draw every figure from the CSVs (45 s)
 	$(RUN) plots/draw.py $(KEYS) $(ARGS)
 
-report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs
+report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (10 s)
 	$(RUN) experiments/report.py $(KEYS) $(ARGS)
 
-reproduce: $(READY)  ## the whole reproduction: studies (with a GPU) or smoke, then figures and report
+reproduce: $(READY)  ## the whole reproduction: with a GPU the studies (says first how long), else smoke; then figures and report (4 minutes)
 ifeq ($(GPU),)
-	@echo "No NVIDIA GPU here: the tiny shape in Triton's interpreter, then figures and report from the committed results."
+	@echo "No NVIDIA GPU here: the tiny shape in Triton's interpreter, then figures and report from the committed results,"
+	@echo "some 4 minutes on two cores."
 	@$(MAKE) --no-print-directory smoke
 else
 	@echo "Found $(GPU): first, within a minute, the tiny shape with $(SMOKE),"

@@ -63,6 +63,7 @@ def test_a_reproduction_with_a_gpu_tells_the_whole_and_begins_with_two_systems()
         "study=smoke",
         "force=true",
         "implementations=[paper_fused,fast]",
+        "dtype=bf16",
     ]
     assert commands[2].strip() == "python experiments/sweep.py -m study=throughput,skew,experts,stages"
     assert not any("study=traffic" in line for line in commands)
