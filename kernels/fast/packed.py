@@ -63,8 +63,9 @@ def fp8_tiles(
     target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int, activations: str
 ) -> FastTiles | FewTiles:
     """The tiles for fp8_block, by the mean load of an expert. A step is always a block of 128 columns, and with 8-bit
-    activations a column of gate and up is one too, so that down finds one scale per row and step."""
-    if tokens == 1:
+    activations a column of gate and up is one too, so that down finds one scale per row and step. One token takes the
+    output-centric path with 16-bit activations alone: it unpacks each weight, which the fp8 units need not."""
+    if tokens == 1 and activations == "a16":
         return few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     block_m = 16 if tokens * top_k <= FEW_ROWS * num_experts else 64
     if target == INTERPRETER:

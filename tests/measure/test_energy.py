@@ -102,6 +102,9 @@ class Layer:
 
     name, computes_layer, host_sync = "layer", True, ""
 
+    def activations(self, case):
+        return "a16"
+
     def check(self, case):
         return OK
 
@@ -124,7 +127,7 @@ class FakeBench:
     def weights(self, case, count):
         return [Weights(case, "cpu", index) for index in range(count)]
 
-    def reference(self, case, x, weights):
+    def reference(self, case, x, weights, bits):
         return x.float(), 1e-3
 
 
@@ -165,7 +168,7 @@ def test_a_run_that_ends_too_soon_is_repeated_with_more_samples(gpu):
 
 
 def test_a_wrong_output_is_not_measured(gpu, monkeypatch):
-    monkeypatch.setattr(FakeBench, "reference", lambda self, case, x, weights: (x.float() + 1, 1e-3))
+    monkeypatch.setattr(FakeBench, "reference", lambda self, case, x, weights, bits: (x.float() + 1, 1e-3))
     with pytest.raises(IncorrectOutput):
         Energy().measure(Layer(), CASE, ["graph"], FakeBench())
 
