@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..measure.measurement import kinds
+from ..measure.measurement import kind_of, kinds
 from ..table import store
 from ..table.current import OTHER_SOFTWARE, newest, read_run
 from ..table.provenance import INTERPRETER
@@ -63,7 +63,7 @@ class Results:
     def study(self, name: str) -> Study:
         """The current run of a study. Raises MissingStudy."""
         path = self.path(name)
-        rows, record = read_run(path, KINDS.get(name, KINDS["layer"]))
+        rows, record = read_run(path, kind_of(store.header(path)))
         if rows.empty:
             raise MissingStudy(f"{path} is missing or empty: python experiments/sweep.py study={name} makes it")
         names.learn(record.get("families", {}))

@@ -15,25 +15,18 @@ import numpy as np
 
 from .accesses import Extent, Kind, Launch, watch
 
-SECTOR_BYTES = 32
-"""The unit in which NVIDIA's caches and DRAM are read."""
-
 
 @dataclass
 class Traffic:
     """What one argument of one launch saw. An atomic reads and writes its element, and counts as both.
 
-    read_bytes, write_bytes: every lane that is not masked off. unique_*: each byte once. *_sectors: distinct 32-byte
-    sectors, each load or store of a tile taken as one access. atomics: lanes of atomic operations.
+    read_bytes, write_bytes: every lane that is not masked off. unique_*: each byte once.
     """
 
     read_bytes: int = 0
     write_bytes: int = 0
     unique_read_bytes: int = 0
     unique_write_bytes: int = 0
-    read_sectors: int = 0
-    write_sectors: int = 0
-    atomics: int = 0
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
@@ -79,7 +72,6 @@ def count_bytes() -> Iterator[Counter]:
     """
     counter = Counter()
     marks: dict[tuple[str, str], np.ndarray] = {}
-    owners: dict[str, np.ndarray] = {}
 
     def on_launch(launch: Launch) -> None:
         counter.launches.append(LaunchTraffic(launch.kernel, {name: Traffic() for name in launch.extents}))
@@ -87,15 +79,11 @@ def count_bytes() -> Iterator[Counter]:
     def on_access(extent: Extent, lanes: np.ndarray, size: int, kind: Kind) -> None:
         traffic = counter.launches[-1].arguments[extent.name]
         offsets = lanes.ravel() - np.uint64(extent.start)
-        sectors = _distinct_sectors(lanes.ravel(), extent, owners)
-        traffic.atomics += offsets.size if kind == "atomic" else 0
         if kind != "write":
             traffic.read_bytes += offsets.size * size
-            traffic.read_sectors += sectors
             _mark(marks, ("read", extent.name), extent, offsets, size)
         if kind != "read":
             traffic.write_bytes += offsets.size * size
-            traffic.write_sectors += sectors
             _mark(marks, ("write", extent.name), extent, offsets, size)
 
     def on_end() -> None:
@@ -103,7 +91,6 @@ def count_bytes() -> Iterator[Counter]:
             unique = int(touched.sum(dtype=np.int64))
             setattr(counter.launches[-1].arguments[name], f"unique_{way}_bytes", unique)
         marks.clear()
-        owners.clear()
 
     with watch(on_launch, on_access, on_end):
         yield counter
@@ -115,15 +102,3 @@ def _mark(marks: dict, key: tuple[str, str], extent: Extent, offsets: np.ndarray
         marks[key] = np.zeros(-(-(extent.end - extent.start) // 8) * 8, dtype=np.uint8)
     unit = np.dtype(f"u{size}")
     marks[key].view(unit)[offsets // np.uint64(size)] = int.from_bytes(b"\x01" * size, "little")
-
-
-def _distinct_sectors(addresses: np.ndarray, extent: Extent, owners: dict[str, np.ndarray]) -> int:
-    first = extent.start // SECTOR_BYTES
-    if extent.name not in owners:
-        owners[extent.name] = np.empty(extent.end // SECTOR_BYTES - first + 1, dtype=np.int64)
-    sectors = addresses // np.uint64(SECTOR_BYTES) - np.uint64(first)
-    lanes = np.arange(addresses.size)
-    # The last lane to write to a sector owns it: one owner a sector, with nothing to sort or to clear.
-    owner = owners[extent.name]
-    owner[sectors] = lanes
-    return int(np.count_nonzero(owner[sectors] == lanes))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from ..implementation.contract import Implementation
+from ..table.columns import RETIRED, names
 from ..table.kind import Kind
 from ..workload.case import Case
 
@@ -122,6 +123,13 @@ def kinds() -> dict[str, Kind]:
                 raise ValueError(f"{path} has the kind {made.kind}, and so has another file")
             found[made.kind] = made()
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != "layer", entry[0])))
+
+
+def kind_of(header: Sequence[str]) -> Kind:
+    """The kind of the rows of a CSV, by its columns: the one with the fewest more, as older files lack some."""
+    held = set(header) - set(RETIRED)
+    fitting = [kind for kind in kinds().values() if held <= set(names(kind.columns)) and set(kind.key) <= held]
+    return min(fitting, key=lambda kind: len(kind.columns), default=kinds()["layer"])
 
 
 def measurements() -> dict[str, Measurement]:

@@ -67,9 +67,11 @@ def lease(folder: Path | None = None) -> IO[str] | None:
 
 
 def visible_cards() -> list[str]:
-    """UUIDs of the cards that PyTorch sees, asked of a process of its own, so that this one starts no CUDA."""
-    if not _has_driver():
-        return []
+    """The cards that PyTorch sees, by UUID, or by index where the driver does not tell it; slices of a card (MIG) as
+    CUDA_VISIBLE_DEVICES names them. Asked of a process of its own, so that this one starts no CUDA."""
+    slices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.startswith("MIG-")]
+    if slices or not _has_driver():
+        return slices
     done = subprocess.run(
         checkout.program("experiments.sweeping.cards"),
         capture_output=True,
@@ -98,7 +100,8 @@ def _print_cards() -> None:
     import torch
 
     for index in range(torch.cuda.device_count()):
-        print("GPU-" + str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-"))
+        uuid = str(getattr(torch.cuda.get_device_properties(index), "uuid", "")).removeprefix("GPU-")
+        print(f"GPU-{uuid}" if uuid else index)
 
 
 if __name__ == "__main__":

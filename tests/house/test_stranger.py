@@ -96,6 +96,47 @@ grids:
 implementations: [{NAME}]
 modes: [eager]
 """,
+    "a kind of measurement": f"""
+from __future__ import annotations
+
+import time
+from types import MappingProxyType
+
+from ..table import columns
+from ..table.columns import Column
+from .measurement import Measurement
+
+
+class Stranger(Measurement):
+    '''results/<device>/<study>.csv: how long the host takes to build a system.'''
+
+    kind = "{NAME}"
+    modes = ("once", "twice")
+    mode_column = "repeats"
+    key = ("case_hash", "implementation", "repeats")
+    blank = MappingProxyType({{}})
+    columns = (
+        *columns.RUN, *columns.CASE, *columns.IMPLEMENTATION,
+        Column("repeats", str, "How often it was built."), *columns.STATUS,
+        Column("build_s", float, "Time of a build, in s.", positive=True), *columns.ENVIRONMENT,
+    )
+
+    def measure(self, implementation, case, modes, bench):
+        weights = bench.weights(case, 1)[0]
+        rows = []
+        for mode in modes:
+            start = time.perf_counter()
+            for _ in range(self.modes.index(mode) + 1):
+                implementation.build(case, weights)
+            rows.append({{"repeats": mode, "status": "ok", "reason": "", "build_s": time.perf_counter() - start}})
+        return rows
+
+    def seconds(self, results, points, systems, modes):
+        return 3600.0 * results
+
+    def closing_table(self, rows):
+        return f"built {{len(rows)}} times"
+""",
     "a figure": f"""
 from matplotlib.figure import Figure
 
@@ -225,6 +266,25 @@ def test_a_kernel_runs_and_is_locked(copy, swept):
     assert f"revisions: {NAME} is 1, the lock has None" in asked
     python(copy, *lock, "--record")  # what `make revisions` does
     assert "nothing that decides a number has changed" in python(copy, *lock)
+
+
+def test_a_kind_of_measurement_is_planned_run_and_read(copy):
+    arguments = ["model=tiny", "tokens=[1,2]", f"study.kind={NAME}", "study.name=builds", f"implementations=[{NAME}]"]
+    planned = python(copy, "experiments/sweep.py", *arguments, "dry_run=true")
+    assert "2 modes (once, twice) = 4 results" in planned
+    assert "up to 240 minutes" in planned
+    assert "built 4 times" in python(copy, "experiments/sweep.py", *arguments)
+    [path] = (copy / "results").glob("*/builds.csv")
+    rows = pd.read_csv(path)
+    assert (rows["build_s"] > 0).all()
+    assert rows["method_revision"].str.startswith("workload1+latency").all()
+    assert python(copy, "experiments/sweep.py", *arguments).count("built 4 times") == 1  # nothing was measured again
+    assert pd.read_csv(path).equals(rows)
+    newest = "from tritonmoe_bench.experiments.analysis.results import newest_device; from pathlib import Path; "
+    code = f"import sys; sys.path.insert(0, '.src'); {newest}print(newest_device(Path('results')))"
+    assert python(copy, "-c", code).strip() == path.parent.name
+    text = "import sys; sys.path.insert(0, '.src'); from tritonmoe_bench.experiments.measure import documentation; "
+    assert "| `build_s` | number | Time of a build, in s. |" in python(copy, "-c", text + "print(documentation.text())")
 
 
 def test_a_weight_format_is_found(copy):

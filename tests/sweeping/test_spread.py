@@ -283,3 +283,8 @@ def test_a_launcher_that_is_not_installed_is_one_clear_error(monkeypatch):
 def test_outside_of_a_job_no_card_is_leased(monkeypatch):
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     assert cards.lease() is None
+
+
+def test_slices_of_a_card_are_leased_by_their_own_names(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1a,MIG-2b")
+    assert cards.visible_cards() == ["MIG-1a", "MIG-2b"]
