@@ -29,7 +29,8 @@ class Fast(Implementation):
     # 1 (commit 49c8f03): the first that was measured.
     # 2 (commit 5f788fe): the weights of gate and up are one operand.
     # 3 (commit f14f8e4): the routing ranks up to 128 experts by comparing all with all.
-    # 4: both GEMMs choose their tile from one ladder, and read both operands untransposed.
+    # 4: both GEMMs choose their tile from one ladder, and read both operands untransposed; in float16 the down GEMM
+    #    multiplies by the routing weights, and not the combine.
     revision = 4
     source = "kernels/fast/layer.py"
     needs_gpu = False

@@ -99,10 +99,9 @@ class Gather(_FastVariant):
 
 
 class Permute(_FastVariant):
-    """As `fastvariant_gather`, but both GEMMs work on rows in expert order, which a pass of its own gathers before.
+    """As `fastvariant_gather`, but gate_up works on rows in expert order, which a pass of its own gathers before.
 
-    After them the combine gathers, where it reads what down has scattered otherwise. The pass is the paper's, and is
-    launched without programmatic dependent launch.
+    The pass is the paper's, and is launched without programmatic dependent launch.
     """
 
     name = "fastvariant_permute"
@@ -111,10 +110,11 @@ class Permute(_FastVariant):
         import torch
 
         from tritonmoe_bench.kernels.fast.blocks import launch_routing
+        from tritonmoe_bench.kernels.fast.forward import launch_combine
         from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
         from tritonmoe_bench.kernels.fast.logits import launch_logits
         from tritonmoe_bench.kernels.fast.tile_types import FastTiles
-        from tritonmoe_bench.kernels.paper.permute import launch_permute, launch_unpermute_combine
+        from tritonmoe_bench.kernels.paper.permute import launch_permute
 
         router, gate_up, down, bias = weights.router(), weights.gate_up(), weights.down(), weights.correction_bias()
         tiles, top_k, gate = self.tiles(case), case.top_k, case.gate
@@ -123,10 +123,9 @@ class Permute(_FastVariant):
 
         def forward(x: torch.Tensor) -> torch.Tensor:
             blocks = launch_routing(launch_logits(x, router), top_k, gate, bias, tiles.block_m)
-            rows, row_of_slot = launch_permute(x, blocks.order, top_k)
-            blocks = replace(blocks, order=in_order)
-            out = launch_down(launch_gate_up(rows, gate_up, blocks, 1, tiles), down, blocks, tiles)
-            return launch_unpermute_combine(out, row_of_slot, blocks.weights)
+            rows, _ = launch_permute(x, blocks.order, top_k)
+            inner = launch_gate_up(rows, gate_up, replace(blocks, order=in_order), 1, tiles)
+            return launch_combine(launch_down(inner, down, blocks, tiles), blocks.weights)
 
         return forward
 

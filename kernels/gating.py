@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SCORINGS = ("softmax", "sigmoid")
+LEAST_SUM = 1e-20
+"""Added to the sum of the chosen scores before they are divided by it, as the code of DeepSeek-V3 does: sigmoid scores
+that all underflow give weights of 0, and not of 0 / 0."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Gating:
     """Scoring and selection of the k experts of a token.
 
     scoring: ``softmax`` over all experts, or an independent ``sigmoid`` per expert.
-    renormalize: divide the k chosen scores by their sum (Mixtral, DeepSeek-V3).
+    renormalize: divide the k chosen scores by their sum (Mixtral, DeepSeek-V3), plus `LEAST_SUM`.
     groups, top_groups: group-limited selection (DeepSeek-V3, arXiv 2412.19437): experts lie in ``groups`` equal
         groups, a group's score is the sum of its two best, and only the ``top_groups`` best groups may be chosen from.
     correction_bias: selection, but not the weight, uses score + bias, a float32 vector of one entry an expert.

@@ -35,11 +35,12 @@ _COMBINE = Known(
 )  # fmt: skip
 
 
-def _grouped_gemm(stage: str, rows: str, out: str) -> Known:
-    return Known("_grouped_gemm_kernel", stage, {"rows": rows, "weights": f"{stage}_weights", "out": out, **_BLOCKS})
+def _grouped_gemm(stage: str, rows: str, out: str, **more: str) -> Known:
+    tensors = {"rows": rows, "weights": f"{stage}_weights", "out": out, **_BLOCKS, **more}
+    return Known("_grouped_gemm_kernel", stage, tensors)
 
 
-_DOWN = _grouped_gemm("down", "intermediate", "expert_out")
+_DOWN = _grouped_gemm("down", "intermediate", "expert_out", order="schedule", scores="topk_scores")
 
 _ROUTED = {"weights": "topk_scores", "experts": "topk_experts"}
 _LOGITS = {"x": "x", "router_weight": "router_weight", "logits": "logits"}
@@ -56,7 +57,8 @@ _FAST_EXPERTS = (
         Known("_gate_up_kernel", "gate_up",
               {"x": "x", "gate_up": "gate_up_weights", "hidden": "intermediate", **_TABLE}),
         Known("_down_kernel", "down",
-              {"hidden": "intermediate", "down": "down_weights", "out": "expert_out", **_TABLE}),
+              {"hidden": "intermediate", "down": "down_weights", "out": "expert_out", "weights": "topk_scores",
+               **_TABLE}),
         Known("_combine_kernel", "combine", {"out": "expert_out", "weights": "topk_scores", "y": "output"}),
     ),
     (

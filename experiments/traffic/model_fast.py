@@ -21,8 +21,10 @@ from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 from tritonmoe_bench.kernels.target import Target
+from tritonmoe_bench.kernels.weighting import weighted_by_down
 
 from ..workload.case import BYTES_PER_ELEMENT, Case
+from ..workload.routing import TORCH_DTYPE
 from .model_paper import INDEX_BYTES, Bytes, Entry, Table, check_counts, reads, tabulated, writes
 
 NAME = "fast"
@@ -128,9 +130,13 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, on_gpu: bool) -> l
     blocks = row_blocks(counts, tiles.block_m)
     table = TABLE_LINES * listed * INDEX_BYTES
     intermediate, out = (slots * width * BYTES_PER_ELEMENT for width in (ffn, hidden))
-    columns = -(-hidden // min(triton.next_power_of_2(hidden), 1024 if on_gpu else 2**16))
     gate_up = _Gemm("gate_up", tiles.gate_up, ffn, hidden, 2, blocks, listed)
     down = _Gemm("down", tiles.down, hidden, ffn, 1, blocks, listed)
+    if weighted_by_down(TORCH_DTYPE[case.dtype]):
+        weights = ("down", "topk_scores", reads(slots * FLOAT_BYTES, down.columns))
+    else:
+        columns = -(-hidden // min(triton.next_power_of_2(hidden), 1024 if on_gpu else 2**16))
+        weights = ("combine", "topk_scores", reads(slots * FLOAT_BYTES, columns))
     return [
         # Each expert's program reads all slots twice: to count those of every expert, and to place its own.
         ("schedule", "topk_experts", reads(slots * INDEX_BYTES, 2 * case.num_experts)),
@@ -142,7 +148,7 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, on_gpu: bool) -> l
         ("down", "intermediate", reads(intermediate, down.columns)),
         *down.entries(case),
         ("down", "expert_out", writes(out)),
-        ("combine", "topk_scores", reads(slots * FLOAT_BYTES, columns)),
+        weights,
         ("combine", "expert_out", reads(out)),
         ("combine", "output", writes(case.tokens * hidden * BYTES_PER_ELEMENT)),
     ]  # fmt: skip

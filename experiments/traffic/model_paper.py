@@ -16,8 +16,10 @@ import numpy as np
 from tritonmoe_bench.kernels.paper import permute as row_passes
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import BLOCK_M, GemmTile, Tiles
+from tritonmoe_bench.kernels.weighting import weighted_by_down
 
 from ..workload.case import BYTES_PER_ELEMENT, Case
+from ..workload.routing import TORCH_DTYPE
 
 PIPELINES: dict[str, dict] = {
     "paper_fused": {"fused": True, "schedule": "host"},
@@ -117,6 +119,10 @@ class _Pipeline:
     def active(self) -> int:
         return int((self.counts > 0).sum())
 
+    @property
+    def down_weights(self) -> bool:
+        return weighted_by_down(TORCH_DTYPE[self.case.dtype])
+
     def table(self) -> Table:
         case, hidden, ffn = self.case, self.case.hidden_dim, self.case.ffn_dim
         entries = [*self._router(), *(self._gpu_schedule() if self.schedule == "gpu" else ()), *self._permute()]
@@ -130,6 +136,10 @@ class _Pipeline:
             entries += [("silu_mul", "gate", reads(buffer)), ("silu_mul", "up", reads(buffer)),
                         ("silu_mul", "intermediate", writes(buffer))]  # fmt: skip
         entries += self._gemm("down", "intermediate", "down_weights", "expert_out", ffn, hidden, self.tiles.down)
+        if self.down_weights:
+            columns = -(-hidden // self.tiles.down.block_n)
+            entries += [("down", "schedule", reads(case.slots * SORTED_BYTES[self.schedule], columns)),
+                        ("down", "topk_scores", reads(case.slots * 4, columns))]  # fmt: skip
         entries += self._unpermute_combine()
         return tabulated(entries)
 
@@ -186,9 +196,10 @@ class _Pipeline:
 
     def _unpermute_combine(self) -> list[Entry]:
         case, columns = self.case, self._columns(self.case.tokens)
+        weights: list[Entry] = [("unpermute_combine", "topk_scores", reads(case.slots * 4, columns))]
         return [
+            *([] if self.down_weights else weights),
             ("unpermute_combine", "schedule", reads(case.slots * INDEX_BYTES, columns)),
-            ("unpermute_combine", "topk_scores", reads(case.slots * 4, columns)),
             ("unpermute_combine", "expert_out", reads(case.slots * case.hidden_dim * BYTES_PER_ELEMENT)),
             ("unpermute_combine", "output", writes(case.tokens * case.hidden_dim * BYTES_PER_ELEMENT)),
         ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from tritonmoe_bench.kernels.gating import Gating
+from tritonmoe_bench.kernels.gating import LEAST_SUM, Gating
 
 Expert = Callable[[int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
@@ -36,7 +36,7 @@ def route(
     experts = choice.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
     weights = scores.gather(-1, experts)
     if gating.renormalize:
-        weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights / (weights.sum(-1, keepdim=True) + LEAST_SUM)
     return weights * gating.scale, experts
 
 

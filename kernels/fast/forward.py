@@ -9,6 +9,7 @@ import triton.language as tl
 from ..checks import check_contiguous, check_layer, check_tensor
 from ..gating import Gating
 from ..pdl import launch_options, release_next, wait_for_previous
+from ..weighting import weighted_by_down
 from .blocks import launch_routing
 from .choose import choose_tiles
 from .few import launch_few
@@ -22,16 +23,21 @@ def _combine_kernel(
     out, weights, y, num_tokens,
     TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """y[t] = sum over j of weights[t, j] * out[t, j], in float32, one program for a piece of a token."""
+    """y[t] = sum over j of weights[t, j] * out[t, j], in float32, one program for a piece of a token.
+
+    weights: None where `out` holds the weighted outputs already.
+    """
     wait_for_previous(PDL)
     release_next(PDL)
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)  # [BLOCK_H]
     total = tl.zeros([BLOCK_H], dtype=tl.float32)
     for j in tl.static_range(TOP_K):
-        weight = tl.load(weights + token * TOP_K + j)
         values = tl.load(out + (token * TOP_K + j) * HIDDEN + column, mask=column < HIDDEN, other=0.0)
-        total += weight * values.to(tl.float32)
+        if weights is None:
+            total += values.to(tl.float32)
+        else:
+            total += tl.load(weights + token * TOP_K + j) * values.to(tl.float32)
     tl.store(y + token * HIDDEN + column, total.to(y.dtype.element_ty), mask=column < HIDDEN)
 
 
@@ -52,12 +58,19 @@ def forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, til
 
 
 def launch_combine(out: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """y [tokens, hidden] in the dtype of out, [N, hidden] in slot order; weights: float32 [tokens, top_k]."""
+    """y [tokens, hidden] in the dtype of out, [N, hidden] from `launch_down`; weights: float32 [tokens, top_k]."""
     (tokens, top_k), hidden = weights.shape, out.shape[1]
     y = torch.empty((tokens, hidden), dtype=out.dtype, device=out.device)
     block_h = min(triton.next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
     _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
-        out, weights, y, tokens, TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(out.device)
+        out,
+        None if weighted_by_down(out.dtype) else weights,
+        y,
+        tokens,
+        TOP_K=top_k,
+        HIDDEN=hidden,
+        BLOCK_H=block_h,
+        **launch_options(out.device),
     )
     return y
 

@@ -1,7 +1,7 @@
 """The expert GEMMs of `fast`: the tile of a block is chosen on the GPU from the rows that the block holds.
 
 gate_up: x [tokens, hidden] gathered by slot, gate_up [experts, 2 * ffn, hidden] -> silu(gate) * up, [N, ffn] in expert
-order. down: that, down [experts, hidden, ffn] -> [N, hidden] in slot order, unweighted. N = tokens * top_k slots.
+order. down: that, down [experts, hidden, ffn] -> [N, hidden] in slot order. N = tokens * top_k slots.
 Both kernels hold the tiles of a ladder (`FastTiles.ladder`) as branches, one for each height of block. Tiles may be
 swapped: the weights are then the left operand of the matrix units, whose least height of 64 is met by weight rows, and
 the rows of the block are the right operand, which may have any multiple of 16.
@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from ..pdl import launch_options, release_next, wait_for_previous
+from ..weighting import weighted_by_down
 from .blocks import EXPERT, FIRST, NEIGHBOURS, ROW, ROWS, Blocks
 from .tile_types import FastTiles
 
@@ -170,14 +171,14 @@ def _down_tile(
     # operands
     hidden, down, out,
     # schedule
-    order, expert, row, rows, column,
+    order, weights, expert, row, rows, column,
     # shape
     N: tl.constexpr, K: tl.constexpr,
     # tile
     BLOCK_N: tl.constexpr, BULK: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """out[slot of r] = down @ hidden[r] for the rows r of a block."""
+    """out[slot of r] = down @ hidden[r] for the rows r of a block, times weights[slot of r] if there are weights."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
     a = hidden + (row + m).to(tl.int64) * K
     m_tail = m
@@ -188,9 +189,13 @@ def _down_tile(
     total, tail = _product(a, a_tail, m < rows, m_tail < rows, down, expert, column,
                            N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
     slot = tl.load(order + row + m, mask=m < rows, other=0)
+    if weights is not None:
+        total *= tl.load(weights + slot, mask=m < rows, other=0.0)[:, None]
     _store(out, slot, m < rows, total, column, N, BLOCK_N)
     if TAIL > 0:
         slot_tail = tl.load(order + row + m_tail, mask=m_tail < rows, other=0)
+        if weights is not None:
+            tail *= tl.load(weights + slot_tail, mask=m_tail < rows, other=0.0)[:, None]
         _store(out, slot_tail, m_tail < rows, tail, column, N, BLOCK_N)
 
 
@@ -227,7 +232,7 @@ def _down_kernel(
     # operands
     hidden, down, out,
     # schedule
-    order, table, num_blocks,
+    order, weights, table, num_blocks,
     # shape
     N: tl.constexpr, K: tl.constexpr,
     # tile
@@ -239,7 +244,7 @@ def _down_kernel(
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:
-        arguments = (hidden, down, out, order, expert, row, rows, column)
+        arguments = (hidden, down, out, order, weights, expert, row, rows, column)
         _climb(_down_tile, arguments, rows, (N, K, BLOCK_N, BULK), LADDER)
 
 
@@ -258,12 +263,13 @@ def launch_gate_up(
 
 
 def launch_down(hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tiles: FastTiles) -> torch.Tensor:
-    """out [N, hidden] in slot order, in the dtype of hidden."""
+    """out [N, hidden] in slot order, in the dtype of hidden; times the weights of the slots if `weighted_by_down`."""
     tile, n, k = tiles.down, *down.shape[1:]
     out = torch.empty((hidden.shape[0], n), dtype=hidden.dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
+    weights = blocks.weights if weighted_by_down(hidden.dtype) else None
     _down_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
-        hidden, tile.operand(down), out, blocks.order, blocks.table, num_blocks,
+        hidden, tile.operand(down), out, blocks.order, weights, blocks.table, num_blocks,
         N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out

@@ -9,10 +9,12 @@ import torch
 import triton
 import triton.language as tl
 
+from ..gating import LEAST_SUM as _LEAST_SUM
 from ..gating import Gating
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import target_of
 
+LEAST_SUM = tl.constexpr(_LEAST_SUM)
 MAX_RANKED = 128
 """The most experts, rounded up to a power of two, that are ranked by comparing all with all instead of one by one."""
 MAX_RANKED_ON_AMD = 64
@@ -84,7 +86,7 @@ def _choose(
     experts = tl.sum(tl.where(takes, column[:, :, None], 0), axis=1)
     weights = tl.sum(tl.where(takes, score[:, :, None], 0.0), axis=1)
     if RENORMALIZE:
-        weights = weights / tl.sum(weights, axis=1)[:, None]
+        weights = weights / (tl.sum(weights, axis=1)[:, None] + LEAST_SUM)
     return experts, weights * scale
 
 

@@ -11,16 +11,20 @@ import torch
 import triton
 import triton.language as tl
 
-from ..checks import DTYPES, check_contiguous, check_expert_size, check_tensor
-from .schedule import Schedule, check_schedule
+from .schedule import Schedule
 from .tile_order import locate_tile
-from .tiles import BLOCK_M, GROUP_M, GemmTile, device_tiles
+from .tiles import BLOCK_M, GROUP_M, GemmTile
 
 
 @triton.jit
 def _fused_gate_up_kernel(
-    rows, gate_up, hidden, block_expert, block_row, offsets, stride_expert,
-    FFN: tl.constexpr, K: tl.constexpr, STRIDE_N: tl.constexpr,
+    # operands
+    rows, gate_up, hidden,
+    # schedule
+    block_expert, block_row, offsets,
+    # shape
+    stride_expert, FFN: tl.constexpr, K: tl.constexpr, STRIDE_N: tl.constexpr,
+    # tile
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     expert, row, end, tile = locate_tile(block_expert, block_row, offsets, tl.cdiv(FFN, BLOCK_N), BLOCK_M, GROUP_M)
@@ -57,27 +61,11 @@ def _fused_gate_up_kernel(
     tl.store(c, product.to(hidden.dtype.element_ty), mask=in_rows & (n < FFN)[None, :])
 
 
-def fused_gate_up(
-    rows: torch.Tensor, gate_up: torch.Tensor, schedule: Schedule, tile: GemmTile | None = None
-) -> torch.Tensor:
+def launch_fused_gate_up(rows: torch.Tensor, gate_up: torch.Tensor, schedule: Schedule, tile: GemmTile) -> torch.Tensor:
     """hidden [N, ffn] in the dtype of rows.
 
-    rows: float16 or bfloat16 [N, k] in expert order, contiguous; gate_up: the same dtype [num_experts, 2 * ffn, k];
-    tile: default by the device's shared memory.
-    Raises TypeError or ValueError for another dtype, device, shape or stride.
+    rows: float16 or bfloat16 [N, k] in expert order, contiguous; gate_up: the same dtype [num_experts, 2 * ffn, k].
     """
-    check_tensor("rows", rows, ("slots", "k"), DTYPES, None)
-    check_contiguous("rows", rows)
-    check_schedule(schedule, rows)
-    check_tensor("gate_up", gate_up, (schedule.num_experts, "2 * ffn", rows.shape[1]), (rows.dtype,), rows)
-    check_expert_size("gate_up", gate_up)
-    if gate_up.shape[1] % 2:
-        raise ValueError(f"gate_up must hold as many gate as up rows, got {gate_up.shape[1]} in all")
-    return launch_fused_gate_up(rows, gate_up, schedule, tile or device_tiles(rows.device).fused)
-
-
-def launch_fused_gate_up(rows: torch.Tensor, gate_up: torch.Tensor, schedule: Schedule, tile: GemmTile) -> torch.Tensor:
-    """`fused_gate_up` without its checks."""
     num_rows, k = rows.shape
     ffn = gate_up.shape[1] // 2
     hidden = torch.empty((num_rows, ffn), dtype=rows.dtype, device=rows.device)

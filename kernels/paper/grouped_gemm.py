@@ -1,6 +1,8 @@
 """Grouped GEMM over the block schedule: the gate, up and down projections of the unfused pipeline, down of the fused.
 
-out[r] = weights[expert of row r] @ rows[r]: rows [N, k], weights [num_experts, n, k] -> out [N, n], float32 inside.
+out[r] = weights[expert of row r] @ rows[r]: rows [N, k], weights [num_experts, n, k] -> out [N, n], float32 inside. The
+down projection in float16 also multiplies by the score of the row's slot (`weighted_by_down`); the paper does so in its
+last pass.
 """
 
 from __future__ import annotations
@@ -9,16 +11,20 @@ import torch
 import triton
 import triton.language as tl
 
-from ..checks import DTYPES, check_contiguous, check_expert_size, check_tensor
-from .schedule import Schedule, check_schedule
+from .schedule import Schedule
 from .tile_order import locate_tile
-from .tiles import BLOCK_M, GROUP_M, GemmTile, device_tiles
+from .tiles import BLOCK_M, GROUP_M, GemmTile
 
 
 @triton.jit
 def _grouped_gemm_kernel(
-    rows, weights, out, block_expert, block_row, offsets, stride_expert,
-    N: tl.constexpr, K: tl.constexpr, STRIDE_N: tl.constexpr,
+    # operands
+    rows, weights, out, scores,
+    # schedule
+    order, block_expert, block_row, offsets,
+    # shape
+    stride_expert, N: tl.constexpr, K: tl.constexpr, STRIDE_N: tl.constexpr,
+    # tile
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     expert, row, end, tile = locate_tile(block_expert, block_row, offsets, tl.cdiv(N, BLOCK_N), BLOCK_M, GROUP_M)
@@ -43,34 +49,27 @@ def _grouped_gemm_kernel(
         accumulator = tl.dot(a_tile, b_tile, accumulator)
         a += BLOCK_K
         b += BLOCK_K
+    if scores is not None:
+        slot = tl.load(order + row + m, mask=row + m < end, other=0)
+        accumulator *= tl.load(scores + slot, mask=row + m < end, other=0.0)[:, None]
     c = out + row.to(tl.int64) * N + m[:, None] * N + n[None, :]  # [BLOCK_M, BLOCK_N]
     tl.store(c, accumulator.to(out.dtype.element_ty), mask=in_rows & (n < N)[None, :])
 
 
-def grouped_gemm(
-    rows: torch.Tensor, weights: torch.Tensor, schedule: Schedule, tile: GemmTile | None = None
+def launch_grouped_gemm(
+    rows: torch.Tensor, weights: torch.Tensor, schedule: Schedule, tile: GemmTile, scores: torch.Tensor | None = None
 ) -> torch.Tensor:
     """out [N, n] in the dtype of rows.
 
     rows: float16 or bfloat16 [N, k] in expert order, contiguous; weights: the same dtype [num_experts, n, k], any
-    strides but the last, so that half of a stacked gate_up will do; tile: default by the device's shared memory.
-    Raises TypeError or ValueError for another dtype, device, shape or stride.
+    strides but the last, so that half of a stacked gate_up will do; scores: float32 [tokens, top_k], by which the rows
+    of its slots are multiplied.
     """
-    check_tensor("rows", rows, ("slots", "k"), DTYPES, None)
-    check_contiguous("rows", rows)
-    check_schedule(schedule, rows)
-    check_tensor("weights", weights, (schedule.num_experts, "n", rows.shape[1]), (rows.dtype,), rows)
-    check_expert_size("weights", weights)
-    return launch_grouped_gemm(rows, weights, schedule, tile or device_tiles(rows.device).down)
-
-
-def launch_grouped_gemm(rows: torch.Tensor, weights: torch.Tensor, schedule: Schedule, tile: GemmTile) -> torch.Tensor:
-    """`grouped_gemm` without its checks."""
     num_rows, k = rows.shape
     n = weights.shape[1]
     out = torch.empty((num_rows, n), dtype=rows.dtype, device=rows.device)
     _grouped_gemm_kernel[(schedule.block_expert.shape[0] * triton.cdiv(n, tile.block_n),)](
-        rows, weights, out, schedule.block_expert, schedule.block_row, schedule.offsets,
+        rows, weights, out, scores, schedule.order, schedule.block_expert, schedule.block_row, schedule.offsets,
         weights.stride(0),
         N=n, K=k, STRIDE_N=weights.stride(1),
         BLOCK_M=BLOCK_M, BLOCK_N=tile.block_n, BLOCK_K=tile.block_k, GROUP_M=GROUP_M,

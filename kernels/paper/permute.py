@@ -10,8 +10,6 @@ import torch
 import triton
 import triton.language as tl
 
-from ..checks import DTYPES, INDEX_DTYPES, MAX_TOP_K, check_contiguous, check_tensor, check_top_k
-
 
 @triton.jit
 def _permute_kernel(
@@ -41,26 +39,20 @@ def _unpermute_combine_kernel(
     total = tl.zeros([BLOCK_R, BLOCK_H], dtype=tl.float32)
     for j in tl.static_range(TOP_K):
         row = tl.load(row_of_slot + token * TOP_K + j, mask=inside, other=0).to(tl.int64)
-        weight = tl.load(weights + token * TOP_K + j, mask=inside, other=0.0)
         values = tl.load(expert_out + row[:, None] * HIDDEN + column[None, :], mask=mask, other=0.0)
-        total += weight[:, None] * values.to(tl.float32)
+        if weights is None:
+            total += values.to(tl.float32)
+        else:
+            weight = tl.load(weights + token * TOP_K + j, mask=inside, other=0.0)
+            total += weight[:, None] * values.to(tl.float32)
     tl.store(y + token[:, None].to(tl.int64) * HIDDEN + column[None, :], total.to(y.dtype.element_ty), mask=mask)
 
 
-def permute(x: torch.Tensor, order: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def launch_permute(x: torch.Tensor, order: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows [N, hidden] in the dtype of x, row_of_slot int32 [N]): row r is the token of slot order[r].
 
     x: float16 or bfloat16 [tokens, hidden]; order: int32 or int64 [tokens * top_k], a permutation of the slots.
-    Raises TypeError or ValueError for another dtype, device, shape, stride or top_k.
     """
-    check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
-    check_top_k(top_k, MAX_TOP_K)
-    check_tensor("order", order, (x.shape[0] * top_k,), INDEX_DTYPES, x)
-    return launch_permute(x, order, top_k)
-
-
-def launch_permute(x: torch.Tensor, order: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`permute` without its checks."""
     num_rows, hidden = x.shape[0] * top_k, x.shape[1]
     rows = torch.empty((num_rows, hidden), dtype=x.dtype, device=x.device)
     row_of_slot = torch.empty(num_rows, dtype=torch.int32, device=x.device)
@@ -71,29 +63,16 @@ def launch_permute(x: torch.Tensor, order: torch.Tensor, top_k: int) -> tuple[to
     return rows, row_of_slot
 
 
-def unpermute_combine(expert_out: torch.Tensor, row_of_slot: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def launch_unpermute_combine(
+    expert_out: torch.Tensor, row_of_slot: torch.Tensor, top_k: int, weights: torch.Tensor | None
+) -> torch.Tensor:
     """y [tokens, hidden] in the dtype of expert_out [N, hidden], each element written once, in a fixed order of sums.
 
-    row_of_slot: int32 [N] from `permute`; weights: float32 [tokens, top_k] with tokens * top_k = N.
-    Raises TypeError or ValueError for another dtype, device, shape or stride.
+    row_of_slot: int32 [N] from `launch_permute`, N = tokens * top_k; weights: float32 [tokens, top_k], None where the
+    rows of expert_out are weighted already.
     """
-    check_tensor("expert_out", expert_out, ("slots", "hidden"), DTYPES, None)
-    check_contiguous("expert_out", expert_out)
-    num_rows = expert_out.shape[0]
-    check_tensor("row_of_slot", row_of_slot, (num_rows,), (torch.int32,), expert_out)
-    check_tensor("weights", weights, ("tokens", "top_k"), (torch.float32,), expert_out)
-    check_contiguous("weights", weights)
-    if weights.numel() != num_rows:
-        raise ValueError(f"weights {list(weights.shape)} must hold one weight for each of the {num_rows} slots")
-    return launch_unpermute_combine(expert_out, row_of_slot, weights)
-
-
-def launch_unpermute_combine(
-    expert_out: torch.Tensor, row_of_slot: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """`unpermute_combine` without its checks."""
-    num_tokens, top_k = weights.shape
-    hidden = expert_out.shape[1]
+    num_rows, hidden = expert_out.shape
+    num_tokens = num_rows // top_k
     y = torch.empty((num_tokens, hidden), dtype=expert_out.dtype, device=expert_out.device)
     block_r, block_h = _block(num_tokens, hidden, expert_out.is_cuda)
     _unpermute_combine_kernel[(triton.cdiv(num_tokens, block_r), triton.cdiv(hidden, block_h))](

@@ -14,6 +14,7 @@ import torch
 
 from ..checks import check_layer
 from ..gating import Gating
+from ..weighting import weighted_by_down
 from .fused_gate_up import launch_fused_gate_up
 from .grouped_gemm import launch_grouped_gemm
 from .permute import launch_permute, launch_unpermute_combine
@@ -74,13 +75,15 @@ def _expert_ffn(
         gate = launch_grouped_gemm(rows, layer.gate_up[:, :ffn], inward, tiles.gate_up)
         up = launch_grouped_gemm(rows, layer.gate_up[:, ffn:], inward, tiles.gate_up)
         hidden = launch_silu_mul(gate, up)
-    return launch_grouped_gemm(hidden, layer.down, blocks(), tiles.down), row_of_slot, weights
+    scores = weights if weighted_by_down(hidden.dtype) else None
+    return launch_grouped_gemm(hidden, layer.down, blocks(), tiles.down, scores), row_of_slot, weights
 
 
 def _unpermute_combine(
     layer: _Layer, expert_out: torch.Tensor, row_of_slot: torch.Tensor, weights: torch.Tensor
 ) -> tuple:
-    return (launch_unpermute_combine(expert_out, row_of_slot, weights),)
+    left = None if weighted_by_down(expert_out.dtype) else weights
+    return (launch_unpermute_combine(expert_out, row_of_slot, layer.top_k, left),)
 
 
 _STAGES: tuple[tuple[str, Callable[..., tuple]], ...] = (

@@ -10,9 +10,10 @@ import torch
 import triton
 import triton.language as tl
 
-from ..checks import DTYPES, LOGIT_DTYPES, check_num_experts, check_tensor, check_top_k
+from ..gating import LEAST_SUM as _LEAST_SUM
 from ..gating import Gating
 
+LEAST_SUM = tl.constexpr(_LEAST_SUM)
 _LOWEST = tl.constexpr(-(2**63))
 
 
@@ -57,29 +58,18 @@ def _score_topk_kernel(
         chosen = tl.where(position[None, :] == k, expert[:, None], chosen)
         score = tl.where(position[None, :] == k, value[:, None], score)
     if RENORMALIZE:
-        score = score / tl.sum(score, axis=1)[:, None]
+        score = score / (tl.sum(score, axis=1)[:, None] + LEAST_SUM)
     offsets = tokens[:, None] * TOP_K + position[None, :]
     mask = (tokens[:, None] < num_tokens) & (position[None, :] < TOP_K)
     tl.store(weights + offsets, score * scale, mask=mask)
     tl.store(experts + offsets, chosen, mask=mask)
 
 
-def score_topk(logits: torch.Tensor, top_k: int, gating: Gating) -> tuple[torch.Tensor, torch.Tensor]:
+def launch_score_topk(logits: torch.Tensor, top_k: int, gating: Gating) -> tuple[torch.Tensor, torch.Tensor]:
     """weights float32 [tokens, top_k] and experts int32 [tokens, top_k] of logits [tokens, num_experts].
 
-    logits: float16, bfloat16 or float32; up to 512 experts, top_k up to 16. Scores are computed in float32.
-    Raises TypeError or ValueError for another dtype, shape, stride or top_k, and for a gating with groups or a
-    correction bias, which this family does not have.
+    logits: float16, bfloat16 or float32. Scores are computed in float32.
     """
-    check_tensor("logits", logits, ("tokens", "num_experts"), LOGIT_DTYPES, None)
-    check_num_experts(logits.shape[1])
-    check_top_k(top_k, logits.shape[1])
-    check_gating(gating)
-    return launch_score_topk(logits, top_k, gating)
-
-
-def launch_score_topk(logits: torch.Tensor, top_k: int, gating: Gating) -> tuple[torch.Tensor, torch.Tensor]:
-    """`score_topk` without its checks."""
     num_tokens, num_experts = logits.shape
     weights = torch.empty((num_tokens, top_k), dtype=torch.float32, device=logits.device)
     experts = torch.empty((num_tokens, top_k), dtype=torch.int32, device=logits.device)
@@ -95,30 +85,13 @@ def launch_score_topk(logits: torch.Tensor, top_k: int, gating: Gating) -> tuple
     return weights, experts
 
 
-def router(
-    x: torch.Tensor,
-    router_weight: torch.Tensor,
-    top_k: int,
-    gating: Gating,
-    correction_bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """weights float32 [tokens, top_k] and experts int32 [tokens, top_k] of x [tokens, hidden].
-
-    router_weight: [num_experts, hidden] in the dtype of x, float16 or bfloat16; the logits are in that dtype, as in
-    the paper. Raises as `score_topk`, and ValueError if a correction bias is given.
-    """
-    check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
-    check_tensor("router_weight", router_weight, ("num_experts", x.shape[1]), (x.dtype,), x)
-    check_num_experts(router_weight.shape[0])
-    check_top_k(top_k, router_weight.shape[0])
-    check_gating(gating, correction_bias)
-    return launch_router(x, router_weight, top_k, gating)
-
-
 def launch_router(
     x: torch.Tensor, router_weight: torch.Tensor, top_k: int, gating: Gating
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`router` without its checks."""
+    """weights float32 [tokens, top_k] and experts int32 [tokens, top_k] of x [tokens, hidden].
+
+    router_weight: [num_experts, hidden] in the dtype of x; the logits are in that dtype, as in the paper.
+    """
     return launch_score_topk(torch.mm(x, router_weight.t()), top_k, gating)
 
 

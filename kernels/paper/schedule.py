@@ -14,7 +14,6 @@ import torch
 import triton
 import triton.language as tl
 
-from ..checks import INDEX_DTYPES, MAX_SLOTS, check_contiguous, check_num_experts, check_tensor
 from .tiles import BLOCK_M
 
 
@@ -83,19 +82,11 @@ def _list_blocks_kernel(
     tl.store(block_row + blocks, row, mask=blocks < num_blocks)
 
 
-def schedule_on_gpu(experts: torch.Tensor, num_experts: int) -> Schedule:
-    """The schedule of experts int32 [tokens, top_k], each in 0..num_experts - 1, made without the host.
-
-    Two launches, no synchronisation, no atomics; the list has `max_blocks` entries. A CUDA graph can hold it. What
-    `experts` holds is not checked, because that would need the host.
-    Raises TypeError or ValueError for another dtype, shape or stride, or a number of experts or slots out of range.
-    """
-    _check_experts(experts, num_experts)
-    return launch_schedule(experts, num_experts)
-
-
 def launch_schedule(experts: torch.Tensor, num_experts: int) -> Schedule:
-    """`schedule_on_gpu` without its checks."""
+    """The schedule of experts int32 [tokens, top_k], made without the host, in `max_blocks` blocks.
+
+    Two launches, no synchronisation, no atomics; a CUDA graph can hold it.
+    """
     num_blocks = max_blocks(experts.numel(), num_experts)
     order, offsets = launch_sort_slots(experts, num_experts)
     block_expert, block_row = torch.empty((2, num_blocks), dtype=torch.int32, device=experts.device)
@@ -119,16 +110,6 @@ def launch_sort_slots(experts: torch.Tensor, num_experts: int) -> tuple[torch.Te
     return order, offsets
 
 
-def schedule_on_host(experts: torch.Tensor, num_experts: int) -> Schedule:
-    """The same schedule, with exactly the blocks that are used: sorted by PyTorch, listed by the CPU.
-
-    Waits for the GPU. Raises as `schedule_on_gpu`.
-    """
-    _check_experts(experts, num_experts)
-    order, offsets = sort_slots(experts, num_experts)
-    return Schedule(order, offsets, *list_blocks_on_host(offsets))
-
-
 def sort_slots(experts: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(order, offsets) of a `Schedule` by PyTorch's stable sort, with no synchronisation and no checks."""
     ascending, order = torch.sort(experts.view(-1), stable=True)
@@ -145,21 +126,3 @@ def list_blocks_on_host(offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     row = rows[expert] + (np.arange(len(expert), dtype=np.int32) - first[expert]) * BLOCK_M
     block_expert, block_row = torch.from_numpy(np.stack([expert, row]).astype(np.int32)).to(offsets.device)
     return block_expert, block_row
-
-
-def check_schedule(schedule: Schedule, rows: torch.Tensor) -> None:
-    """Raises TypeError for what is no Schedule, ValueError for one that is not of these rows and their device."""
-    if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule must be a Schedule, got {type(schedule).__name__}")
-    check_tensor("schedule.order", schedule.order, (rows.shape[0],), INDEX_DTYPES, rows)
-    check_tensor("schedule.offsets", schedule.offsets, ("num_experts + 1",), (torch.int32,), rows)
-    check_tensor("schedule.block_expert", schedule.block_expert, ("num_blocks",), (torch.int32,), rows)
-    check_tensor("schedule.block_row", schedule.block_row, (len(schedule.block_expert),), (torch.int32,), rows)
-
-
-def _check_experts(experts: torch.Tensor, num_experts: int) -> None:
-    check_num_experts(num_experts)
-    check_tensor("experts", experts, ("tokens", "top_k"), (torch.int32,), None)
-    check_contiguous("experts", experts)
-    if experts.numel() > MAX_SLOTS:
-        raise ValueError(f"experts holds {experts.numel()} slots: at most {MAX_SLOTS}, 8192 tokens of top-16")

@@ -9,8 +9,6 @@ import torch
 import triton
 import triton.language as tl
 
-from ..checks import DTYPES, check_contiguous, check_tensor
-
 
 @triton.jit
 def _silu_mul_kernel(gate, up, hidden, num_elements, BLOCK: tl.constexpr):
@@ -21,20 +19,8 @@ def _silu_mul_kernel(gate, up, hidden, num_elements, BLOCK: tl.constexpr):
     tl.store(hidden + index, (g * tl.sigmoid(g) * u).to(hidden.dtype.element_ty), mask=mask)
 
 
-def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """hidden [N, ffn] in the dtype of gate; gate, up: float16 or bfloat16 [N, ffn], contiguous.
-
-    Raises TypeError or ValueError for another dtype, device, shape or stride.
-    """
-    check_tensor("gate", gate, ("slots", "ffn"), DTYPES, None)
-    check_tensor("up", up, tuple(gate.shape), (gate.dtype,), gate)
-    check_contiguous("gate", gate)
-    check_contiguous("up", up)
-    return launch_silu_mul(gate, up)
-
-
 def launch_silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """`silu_mul` without its checks."""
+    """hidden [N, ffn] in the dtype of gate; gate, up: float16 or bfloat16 [N, ffn], contiguous."""
     hidden = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     block = 2048 if gate.is_cuda else 2**18
     _silu_mul_kernel[(triton.cdiv(gate.numel(), block),)](gate, up, hidden, gate.numel(), BLOCK=block)

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 from moe_cases import assert_accurate, random
+from paper_steps import BUILDERS, fused_gate_up, grouped_gemm, schedule_on_host
 
-from tritonmoe_bench.kernels.paper.fused_gate_up import fused_gate_up
-from tritonmoe_bench.kernels.paper.grouped_gemm import grouped_gemm
-from tritonmoe_bench.kernels.paper.schedule import schedule_on_gpu, schedule_on_host
-from tritonmoe_bench.kernels.paper.silu_mul import silu_mul
+from tritonmoe_bench.kernels.paper.silu_mul import launch_silu_mul
 from tritonmoe_bench.kernels.paper.tiles import GemmTile
 
 ROUTINGS = {
@@ -39,7 +37,7 @@ def silu_product(gate, up):
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
-@pytest.mark.parametrize("builder", [schedule_on_host, schedule_on_gpu])
+@pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS)
 def test_grouped_gemm_routings(routing, builder, dtype, device):
     counts, (n, k) = ROUTINGS[routing], (40, 56)
     rows = random(sum(counts), k, dtype=dtype, device=device)
@@ -59,6 +57,29 @@ def test_grouped_gemm_shapes(shape, tile, dtype, device):
     assert_accurate(out, by_expert(rows.float(), weights.float(), counts), by_expert(rows, weights, counts))
 
 
+@pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS)
+def test_grouped_gemm_times_the_scores_of_the_slots(builder, dtype, device):
+    counts = [66, 0, 5, 29]
+    experts = torch.repeat_interleave(torch.arange(4), torch.tensor(counts))[torch.randperm(100)].view(50, 2)
+    scores = torch.rand(50, 2, device=device)
+    schedule = builder(experts.to(device=device, dtype=torch.int32), 4)
+    rows = random(100, 56, dtype=dtype, device=device)
+    weights = random(4, 40, 56, dtype=dtype, device=device, seed=1, scale=56**-0.5)
+    out = grouped_gemm(rows, weights, schedule, SMALL_TILE, scores)
+    times = scores.flatten()[schedule.order.long()].unsqueeze(1)
+    exact, own = (by_expert(rows.to(kind), weights.to(kind), counts) for kind in (torch.float32, rows.dtype))
+    assert_accurate(out, exact * times, own * times.to(own.dtype))
+
+
+def test_scores_are_applied_before_an_output_is_rounded_to_16_bits(device):
+    rows, weights = (torch.full(shape, 256.0, dtype=torch.float16, device=device) for shape in ((2, 16), (1, 8, 16)))
+    schedule = make_schedule([2], device)
+    assert grouped_gemm(rows, weights, schedule).isinf().all()
+    scores = torch.tensor([[2.0**-8], [2.0**-10]], device=device)
+    out = grouped_gemm(rows, weights, schedule, None, scores)
+    assert out[:, 0].tolist() == (2.0**20 * scores.flatten()[schedule.order.long()]).tolist()
+
+
 def test_grouped_gemm_takes_half_of_a_stack(dtype, device):
     counts = [3, 4]
     rows = random(7, 24, dtype=dtype, device=device)
@@ -69,7 +90,7 @@ def test_grouped_gemm_takes_half_of_a_stack(dtype, device):
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
-@pytest.mark.parametrize("builder", [schedule_on_host, schedule_on_gpu])
+@pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS)
 def test_fused_gate_up_routings(routing, builder, dtype, device):
     assert_fused_right(ROUTINGS[routing], 40, 56, dtype, device, None, builder)
 
@@ -94,12 +115,12 @@ def assert_fused_right(counts, ffn, k, dtype, device, tile, builder):
 @pytest.mark.parametrize("shape", [(1, 1), (3, 577), (70, 1408), (300, 1024)], ids=str)
 def test_silu_mul(shape, dtype, device):
     gate, up = (random(*shape, dtype=dtype, device=device, seed=seed, scale=3.0) for seed in (0, 1))
-    assert_accurate(silu_mul(gate, up), silu_product(gate.float(), up.float()), silu_product(gate, up))
+    assert_accurate(launch_silu_mul(gate, up), silu_product(gate.float(), up.float()), silu_product(gate, up))
 
 
 def test_silu_of_large_gates_neither_overflows_nor_loses_its_sign(device):
     gate = torch.tensor([[60000.0, -60000.0, 0.0, -20.0]], dtype=torch.float16, device=device)
-    hidden = silu_mul(gate, torch.ones_like(gate))
+    hidden = launch_silu_mul(gate, torch.ones_like(gate))
     assert hidden[0, :3].tolist() == [60000.0, 0.0, 0.0]
     assert hidden[0, 3] <= 0
 

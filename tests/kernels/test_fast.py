@@ -4,9 +4,11 @@ from itertools import cycle
 
 import pytest
 import torch
-from fast_cases import Spy, logits_that_choose, make_tiles, one_expert_each
+from fast_cases import SMALL_FEW, Spy, logits_that_choose, make_tiles, one_expert_each
 from moe_cases import assert_accurate, make_layer
 
+from tritonmoe_bench.experiments.workload.reference import moe_forward
+from tritonmoe_bench.kernels import paper_moe
 from tritonmoe_bench.kernels.fast import blocks, forward, gemm, logits, routing
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS
@@ -61,6 +63,39 @@ def test_hot_and_empty_experts_at_every_kind_of_height(block_m, dtype, device):
     logits = one_expert_each([0, 1, 0, 217, 2, 17, 0])
     layer = make_layer(device, tokens=len(logits), experts=7, top_k=1, hidden=80, ffn=40, dtype=dtype, logits=logits)
     layer.assert_fast_right(tiles=make_tiles(block_m, swap=block_m > 64))
+
+
+def test_an_output_beyond_float16_that_its_weight_brings_back_into_range(device):
+    """The second expert gives 131072, with the weight 0.12: every path gives the sum, to the precision of float16."""
+    half = {"dtype": torch.float16, "device": device}
+    x, router = torch.zeros(5, 32, **half), torch.zeros(4, 32, **half)
+    x[:, 0], x[:, 1] = 1, 4
+    router[:2, 0] = torch.tensor([3, 1], **half)
+    gate_up, down = torch.zeros(4, 32, 32, **half), torch.zeros(4, 32, 16, **half)
+    gate_up[:, :, 1], down[0], down[1] = 8, 0.5, 8
+    layer = x, router, gate_up, down, 2
+    exact = moe_forward(x, router, lambda e: (gate_up[e, :16], gate_up[e, 16:], down[e]), 2, Gating())[0, 0].item()
+    assert 20990 < exact < 21000
+    outputs = [fast_moe(*layer, tiles=tiles) for tiles in (make_tiles(16), make_tiles(160, swap=True), SMALL_FEW)]
+    outputs += [paper_moe(*layer, fused=fused, schedule=by) for fused in (True, False) for by in ("host", "gpu")]
+    for y in outputs:
+        assert y.flatten().tolist() == pytest.approx([exact] * y.numel(), rel=2**-10)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_a_token_whose_sigmoid_scores_all_underflow_gets_zeros(scale, device):
+    """Each weight is 0 / (0 + 1e-20), as in the models' own code; the other token is not touched by it."""
+    half = {"dtype": torch.float16, "device": device}
+    x, router = torch.zeros(2, 32, **half), torch.zeros(4, 32, **half)
+    x[0, 0], x[:, 1], router[:, 0] = 200, 1, -1  # logits of -200
+    layer = x, router, torch.ones(4, 32, 32, **half), torch.ones(4, 32, 16, **half), 2
+    gating = Gating("sigmoid", renormalize=True, scale=scale)
+    exact = moe_forward(*layer[:2], lambda e: (layer[2][e, :16], layer[2][e, 16:], layer[3][e]), 2, gating)
+    assert exact[0].tolist() == [0.0] * 32
+    outputs = [fast_moe(*layer, gating, tiles=tiles) for tiles in (LEFT, SMALL_FEW)] + [paper_moe(*layer, gating)]
+    for y in outputs:
+        assert y[0].tolist() == [0.0] * 32
+        torch.testing.assert_close(y[1].float(), exact[1], rtol=2**-10, atol=0)
 
 
 @pytest.mark.parametrize("tokens", [7, 130])

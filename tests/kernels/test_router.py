@@ -6,7 +6,7 @@ from moe_cases import make_layer, rounded_logits
 
 from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.gating import Gating
-from tritonmoe_bench.kernels.paper.router import router, score_topk
+from tritonmoe_bench.kernels.paper.router import launch_router, launch_score_topk
 
 GATINGS = {
     "softmax": Gating(),
@@ -18,7 +18,7 @@ SHAPES = [(1, 1, 1), (3, 5, 5), (17, 60, 4), (300, 8, 2), (2, 512, 16), (33, 384
 
 
 def assert_routes_as_reference(logits, top_k, gating):
-    weights, experts = score_topk(logits, top_k, gating)
+    weights, experts = launch_score_topk(logits, top_k, gating)
     expected_weights, expected_experts = route(logits, top_k, gating)
     assert weights.dtype == torch.float32
     assert experts.dtype == torch.int32
@@ -54,7 +54,7 @@ def test_logits_of_minus_infinity_are_chosen_last_and_each_once(device):
     logits = torch.full((2, 6), float("-inf"), device=device)
     logits[:, 4] = 1.0
     logits[1, 2] = 3.0
-    weights, experts = score_topk(logits, 4, Gating())
+    weights, experts = launch_score_topk(logits, 4, Gating())
     assert experts.tolist() == [[4, 0, 1, 2], [2, 4, 0, 1]]
     assert weights[0].tolist() == [1.0, 0.0, 0.0, 0.0]
     assert_routes_as_reference(logits, 4, Gating())
@@ -63,14 +63,14 @@ def test_logits_of_minus_infinity_are_chosen_last_and_each_once(device):
 def test_saturated_sigmoid_scores_tie(device):
     logits = torch.tensor([[-200.0, 90.0, 80.0, 95.0, -300.0, 0.0]], device=device)
     assert_routes_as_reference(logits, 6, Gating("sigmoid"))
-    assert score_topk(logits, 3, Gating("sigmoid"))[1].tolist() == [[1, 2, 3]]
+    assert launch_score_topk(logits, 3, Gating("sigmoid"))[1].tolist() == [[1, 2, 3]]
 
 
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
 def test_a_nan_logit_shows_in_the_weights_and_breaks_no_index(scoring, device):
     logits = rounded_logits(3, 10).to(device)
     logits[1, 6] = float("nan")
-    weights, experts = score_topk(logits, 10, Gating(scoring))
+    weights, experts = launch_score_topk(logits, 10, Gating(scoring))
     assert weights[1].isnan().any()
     assert not weights[[0, 2]].isnan().any()
     assert experts.sort(dim=1).values.tolist() == [list(range(10))] * 3
@@ -84,7 +84,7 @@ def test_rows_may_lie_apart(device):
 @pytest.mark.parametrize("gating", ["softmax", "softmax_renorm", "sigmoid", "sigmoid_renorm"])
 def test_router_from_activations(gating, dtype, device):
     layer = make_layer(device, tokens=50, experts=20, top_k=6, hidden=72, ffn=8, dtype=dtype, gating=gating, skew=1.2)
-    weights, experts = router(layer.x, layer.weights.router(), 6, layer.case.gate)
+    weights, experts = launch_router(layer.x, layer.weights.router(), 6, layer.case.gate)
     expected_weights, expected_experts = route(layer.x.float() @ layer.weights.router().float().T, 6, layer.case.gate)
     assert torch.equal(experts.long(), expected_experts)
     torch.testing.assert_close(weights, expected_weights, rtol=5e-6, atol=1e-9)

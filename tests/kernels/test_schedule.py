@@ -4,11 +4,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from paper_steps import BUILDERS
 
-from tritonmoe_bench.kernels.paper.schedule import max_blocks, schedule_on_gpu, schedule_on_host
+from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import BLOCK_M
-
-BUILDERS = {"host": schedule_on_host, "gpu": schedule_on_gpu}
 
 
 @st.composite
@@ -47,7 +46,7 @@ def assert_valid(schedule, experts, num_experts):
 @given(routing=routings())
 def test_both_builders_make_the_same_valid_schedule(routing, device):
     experts, num_experts = routing[0].to(device), routing[1]
-    on_host, on_gpu = schedule_on_host(experts, num_experts), schedule_on_gpu(experts, num_experts)
+    on_host, on_gpu = BUILDERS["host"](experts, num_experts), BUILDERS["gpu"](experts, num_experts)
     assert_valid(on_host, experts, num_experts)
     assert_valid(on_gpu, experts, num_experts)
     assert -1 not in on_host.block_expert.tolist()

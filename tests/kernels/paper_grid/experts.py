@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 from moe_cases import assert_accurate, make_layer
+from paper_steps import fused_gate_up, grouped_gemm, schedule_on_host
 
 from paper_grid.rows import SIGMOID, SOFTMAX, Row, check, routed_experts
 from tritonmoe_bench.experiments.workload.reference import moe_forward
-from tritonmoe_bench.kernels.paper.fused_gate_up import fused_gate_up
-from tritonmoe_bench.kernels.paper.grouped_gemm import grouped_gemm
-from tritonmoe_bench.kernels.paper.permute import permute
-from tritonmoe_bench.kernels.paper.schedule import schedule_on_host
-from tritonmoe_bench.kernels.paper.silu_mul import silu_mul
+from tritonmoe_bench.kernels.paper.permute import launch_permute
+from tritonmoe_bench.kernels.paper.silu_mul import launch_silu_mul
 
 SCALE = 32
 """Hidden and ffn sizes of a real model are divided by this for the interpreter."""
@@ -54,7 +52,7 @@ def expert_rows(row: Row, counts: list[int] | None = None):
         experts = torch.repeat_interleave(torch.arange(row.experts), torch.tensor(counts))
         experts = experts.to(device=row.device, dtype=torch.int32).view(-1, row.top_k)
     schedule = schedule_on_host(experts, row.experts)
-    rows, _ = permute(layer.x, schedule.order, row.top_k)
+    rows, _ = launch_permute(layer.x, schedule.order, row.top_k)
     return layer, schedule, rows, schedule.offsets.diff().tolist()
 
 
@@ -93,7 +91,7 @@ def kernel_ffn(layer, rows: torch.Tensor, schedule, fused: bool) -> torch.Tensor
     if fused:
         hidden = fused_gate_up(rows, gate_up, schedule)
     else:
-        hidden = silu_mul(
+        hidden = launch_silu_mul(
             grouped_gemm(rows, gate_up[:, :ffn], schedule), grouped_gemm(rows, gate_up[:, ffn:], schedule)
         )
     return grouped_gemm(hidden, layer.weights.down(), schedule)

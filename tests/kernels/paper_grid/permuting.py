@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from moe_cases import assert_accurate, random
+from paper_steps import schedule_on_host
 
 from paper_grid.rows import SOFTMAX, Row, check, logits_of, routed_experts
 from tritonmoe_bench.experiments.workload.reference import route
-from tritonmoe_bench.kernels.paper.permute import permute, unpermute_combine
-from tritonmoe_bench.kernels.paper.schedule import schedule_on_host
+from tritonmoe_bench.kernels.paper.permute import launch_permute, launch_unpermute_combine
 
 
 def reference_permute(x: torch.Tensor, experts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -20,7 +20,7 @@ def reference_permute(x: torch.Tensor, experts: torch.Tensor) -> tuple[torch.Ten
 def permuted(row: Row):
     x, experts = random(row.tokens, row.hidden, dtype="fp16", device=row.device), routed_experts(row)
     schedule = schedule_on_host(experts, row.experts)
-    return x, experts, schedule, *permute(x, schedule.order, row.top_k)
+    return x, experts, schedule, *launch_permute(x, schedule.order, row.top_k)
 
 
 @check
@@ -77,13 +77,13 @@ def unpermute_matches_reference(row):
     slots = expert_out[row_of_slot.long()].view(row.tokens, row.top_k, row.hidden)
     exact = (slots.float() * weights[..., None]).sum(1)
     own = (slots * weights[..., None].half()).sum(1)
-    assert_accurate(unpermute_combine(expert_out, row_of_slot, weights), exact, own)
+    assert_accurate(launch_unpermute_combine(expert_out, row_of_slot, row.top_k, weights), exact, own)
 
 
 @check
 def unpermute_output_shape(row):
     *_, rows, row_of_slot = permuted(row)
-    y = unpermute_combine(rows, row_of_slot, torch.ones(row.tokens, row.top_k, device=row.device))
+    y = launch_unpermute_combine(rows, row_of_slot, row.top_k, torch.ones(row.tokens, row.top_k, device=row.device))
     assert y.shape == (row.tokens, row.hidden)
     assert y.dtype == torch.float16
 
@@ -93,7 +93,7 @@ def assert_roundtrip(row: Row, total: float = 1.0) -> None:
     x, *_, rows, row_of_slot = permuted(row)
     weights = torch.full((row.tokens, row.top_k), total / row.top_k, device=row.device)
     # top_k and the sums are powers of two, so nothing is rounded on the way.
-    assert torch.equal(unpermute_combine(rows, row_of_slot, weights), x * total)
+    assert torch.equal(launch_unpermute_combine(rows, row_of_slot, row.top_k, weights), x * total)
 
 
 @check
@@ -111,7 +111,7 @@ def roundtrip_with_scaling(row):
 def roundtrip_no_nan(row):
     *_, rows, row_of_slot = permuted(row)
     weights, _ = route(logits_of(row), row.top_k, SOFTMAX)
-    assert bool(unpermute_combine(rows, row_of_slot, weights).isfinite().all())
+    assert bool(launch_unpermute_combine(rows, row_of_slot, row.top_k, weights).isfinite().all())
 
 
 @check
