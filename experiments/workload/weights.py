@@ -95,7 +95,7 @@ class Weights:
             for key, made in self._made.items()
             for part, tensor in enumerate((made.values, made.scales) if isinstance(made, Packed) else (made,))
         }
-        return {key: int(_bits(tensor).sum(dtype=torch.int64)) for key, tensor in tensors.items()}
+        return {key: _checksum(tensor) for key, tensor in tensors.items()}
 
     def release(self) -> None:
         """Drops every tensor made so far."""
@@ -149,7 +149,8 @@ class Weights:
         return self._made[key]
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The bits of a tensor as whole numbers, in the fewest steps that its size allows."""
-    flat = tensor.view(-1)
-    return flat.view(torch.int16 if flat.nbytes % 2 == 0 else torch.uint8)
+def _checksum(tensor: torch.Tensor) -> int:
+    """The sum of the words of a tensor, which overflows as it will. A sum in another dtype would copy the tensor."""
+    data = tensor.view(-1).view(torch.uint8)
+    words = data.numel() // 8 * 8
+    return int(data[:words].view(torch.int64).sum()) + int(data[words:].sum())
