@@ -63,15 +63,9 @@ def launch_combine(out: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     y = torch.empty((tokens, hidden), dtype=out.dtype, device=out.device)
     block_h = min(triton.next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
     _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
-        out,
-        None if weighted_by_down(out.dtype) else weights,
-        y,
-        tokens,
-        TOP_K=top_k,
-        HIDDEN=hidden,
-        BLOCK_H=block_h,
-        **launch_options(out.device),
-    )
+        out, None if weighted_by_down(out.dtype) else weights, y, tokens,
+        TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(out.device),
+    )  # fmt: skip
     return y
 
 

@@ -139,6 +139,15 @@ def _store(out, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.const
 
 
 @triton.jit
+def _scatter(out, order, weights, m, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Writes values [rows, BLOCK_N] to their slots order[m], times the weights of the slots if there are weights."""
+    slot = tl.load(order + m, mask=in_rows, other=0)
+    if weights is not None:
+        values *= tl.load(weights + slot, mask=in_rows, other=0.0)[:, None]
+    _store(out, slot, in_rows, values, column, N, BLOCK_N)
+
+
+@triton.jit
 def _gate_up_tile(
     # operands
     x, gate_up, hidden,
@@ -188,15 +197,9 @@ def _down_tile(
         a_tail = hidden + (row + m_tail).to(tl.int64) * K
     total, tail = _product(a, a_tail, m < rows, m_tail < rows, down, expert, column,
                            N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-    slot = tl.load(order + row + m, mask=m < rows, other=0)
-    if weights is not None:
-        total *= tl.load(weights + slot, mask=m < rows, other=0.0)[:, None]
-    _store(out, slot, m < rows, total, column, N, BLOCK_N)
+    _scatter(out, order + row, weights, m, m < rows, total, column, N, BLOCK_N)
     if TAIL > 0:
-        slot_tail = tl.load(order + row + m_tail, mask=m_tail < rows, other=0)
-        if weights is not None:
-            tail *= tl.load(weights + slot_tail, mask=m_tail < rows, other=0.0)[:, None]
-        _store(out, slot_tail, m_tail < rows, tail, column, N, BLOCK_N)
+        _scatter(out, order + row, weights, m_tail, m_tail < rows, tail, column, N, BLOCK_N)
 
 
 @triton.jit

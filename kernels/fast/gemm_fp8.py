@@ -16,9 +16,10 @@ import triton.language as tl
 
 from ..formats.fp8_block import Fp8Block
 from ..pdl import launch_options, release_next, wait_for_previous
+from ..weighting import weighted_by_down
 from .blocks import Blocks
 from .e4m3 import operands, quantize_groups, unpack_e4m3
-from .gemm import _activate, _climb, _locate, _multiply, _store
+from .gemm import _activate, _climb, _locate, _multiply, _scatter, _store
 from .tile_types import FastTiles
 
 
@@ -122,14 +123,14 @@ def _down_fp8_tile(
     # operands
     hidden, hidden_scales, down, down_scales, out,
     # schedule
-    order, expert, row, rows, column,
+    order, weights, expert, row, rows, column,
     # shape
     N: tl.constexpr, K: tl.constexpr,
     # tile
     BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """out[slot of r] = down @ hidden[r] for the rows r of a block."""
+    """out[slot of r] = down @ hidden[r] for the rows r of a block, times weights[slot of r] if there are weights."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
     place = (row + m).to(tl.int64)
     m_tail = m
@@ -142,11 +143,9 @@ def _down_fp8_tile(
         hidden + place_tail * K, hidden_scales + place_tail * (K // BLOCK_K), m_tail < rows,
         down, down_scales, expert, column, N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
-    slot = tl.load(order + row + m, mask=m < rows, other=0)
-    _store(out, slot, m < rows, total, column, N, BLOCK_N)
+    _scatter(out, order + row, weights, m, m < rows, total, column, N, BLOCK_N)
     if TAIL > 0:
-        slot_tail = tl.load(order + row + m_tail, mask=m_tail < rows, other=0)
-        _store(out, slot_tail, m_tail < rows, tail, column, N, BLOCK_N)
+        _scatter(out, order + row, weights, m_tail, m_tail < rows, tail, column, N, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
@@ -175,7 +174,7 @@ def _down_fp8_kernel(
     # operands
     hidden, hidden_scales, down, down_scales, out,
     # schedule
-    order, table, num_blocks,
+    order, weights, table, num_blocks,
     # shape
     N: tl.constexpr, K: tl.constexpr,
     # tile
@@ -186,7 +185,7 @@ def _down_fp8_kernel(
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:
-        arguments = (hidden, hidden_scales, down, down_scales, out, order, expert, row, rows, column)
+        arguments = (hidden, hidden_scales, down, down_scales, out, order, weights, expert, row, rows, column)
         _climb(_down_fp8_tile, arguments, rows, (N, K, BLOCK_N), LADDER)
 
 
@@ -225,12 +224,17 @@ def launch_down_fp8(
     dtype: torch.dtype,
     tiles: FastTiles,
 ) -> torch.Tensor:
-    """out [N, hidden] in slot order, of that dtype; hidden and hidden_scales as `launch_gate_up_fp8` gives them."""
+    """out [N, hidden] in slot order, of that dtype; hidden and hidden_scales as `launch_gate_up_fp8` gives them.
+
+    The outputs are multiplied by the weights of their slots if `weighted_by_down`.
+    """
     tile, (_, n, k) = tiles.down, down.shape
     out = torch.empty((hidden.shape[0], n), dtype=dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
+    weights = blocks.weights if weighted_by_down(dtype) else None
     _down_fp8_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
         hidden, down.scales if hidden_scales is None else hidden_scales, *operands(down), out,
-        blocks.order, blocks.table, num_blocks, N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
+        blocks.order, weights, blocks.table, num_blocks,
+        N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out
