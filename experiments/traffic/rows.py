@@ -114,7 +114,9 @@ def counted_traffic(case: Case, implementation: str, tiles: AnyTiles) -> Table:
     launched = [launch.kernel for launch in counter.launches]
     sequence = matched(implementation, launched)
     if sequence is None or len(sequence) != len(launched):
-        raise RuntimeError(f"{implementation} launched {', '.join(launched)}: traffic_launches.py has no such sequence")
+        raise RuntimeError(
+            f"{implementation} launched {', '.join(launched)}: experiments/traffic/launches.py has no such sequence"
+        )
     counted = [
         (known.stage, known.tensors[argument], _bytes(seen))
         for known, launch in zip(sequence, counter.launches)

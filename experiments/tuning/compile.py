@@ -56,7 +56,7 @@ def compile_points(
 
 
 def _layer(case: Case) -> tuple:
-    """What the kernels of a candidate are compiled for; the number of tokens is none of it."""
+    """What the kernels of a candidate are compiled for: the layer, whatever the number of tokens."""
     return (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.dtype)
 
 

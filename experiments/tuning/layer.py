@@ -22,9 +22,11 @@ from ..workload.weights import Weights
 from .space import Candidate
 
 MIN_ROUTINGS, MAX_ROUTINGS = 2, 16
-"""Of one sample: two, so that no tile is chosen for the block sizes of one draw, more until the weights are cold."""
+"""How many routings one sample runs through: at least two, so that no tile is chosen for the blocks of one draw, and
+more until the weights are cold."""
 MAX_LAYERS = 4
-"""Sets of weights that the routings take turns on, as skewed ones would else find their hot experts in the L2 cache."""
+"""How many sets of weights the routings take turns on: with one set, skewed routings would find their hot experts in
+the L2 cache."""
 
 
 @dataclass
@@ -110,7 +112,7 @@ def stage_reference(stage: str, batch: Batch, routing: Routing, dtype: torch.dty
 
 
 def make_layers(case: Case, device: torch.device, memory_bytes: float) -> list[Layer]:
-    """Independent weights of the layer, up to `MAX_LAYERS` of them, as many as fit into so many bytes; at least one."""
+    """Independent weights of the layer: as many sets as fit into `memory_bytes`, from 1 to `MAX_LAYERS`."""
     count = max(1, min(MAX_LAYERS, int(memory_bytes / case.weight_bytes)))
     every = [Weights(case, device, index) for index in range(count)]
     return [Layer(weights.router(), weights.gate_up(), weights.down()) for weights in every]

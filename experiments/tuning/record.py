@@ -1,10 +1,10 @@
-"""Records what candidates of `make tune` would launch on a target, without a GPU: a line of JSON each.
+"""Records what candidates of `make tune` would launch on a target, without a GPU: one line of JSON per candidate.
 
-    python experiments/tuning/record.py sm_90 < points.json
+    python -m tritonmoe_bench.experiments.tuning.record sm_90 < points.json
 
-stdin: a list of points, each a case, candidates, and heights of blocks (`encode`). Each line has the `candidate`, as
-its place in the list of its point, or null for what all forwards of the point launch, and the `launches`, as
-portability_record.py records them and portability_compile.py takes them.
+stdin: a list of points, each a case, candidates, and block heights (`encode`). Each line has the `candidate`, as its
+place in the list of its point, or null for what all forwards of the point launch, and the `launches`, as
+targets/record.py records them and targets/compile.py takes them.
 """
 
 from __future__ import annotations

@@ -19,21 +19,21 @@ from .space import FEW_GEMMS, GEMMS, Candidate, parts, whole
 Tiles = FastTiles | FewTiles
 
 PRUNE = 1.2
-"""A tile so many times slower than the best at one skew is not timed at the next."""
+"""A tile that is slower than the best by this factor at one skew is not timed at the next."""
 BEST_OF_STAGE = 3
-"""So many tiles of each stage and height go into the combinations."""
+"""How many tiles of each stage and block height are combined."""
 FINALISTS = 5
-"""So many combinations are timed as whole forwards, where two paths are open at least one of each."""
+"""How many combinations are timed as whole forwards; where two paths are open, at least one of each."""
 OF_A_HEIGHT = 2
-"""So many of them have the same height of blocks: sums of stages do not tell apart what lies that close."""
+"""At most this many finalists share a block height; summed stage times cannot separate closer ones."""
 ROUNDS = 5
-"""How often each finalist takes its turn. The GPU's clock drifts by more than what tells them apart."""
+"""How often each finalist takes its turn. The drift of the GPU's clock is larger than the differences between them."""
 MARGIN = 1.005
-"""A winner is faster than the heuristic by so much in the median of the rounds."""
+"""A winner is faster than the heuristic by at least this factor, in the median of the rounds."""
 
 
 class Timer(Protocol):
-    """Times in us, None for what gives no right result here."""
+    """Gives times in us, and None for what does not run here or computes a wrong result."""
 
     def stage(self, candidate: Candidate, skew: float) -> float | None: ...
 
@@ -42,8 +42,11 @@ class Timer(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """tiles: the winner, None where the heuristic stays; gain: the heuristic's time over that of the fastest rival, the
-    median of the rounds, None if only one of them runs."""
+    """What goes into the tuned table.
+
+    tiles: the winner, None where the heuristic stays; gain: the heuristic's time over that of the fastest rival, as the
+    median of the rounds, None if only one of them runs.
+    """
 
     tiles: Tiles | None
     gain: float | None
@@ -52,7 +55,7 @@ class Choice:
 def search(
     found: Sequence[Candidate], heuristic: Tiles, timer: Timer, skews: Sequence[float], rounds: int = ROUNDS
 ) -> Choice | None:
-    """The fastest of what the candidates combine to, by the geometric mean over the skews; None if nothing is right."""
+    """The fastest combination of the candidates, by the geometric mean over the skews; None if none is right."""
     times = stage_times(found, parts(heuristic), timer, skews)
     return final(heuristic, finalists(times, heuristic), timer, skews, rounds)
 
@@ -60,7 +63,7 @@ def search(
 def stage_times(
     found: Sequence[Candidate], keep: Sequence[Candidate], timer: Timer, skews: Sequence[float]
 ) -> dict[Candidate, list[float]]:
-    """Times in us by skew of the candidates that are right, and not slow, at all of them; those of `keep` if right."""
+    """Times in us, one per skew, of the candidates that are right and not slow at any; those of `keep` may be slow."""
     times: dict[Candidate, list[float]] = {candidate: [] for candidate in found}
     for skew in skews:
         for candidate in list(times):
@@ -75,7 +78,7 @@ def stage_times(
 
 
 def _slow(times: dict[Candidate, list[float]], keep: Sequence[Candidate]) -> list[Candidate]:
-    """What the last skew has shown to be slow; the best of each height stays, as stages are paired by height."""
+    """The candidates that were slow at the last skew. The best of each height stays, as stages are paired by height."""
     best: dict[str, float] = {}
     best_of_height: dict[tuple[str, int], tuple[float, Candidate]] = {}
     for candidate, us in times.items():
@@ -90,7 +93,7 @@ def _slow(times: dict[Candidate, list[float]], keep: Sequence[Candidate]) -> lis
 
 
 def finalists(times: dict[Candidate, list[float]], heuristic: Tiles) -> list[Tiles]:
-    """The combinations with the least sum of both stages: the best of each path, then the next best of all."""
+    """The combinations whose two stages sum to the least: the best of each path, then the next best of all."""
     by_path = []
     for first, second in (GEMMS, FEW_GEMMS):
         ranked: list[tuple[float, Tiles]] = []

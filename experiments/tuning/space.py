@@ -16,14 +16,14 @@ from ..workload.case import BYTES_PER_ELEMENT, Case
 
 GEMMS = ("gate_up", "down")
 FEW_GEMMS = ("few_gate_up", "few_down")
-"""The stages of both paths, in their order; those of the output-centric one have no height."""
+"""The stages of both paths, in their order; those of the output-centric path have no block height."""
 FEW_TOKENS = 4
-"""Up to so many tokens the output-centric path is tried as well."""
+"""Up to this many tokens the output-centric path is tried as well."""
 MANY = float("inf")
 LOADS = {16: (0, 8), 64: (0, 48), 128: (8, MANY), 144: (4, MANY), 160: (4, MANY), 192: (8, MANY)}
-"""By height of blocks, the least and the most rows an expert on average at which it is tried."""
+"""By block height, the range of mean rows per expert in which it is tried."""
 MUCH_SHARED = 220 * 1024
-"""Shared memory that one program may take, in bytes, from which the lists of the H200 are tried."""
+"""The lists of the H200 are tried where one program may take this much shared memory, in bytes."""
 
 
 @dataclass(frozen=True)

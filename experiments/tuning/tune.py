@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 SKEWS = (0.0, 1.2)
-"""Zipf exponents over which a tile must be fast, by the geometric mean; those of the study `headline`."""
+"""A tile must be fast over these Zipf exponents, by the geometric mean; they are those of the study `headline`."""
 POINT_S, LAYER_S = 8.0, 15.0
-"""For the forecast: seconds a point, and to compile for a layer, as an H200 with 16 cores is expected to take."""
+"""For the forecast: seconds per point, and to compile for a layer, on an H200 with 16 cores."""
 WEIGHTS_BYTES = 16e9
-"""What several sets of a layer's weights may take together."""
+"""How many bytes several sets of a layer's weights may take together."""
 
 
 Identity = dict[str, Any]

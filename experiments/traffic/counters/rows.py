@@ -1,4 +1,4 @@
-"""Rows of traffic.csv from the kernels of one forward: a row a stage or kernel, then the whole forward."""
+"""Rows of traffic.csv from the kernels of one forward: a row per stage or kernel, then the whole forward."""
 
 from __future__ import annotations
 
