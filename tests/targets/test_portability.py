@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from claim_rows import finding, texts
 
 from tritonmoe_bench.experiments import checkout, portability
-from tritonmoe_bench.experiments.claims import Evidence, Verdict, decide
+from tritonmoe_bench.experiments.claims import Verdict
 from tritonmoe_bench.experiments.reporting.portability import matrix_table, outcomes_table
+from tritonmoe_bench.experiments.reporting.texts import claim_texts
 from tritonmoe_bench.experiments.table import columns
 from tritonmoe_bench.experiments.targets import matrix
 from tritonmoe_bench.experiments.targets.gpus import TARGETS
@@ -229,14 +231,14 @@ def test_the_claim_says_what_was_compiled_for_and_what_was_run_on():
     rows = pd.DataFrame({"kernel": "k", "target": ["sm_80", "gfx942", "sm_90"], "status": ["ok", "ok", "spills"]})
     grid = {"paper_grid": {"passed": 162, "failed": 0, "skipped": 0}}
     tests = {"interpreter": grid | {"ours": {"passed": 900, "failed": 0, "skipped": 0}}, "nvidia-h200": grid}
-    found = {finding.id: finding for finding in decide(Evidence("gpu", tests=tests, portability=rows))}
-    assert found["portability"].measured == (
-        "compiled for A100 (1 of 1 ok), MI300X (1 of 1 ok), H100/H200 (0 of 1 ok); ran on nvidia-h200, "
+    portable = finding("portability", tests=tests, portability=rows)
+    assert portable.verdict is Verdict.IN_PART
+    assert claim_texts(portable).measured == (
+        "compiled for A100 (1 of 1 ok), H100/H200 (0 of 1 ok), MI300X (1 of 1 ok); ran on nvidia-h200, "
         "and in the interpreter"
     )
-    assert found["portability"].verdict is Verdict.IN_PART
-    assert "not run on A100 or MI300X" in found["portability"].sentence
-    assert found["correctness"].measured == (
+    assert "not run on A100 or MI300X" in claim_texts(portable).sentence
+    assert texts("correctness", tests=tests).measured == (
         "162 of 162 pass in the interpreter (and 900 tests of our own); 162 of 162 pass on nvidia-h200"
     )
 
