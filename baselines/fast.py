@@ -30,7 +30,8 @@ class Fast(Implementation):
     # 2 (commit 5f788fe): the weights of gate and up are one operand.
     # 3 (commit f14f8e4): the routing ranks up to 128 experts by comparing all with all.
     # 4: both GEMMs choose their tile from one ladder, and read both operands untransposed; in float16 the down GEMM
-    #    multiplies by the routing weights, and not the combine.
+    #    multiplies by the routing weights, and not the combine. Above 128 experts the routing computes the weights of
+    #    the chosen again instead of selecting them.
     revision = 4
     source = "kernels/fast/layer.py"
     needs_gpu = False

@@ -11,8 +11,8 @@ ROUTER_DTYPES = DTYPES
 """Element types of the router's weight."""
 LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 INDEX_DTYPES = (torch.int32, torch.int64)
-MAX_TOP_K = 16
-MAX_EXPERTS = 512
+MAX_TOP_K = 32
+MAX_EXPERTS = 1024
 MAX_SLOTS = 8192 * MAX_TOP_K
 
 

@@ -24,6 +24,7 @@ import torch
 import triton
 from torch._subclasses import fake_tensor
 
+from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
@@ -41,6 +42,11 @@ EVERY_TOKENS = range(1, 513)
 """Batch sizes at which an implementation is asked for its configuration."""
 SOME_TOKENS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 8192)
 """Batch sizes at which a forward is recorded, whatever the configuration."""
+WIDE = (
+    (512, 10, "softmax_renorm"), (512, 22, "kimi_k2"), (896, 16, "softmax"), (160, 6, "deepseek_v3"),
+    (128, MAX_TOP_K, "softmax"), (MAX_EXPERTS, MAX_TOP_K, "sigmoid_renorm"), (MAX_EXPERTS, MAX_TOP_K, "deepseek_v3"),
+)  # fmt: skip
+"""(num_experts, top_k, gating) that no model in conf/ has: more experts, more of them at once, odd groups."""
 SIZES = ("FFN", "HIDDEN", "K", "N", "SPAN", "STRIDE_N")
 """Constants of the kernels that are sizes of the layer, of which there are too many to compile each."""
 TILES = ({"BLOCK_M", "BLOCK_N", "BLOCK_K"}, {"BLOCK_N", "LADDER"})
@@ -59,15 +65,19 @@ def models() -> list[ModelConfig]:
 def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
     """What is recorded of an implementation: every model in bf16 with its own gating, or with plain softmax if that is
     not supported, at `SOME_TOKENS` and wherever the configuration changes, and so in each weight format; the paper's
-    models also in fp16 and with both gatings, and one of them with every gating there is.
+    models also in fp16 and with both gatings, and one of them with every gating there is. Then the routings of `WIDE`.
 
     brief: one token, and the most tokens of each configuration, for a model whose sizes the tiles divide and for one
-    whose sizes they do not. Of a tile of a grouped GEMM that several of them launch, `recorded` keeps one.
+    whose sizes they do not; in fp16 for one model. Of a tile of a grouped GEMM that several of them launch, `recorded`
+    keeps one.
     """
     taken = set()
     for model in models():
         plain = layers(implementation, model)
-        for first in [*(plain[:1] if brief else plain), *packed_layers(implementation, plain)]:
+        if brief:
+            plain = [case for case in plain if case.gating == plain[0].gating]
+            plain = plain[: 2 if model.name == PAPER_MODELS[0] else 1]
+        for first in [*plain, *packed_layers(implementation, plain)]:
             every = [replace(first, tokens=tokens) for tokens in EVERY_TOKENS]
             runs = [list(run) for _, run in itertools.groupby(every, key=implementation.config)]
             if not brief:
@@ -75,10 +85,15 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
                 yield from sorted(some | {case for run in runs for case in (run[0], run[-1])}, key=lambda c: c.tokens)
             elif model.name != "tiny":
                 for run in runs:
-                    kind = (implementation.config(run[-1]), model.hidden_dim % 256 == model.ffn_dim % 256 == 0)
+                    divides = model.hidden_dim % 256 == model.ffn_dim % 256 == 0
+                    kind = (first.dtype, implementation.config(run[-1]), divides)
                     if kind not in taken:
                         taken.add(kind)
                         yield from (run[0], run[-1]) if run[0].tokens == 1 else (run[-1],)
+    for num_experts, top_k, gating in WIDE:
+        case = Case("wide", num_experts, top_k, 2048, 512, tokens=64, gating=gating)
+        if implementation.answer(case).status is Status.OK:
+            yield case
 
 
 def layers(implementation: Implementation, model: ModelConfig) -> list[Case]:

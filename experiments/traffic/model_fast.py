@@ -16,7 +16,7 @@ import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
-from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS
+from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS, is_ranked, lanes
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
@@ -111,10 +111,14 @@ def _parts(case: Case) -> int:
 
 
 def _top_k(case: Case, on_gpu: bool) -> list[Entry]:
-    pairs = triton.next_power_of_2(case.num_experts) ** 2
+    padded = lanes(case.num_experts, case.gate.groups)
+    pairs = padded**2
+    logits = _parts(case) * case.tokens * case.num_experts * FLOAT_BYTES
+    # Where experts are chosen one by one, the logits of the chosen ones are read again.
+    again = 0 if is_ranked(padded, case.top_k) else _parts(case) * case.slots * FLOAT_BYTES
     block_t = min(triton.next_power_of_2(case.tokens), max(1, (MAX_PAIRS if on_gpu else 2**20) // pairs))
     entries: list[Entry] = [
-        ("router", "logits", reads(_parts(case) * case.tokens * case.num_experts * FLOAT_BYTES)),
+        ("router", "logits", Bytes(read=logits + again, unique_read=logits)),
         ("router", "topk_scores", writes(case.slots * FLOAT_BYTES)),
         ("router", "topk_experts", writes(case.slots * INDEX_BYTES)),
     ]

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from tritonmoe_bench.kernels.paper import permute as row_passes
-from tritonmoe_bench.kernels.paper.schedule import max_blocks
+from tritonmoe_bench.kernels.paper.schedule import listed_per_program, max_blocks
 from tritonmoe_bench.kernels.paper.tiles import BLOCK_M, GemmTile, Tiles
 from tritonmoe_bench.kernels.weighting import weighted_by_down
 
@@ -32,8 +32,6 @@ INDEX_BYTES = 4
 """Of the tensor `schedule`: order, row_of_slot, offsets, block_expert and block_row; of `fast`, order and its table."""
 SORTED_BYTES = {"host": 8, "gpu": 4}
 """An index of `order`: PyTorch sorts into int64, our kernel into int32."""
-LISTED_PER_PROGRAM = 32
-"""Entries of the block list that one program of the schedule kernel writes."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ class _Pipeline:
     def _gpu_schedule(self) -> list[Entry]:
         case = self.case
         offsets = (case.num_experts + 1) * INDEX_BYTES
-        programs = -(-self.listed // LISTED_PER_PROGRAM)
+        programs = -(-self.listed // listed_per_program(case.num_experts))
         # A program of the list reads the first and the last row of every expert.
         bounds = Bytes(read=programs * 2 * case.num_experts * INDEX_BYTES, unique_read=offsets)
         return [

@@ -103,10 +103,10 @@ def _few_down_kernel(
     k = tl.arange(0, STEP)  # [STEP]
     # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the first
     # weights can be on their way, while `hidden` is not.
-    weights = _few_weights(down, tl.load(experts + slot), n, k, 0, N, K, even)
+    first = tl.load(experts + slot)
+    weights = _few_weights(down, first, n, k, 0, N, K, even)
     wait_for_previous(PDL)
     release_next(PDL)
-    first = tl.load(experts + slot)
     total = unpack_e4m3(weights, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, N, K, even)
     for j in tl.static_range(TOP_K):
         expert = tl.load(experts + slot + j)

@@ -91,7 +91,9 @@ def check_gating(gating, correction_bias, num_experts: int, top_k: int, x: torch
         check_tensor("correction_bias", correction_bias, (num_experts,), (torch.float32,), x)
     if gating.groups > 1:
         members = num_experts // gating.groups
-        if num_experts % gating.groups or num_experts & (num_experts - 1) or gating.groups & (gating.groups - 1):
-            raise ValueError(f"{gating.groups} expert groups need powers of two, got {num_experts} experts")
-        if members < 2 or top_k > gating.top_groups * members:
+        if num_experts % gating.groups or members < 2:
+            raise ValueError(
+                f"{num_experts} experts in {gating.groups} groups: groups must have the same size, two experts or more"
+            )
+        if top_k > gating.top_groups * members:
             raise ValueError(f"top_k={top_k} does not fit into {gating.top_groups} groups of {members} experts")

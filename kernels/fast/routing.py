@@ -19,6 +19,8 @@ MAX_RANKED = 128
 """The most experts, rounded up to a power of two, that are ranked by comparing all with all instead of one by one."""
 MAX_RANKED_ON_AMD = 64
 """The same on AMD's GPUs, whose compiler runs out of registers at more, with Triton 3.7."""
+MAX_TAKEN = 2048
+"""The most pairs of a lane and one of the k chosen experts, among which ranking selects the scores."""
 MAX_PAIRS = 1024
 """The most pairs of experts, over all its tokens, that one program of more than one token compares."""
 
@@ -33,58 +35,89 @@ def _rank(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def _sum_parts(logits, token, expert, mask, num_tokens, PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr):
+    """The logits [tokens, experts] of the tokens and experts, 0 outside of the mask."""
+    place = logits + token[:, None] * NUM_EXPERTS + expert
+    logit = tl.load(place, mask=mask, other=0.0)
+    for part in tl.static_range(1, PARTS):
+        logit += tl.load(place + part * num_tokens * NUM_EXPERTS, mask=mask, other=0.0)
+    return logit
+
+
+@triton.jit
+def _expert_of(lane, MEMBERS: tl.constexpr, LANES: tl.constexpr):
+    """The expert of a lane: each group of MEMBERS experts begins at a multiple of LANES."""
+    if MEMBERS == LANES:
+        return lane
+    else:
+        return lane // LANES * MEMBERS + lane % LANES
+
+
+@triton.jit
 def _choose(
     logits, bias, token, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """(experts int32, weights float32), each [BLOCK_T, BLOCK_K], of the tokens; ties go to the lower expert.
 
-    logits: float32 [PARTS, num_tokens, NUM_EXPERTS], to be summed over the parts.
+    logits: float32 [PARTS, num_tokens, NUM_EXPERTS], to be summed over the parts. BLOCK_E lanes hold BLOCK_G groups of
+    experts, each padded to a power of two.
     """
     lowest: tl.constexpr = float("-inf")
     least: tl.constexpr = -3.4e38
-    column = tl.arange(0, BLOCK_E)[None, :]  # [1, BLOCK_E]
+    LANES: tl.constexpr = BLOCK_E // BLOCK_G
+    MEMBERS: tl.constexpr = LANES if GROUPS == 1 else NUM_EXPERTS // GROUPS
+    lane = tl.arange(0, BLOCK_E)[None, :]  # [1, BLOCK_E]
+    column = _expert_of(lane, MEMBERS, LANES)
     inside = column < NUM_EXPERTS
-    mask = (token < num_tokens)[:, None] & inside
-    place = logits + token[:, None] * NUM_EXPERTS + column
-    logit = tl.load(place, mask=mask, other=0.0)
-    for part in tl.static_range(1, PARTS):
-        logit += tl.load(place + part * num_tokens * NUM_EXPERTS, mask=mask, other=0.0)
+    if MEMBERS < LANES:
+        inside = inside & (lane % LANES < MEMBERS)
+    logit = _sum_parts(logits, token, column, (token < num_tokens)[:, None] & inside, num_tokens, PARTS, NUM_EXPERTS)
     if SIGMOID:
         score = tl.sigmoid(logit)  # [BLOCK_T, BLOCK_E]
     else:
         logit = tl.where(inside, logit, lowest)
-        score = tl.exp(logit - tl.max(logit, axis=1)[:, None])
-        score = score / tl.sum(score, axis=1)[:, None]
+        highest = tl.max(logit, axis=1)[:, None]
+        score = tl.exp(logit - highest)
+        total = tl.sum(score, axis=1)[:, None]
+        score = score / total
     # Softmax keeps the order of the logits, where distinct logits can round to equal scores.
     choice = score if SIGMOID or HAS_BIAS else logit
     if HAS_BIAS:
         choice += tl.load(bias + column, mask=inside, other=0.0)
-    # What may not be chosen stands below every score, and above what is taken or no expert: so even scores that are not
-    # numbers lead to k different experts.
+    # Three levels: scores; `least` for experts outside of the allowed groups; `lowest` for lanes without an expert and
+    # for experts already taken. So even NaN scores yield k distinct experts.
     choice = tl.where(inside, tl.where(choice >= least, choice, least), lowest)
     if GROUPS > 1:
-        grouped = tl.reshape(choice, [BLOCK_T, GROUPS, BLOCK_E // GROUPS])
-        member = tl.arange(0, BLOCK_E // GROUPS)[None, None, :]
-        best = tl.argmax(grouped, axis=2)  # [BLOCK_T, GROUPS]
+        grouped = tl.reshape(choice, [BLOCK_T, BLOCK_G, LANES])
+        member = tl.arange(0, LANES)[None, None, :]
+        best = tl.argmax(grouped, axis=2)  # [BLOCK_T, BLOCK_G]
         rest = tl.where(member == best[:, :, None], lowest, grouped)
         group_score = tl.max(grouped, axis=2) + tl.max(rest, axis=2)
-        allowed = _rank(group_score, BLOCK_T, GROUPS) < TOP_GROUPS
+        allowed = _rank(group_score, BLOCK_T, BLOCK_G) < TOP_GROUPS
         choice = tl.reshape(tl.where(allowed[:, :, None], grouped, least), [BLOCK_T, BLOCK_E])
-    position = tl.arange(0, BLOCK_K)[None, None, :]  # [1, 1, BLOCK_K]
+        if NUM_EXPERTS < BLOCK_E:
+            choice = tl.where(inside, choice, lowest)
+    position = tl.arange(0, BLOCK_K)[None, :]  # [1, BLOCK_K]
     if RANKED:
-        rank = _rank(choice, BLOCK_T, BLOCK_E)
+        rank = _rank(choice, BLOCK_T, BLOCK_E)[:, :, None]
+        takes = (rank == position[:, None, :]) & (position < TOP_K)[:, None, :]  # [BLOCK_T, BLOCK_E, BLOCK_K]
+        experts = tl.sum(tl.where(takes, column[:, :, None], 0), axis=1)
+        weights = tl.sum(tl.where(takes, score[:, :, None], 0.0), axis=1)
     else:
-        rank = tl.full([BLOCK_T, BLOCK_E], BLOCK_E, dtype=tl.int32)
+        taken = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.int32)
         for j in tl.static_range(TOP_K):
-            free = tl.where(rank == BLOCK_E, choice, lowest)
-            expert = tl.argmax(free, axis=1)[:, None]
-            rank = tl.where(column == expert, j, rank)
-    takes = (rank[:, :, None] == position) & (position < TOP_K)  # [BLOCK_T, BLOCK_E, BLOCK_K]
-    experts = tl.sum(tl.where(takes, column[:, :, None], 0), axis=1)
-    weights = tl.sum(tl.where(takes, score[:, :, None], 0.0), axis=1)
+            best_lane = tl.argmax(choice, axis=1)[:, None]
+            choice = tl.where(lane == best_lane, lowest, choice)
+            taken = tl.where(position == j, best_lane, taken)
+        experts = _expert_of(taken, MEMBERS, LANES)
+        # To select the scores from registers would take BLOCK_E * BLOCK_K of them: they are computed again.
+        mask = (token < num_tokens)[:, None] & (position < TOP_K)
+        weights = _sum_parts(logits, token, experts, mask, num_tokens, PARTS, NUM_EXPERTS)
+        weights = tl.sigmoid(weights) if SIGMOID else tl.exp(weights - highest) / total
+        weights = tl.where(position < TOP_K, weights, 0.0)
     if RENORMALIZE:
         weights = weights / (tl.sum(weights, axis=1)[:, None] + LEAST_SUM)
     return experts, weights * scale
@@ -95,14 +128,15 @@ def _top_k_kernel(
     logits, bias, weights, experts, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
     chosen, value = _choose(
         logits, bias, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID, RENORMALIZE, HAS_BIAS,
-        GROUPS, TOP_GROUPS, RANKED, BLOCK_T, BLOCK_E, BLOCK_K,
+        GROUPS, TOP_GROUPS, RANKED, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K,
     )  # fmt: skip
     position = tl.arange(0, BLOCK_K)[None, :]
     mask = (token < num_tokens)[:, None] & (position < TOP_K)
@@ -115,9 +149,21 @@ def _gating_constants(parts: int, num_experts: int, top_k: int, gating: Gating) 
     return {
         "PARTS": parts, "NUM_EXPERTS": num_experts, "TOP_K": top_k, "SIGMOID": gating.scoring == "sigmoid",
         "RENORMALIZE": gating.renormalize, "HAS_BIAS": gating.correction_bias, "GROUPS": gating.groups,
-        "TOP_GROUPS": gating.top_groups, "BLOCK_E": triton.next_power_of_2(num_experts),
-        "BLOCK_K": triton.next_power_of_2(top_k),
+        "TOP_GROUPS": gating.top_groups, "BLOCK_G": triton.next_power_of_2(gating.groups),
+        "BLOCK_E": lanes(num_experts, gating.groups), "BLOCK_K": triton.next_power_of_2(top_k),
     }  # fmt: skip
+
+
+def lanes(num_experts: int, groups: int) -> int:
+    """Lanes that hold the experts of a token: as many as experts, with the groups and their members padded to powers of
+    two."""
+    return triton.next_power_of_2(groups) * triton.next_power_of_2(num_experts // groups)
+
+
+def is_ranked(padded: int, top_k: int, is_amd: bool = False) -> bool:
+    """Whether experts, padded to so many lanes, are ranked by comparing all with all instead of one by one."""
+    most = MAX_RANKED_ON_AMD if is_amd else MAX_RANKED
+    return padded <= most and padded * triton.next_power_of_2(top_k) <= MAX_TAKEN
 
 
 def launch_top_k(
@@ -127,13 +173,14 @@ def launch_top_k(
     (parts, num_tokens, num_experts), device = logits.shape, logits.device
     weights = torch.empty((num_tokens, top_k), dtype=torch.float32, device=device)
     experts = torch.empty((num_tokens, top_k), dtype=torch.int32, device=device)
-    padded = triton.next_power_of_2(num_experts)
+    padded = lanes(num_experts, gating.groups)
     pairs = padded**2
-    ranked = padded <= (MAX_RANKED_ON_AMD if target_of(device).is_amd else MAX_RANKED)
+    ranked = is_ranked(padded, top_k, target_of(device).is_amd)
     block_t = min(triton.next_power_of_2(num_tokens), max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs))
+    num_warps = min(max(block_t * pairs // 2048, 1), 8) if ranked else max(padded // 1024, 1)
     _top_k_kernel[(triton.cdiv(num_tokens, block_t),)](
         logits, logits if correction_bias is None else correction_bias, weights, experts, num_tokens, gating.scale,
-        RANKED=ranked, BLOCK_T=block_t, num_warps=min(max(block_t * pairs // 2048, 1), 8) if ranked else 1,
+        RANKED=ranked, BLOCK_T=block_t, num_warps=num_warps,
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),
     )  # fmt: skip
     return experts, weights

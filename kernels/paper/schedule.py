@@ -82,6 +82,11 @@ def _list_blocks_kernel(
     tl.store(block_row + blocks, row, mask=blocks < num_blocks)
 
 
+def listed_per_program(num_experts: int) -> int:
+    """Entries of the block list that one program writes. It compares each with every expert, in registers."""
+    return min(2**14 // triton.next_power_of_2(num_experts), 32)
+
+
 def launch_schedule(experts: torch.Tensor, num_experts: int) -> Schedule:
     """The schedule of experts int32 [tokens, top_k], made without the host, in `max_blocks` blocks.
 
@@ -90,7 +95,7 @@ def launch_schedule(experts: torch.Tensor, num_experts: int) -> Schedule:
     num_blocks = max_blocks(experts.numel(), num_experts)
     order, offsets = launch_sort_slots(experts, num_experts)
     block_expert, block_row = torch.empty((2, num_blocks), dtype=torch.int32, device=experts.device)
-    block_b = 32
+    block_b = listed_per_program(num_experts)
     _list_blocks_kernel[(triton.cdiv(num_blocks, block_b),)](
         offsets, block_expert, block_row, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=BLOCK_M,
         BLOCK_E=triton.next_power_of_2(num_experts), BLOCK_B=block_b,

@@ -70,7 +70,8 @@ MOE_ERRORS = {
         {"router_weight": lambda d: zeros(EXPERTS, 31, device=d)},
         ValueError, "router_weight must have shape [num_experts, 32], got [6, 31]"),
     "too many experts": (
-        {"router_weight": lambda d: zeros(513, HIDDEN, device=d)}, ValueError, "num_experts=513: allowed are 1 to 512"),
+        {"router_weight": lambda d: zeros(1025, HIDDEN, device=d)},
+        ValueError, "num_experts=1025: allowed are 1 to 1024"),
     "down of other experts": (
         {"down": lambda d: zeros(5, HIDDEN, FFN, device=d)},
         ValueError, "down must have shape [6, 32, ffn], got [5, 32, 16]"),

@@ -84,7 +84,7 @@ ERRORS = {
         {"router_weight": with_gaps(EXPERTS, HIDDEN)},
         ValueError, "router_weight must be contiguous, got strides (40, 1)"),
     "too many experts": (
-        {"router_weight": zeros(513, HIDDEN)}, ValueError, "num_experts=513: allowed are 1 to 512"),
+        {"router_weight": zeros(1025, HIDDEN)}, ValueError, "num_experts=1025: allowed are 1 to 1024"),
     "down of other experts": (
         {"down": zeros(5, HIDDEN, FFN)}, ValueError, "down must have shape [8, 32, ffn], got [5, 32, 16]"),
     "down of no ffn": (
@@ -101,7 +101,7 @@ ERRORS = {
         ValueError, "gate_up is on meta, the other tensors are on"),
     "top_k of zero": ({"top_k": 0}, ValueError, "top_k=0: allowed are 1 to 8 for 8 experts"),
     "top_k over the experts": ({"top_k": 9}, ValueError, "top_k=9: allowed are 1 to 8 for 8 experts"),
-    "top_k over sixteen": (layer(32) | {"top_k": 17}, ValueError, "top_k=17: allowed are 1 to 16 for 32 experts"),
+    "top_k over its limit": (layer(64) | {"top_k": 33}, ValueError, "top_k=33: allowed are 1 to 32 for 64 experts"),
     "top_k of a half": ({"top_k": 1.5}, TypeError, "top_k must be an int, got float"),
     "top_k of True": ({"top_k": True}, TypeError, "top_k must be an int, got bool"),
     "tiles by name": ({"tiles": "x"}, TypeError, "tiles must be FastTiles or FewTiles, got str"),
@@ -117,16 +117,14 @@ ERRORS = {
     "bias of other experts": (
         {"gating": BIAS, "correction_bias": zeros(7, dtype=FP32)},
         ValueError, "correction_bias must have shape [8], got [7]"),
-    "experts in groups of three": (
-        layer(12) | {"gating": GROUPS}, ValueError, "4 expert groups need powers of two, got 12 experts"),
-    "three groups": (
-        layer(12) | {"gating": Gating("sigmoid", groups=3)},
-        ValueError, "3 expert groups need powers of two, got 12 experts"),
+    "groups of different sizes": (
+        layer(10) | {"gating": GROUPS},
+        ValueError, "10 experts in 4 groups: groups must have the same size, two experts or more"),
     "more groups than experts": (
-        {"gating": Gating("sigmoid", groups=16)}, ValueError, "16 expert groups need powers of two, got 8 experts"),
+        {"gating": Gating("sigmoid", groups=16)}, ValueError, "8 experts in 16 groups: groups must have the same size"),
     "groups of one": (
         {"gating": Gating("sigmoid", groups=8, top_groups=4)},
-        ValueError, "top_k=2 does not fit into 4 groups of 1 experts"),
+        ValueError, "8 experts in 8 groups: groups must have the same size, two experts or more"),
     "top_k over the groups": (
         {"gating": GROUPS, "top_k": 5}, ValueError, "top_k=5 does not fit into 2 groups of 2 experts"),
 }  # fmt: skip

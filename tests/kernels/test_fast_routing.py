@@ -1,6 +1,7 @@
 """Routing of `fast`: experts and weights against the reference; order and table of blocks for any routing."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +26,12 @@ GATINGS_TO_TEST = GATINGS | {
 }
 GROUPED = {name for name, gating in GATINGS_TO_TEST.items() if gating.groups > 1}
 SHAPES = [(1, 16, 1), (3, 32, 4), (17, 16, 8), (60, 64, 4), (5, RANKED, 8), (2, 512, 8), (33, 2 * RANKED, 8)]
-PLAIN_SHAPES = [(1, 1, 1), (3, 5, 5), (17, 60, 4), (300, 8, 2), (7, RANKED + 1, 16), (33, 384, 8), (8, 16, 16)]
+PLAIN_SHAPES = [
+    (1, 1, 1), (3, 5, 5), (17, 60, 4), (300, 8, 2), (7, RANKED + 1, 16), (33, 384, 8), (8, 16, 16), (5, 32, 32),
+    (9, RANKED, 32), (4, 512, 22), (3, 896, 16), (2, 1024, 32),
+]  # fmt: skip
+GROUPS_OF_ANY_SIZE = [(160, 8, 3, 6), (12, 3, 2, 7), (60, 20, 5, 9), (6, 2, 1, 3), (35, 7, 7, 17), (1020, 12, 4, 32)]
+"""(experts, groups, top groups, top-k)."""
 INTERPRETED = "TRITON_INTERPRET" in os.environ
 
 
@@ -63,6 +69,24 @@ def test_matches_the_reference(shape, gating, device):
 def test_any_number_of_experts_without_groups(shape, gating, device):
     tokens, num_experts, top_k = shape
     assert_routes_as_reference(rounded_logits(tokens, num_experts).to(device), top_k, GATINGS_TO_TEST[gating])
+
+
+@pytest.mark.parametrize("gating", [Gating("sigmoid", True, correction_bias=True), Gating("softmax", True)], ids=str)
+@pytest.mark.parametrize("shape", GROUPS_OF_ANY_SIZE, ids=str)
+def test_groups_of_any_size(shape, gating, device):
+    num_experts, groups, top_groups, top_k = shape
+    gate = replace(gating, groups=groups, top_groups=top_groups)
+    logits = rounded_logits(9, num_experts).to(device)
+    logits[3] = 0.0  # all experts and groups are equal
+    logits[4, ::2] = float("-inf")
+    logits[5] = float("-inf")
+    logits[6] = float("nan")
+    experts, weights = top_k_of(logits, top_k, gate, correction_bias(num_experts, gate, device))
+    assert int(experts.min()) >= 0
+    assert int(experts.max()) < num_experts
+    assert (experts.sort(dim=1).values.diff(dim=1) > 0).all()
+    assert weights[6].isnan().all()
+    assert_routes_as_reference(logits[[0, 1, 2, 3, 7, 8]], top_k, gate)
 
 
 @pytest.mark.parametrize(("tokens", "num_experts"), [(8192, 8), (8192, 16), (4100, 64)])
@@ -168,8 +192,7 @@ def test_logits_of_minus_infinity_in_groups(gating, num_experts, device):
 @pytest.mark.parametrize("tokens", [4, 11])
 def test_logits_that_are_no_numbers_choose_different_experts(tokens, num_experts, gating, device):
     gate = GATINGS_TO_TEST[gating]
-    if gate.groups > 1 and num_experts == 60:
-        pytest.skip("expert groups need powers of two")
+    num_experts += -num_experts % gate.groups
     logits = rounded_logits(tokens, num_experts).to(device)
     logits[0] = float("nan")
     logits[1, 5] = float("nan")
@@ -251,6 +274,7 @@ def test_order_and_table(routing, device):
         (130, 16, 150, 16),
         (1, 1, 300, 128),
         (513, 8, 40, 144),
+        (9, 32, 1000, 64),
     ],
 )
 def test_order_and_table_at_the_extremes(tokens, top_k, num_experts, block_m, device):

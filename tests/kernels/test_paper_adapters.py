@@ -57,8 +57,8 @@ def test_groups_and_biases_are_unsupported(adapter, gating):
 @ADAPTERS
 def test_more_than_the_router_takes_is_unsupported(adapter):
     assert adapter.check(tiny()).status is Status.OK
-    assert adapter.check(tiny(num_experts=600, hidden_dim=640)).status is Status.UNSUPPORTED
-    assert adapter.check(tiny(num_experts=20, top_k=17)).status is Status.UNSUPPORTED
+    assert adapter.check(tiny(num_experts=1100, hidden_dim=1152)).status is Status.UNSUPPORTED
+    assert adapter.check(tiny(num_experts=40, top_k=33)).status is Status.UNSUPPORTED
 
 
 @ADAPTERS

@@ -14,7 +14,17 @@ GATINGS = {
     "sigmoid": Gating("sigmoid"),
     "sigmoid_renorm_scaled": Gating("sigmoid", renormalize=True, scale=2.5),
 }
-SHAPES = [(1, 1, 1), (3, 5, 5), (17, 60, 4), (300, 8, 2), (2, 512, 16), (33, 384, 8), (64, 16, 16)]
+SHAPES = [
+    (1, 1, 1),
+    (3, 5, 5),
+    (17, 60, 4),
+    (300, 8, 2),
+    (2, 512, 16),
+    (33, 384, 8),
+    (64, 16, 16),
+    (3, 896, 22),
+    (2, 1024, 32),
+]
 
 
 def assert_routes_as_reference(logits, top_k, gating):

@@ -55,7 +55,8 @@ def test_both_builders_make_the_same_valid_schedule(routing, device):
 
 @pytest.mark.parametrize("builder", BUILDERS)
 @pytest.mark.parametrize(
-    ("tokens", "top_k", "num_experts"), [(8192, 16, 16), (130, 16, 512), (1, 1, 512), (8192, 1, 1), (513, 8, 256)]
+    ("tokens", "top_k", "num_experts"),
+    [(8192, 16, 16), (130, 16, 512), (1, 1, 512), (8192, 1, 1), (513, 8, 256), (65, 32, 1024)],
 )
 def test_large_and_small(builder, tokens, top_k, num_experts, device):
     generator = torch.Generator().manual_seed(1)
@@ -64,7 +65,7 @@ def test_large_and_small(builder, tokens, top_k, num_experts, device):
     assert_valid(BUILDERS[builder](experts, num_experts), experts, num_experts)
 
 
-@pytest.mark.parametrize("num_experts", [1, 3, 64, 512])
+@pytest.mark.parametrize("num_experts", [1, 3, 64, 1024])
 @pytest.mark.parametrize("num_slots", [1, 2, 64, 65, 4096])
 def test_the_upper_bound_holds_for_the_worst_routing_and_is_close_to_it(num_slots, num_experts):
     active = min(num_experts, num_slots)

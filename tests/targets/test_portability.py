@@ -22,6 +22,7 @@ from tritonmoe_bench.experiments.targets.gpus import TARGETS
 from tritonmoe_bench.experiments.targets.matrix import Worker
 from tritonmoe_bench.experiments.targets.record import EVERY_TOKENS, SOME_TOKENS
 from tritonmoe_bench.experiments.workload.config import load_model, model_names
+from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 from tritonmoe_bench.kernels.target import Target
@@ -250,8 +251,16 @@ def test_what_spares_registers_is_asked_of_the_right_vendor(launches, name, most
     assert placing
     assert all(most in told if most else "maxnreg" not in told for told in placing)
     choosing = [constants(launch) for launch in launches[name] if launch["kernel"] == "_top_k_kernel"]
-    assert {told["BLOCK_E"] for told in choosing} >= {64, 128, 512}
-    assert all(bool(told["RANKED"]) == (told["BLOCK_E"] <= experts) for told in choosing)
+    assert {told["BLOCK_E"] for told in choosing} >= {64, 128, 512, MAX_EXPERTS}
+    assert {told["TOP_K"] for told in choosing} >= {2, 8, 10, 22, MAX_TOP_K}
+    for told in choosing:
+        assert bool(told["RANKED"]) == (told["BLOCK_E"] <= experts and told["BLOCK_E"] * told["BLOCK_K"] <= 2048)
+
+
+def test_groups_that_are_no_powers_of_two_are_padded(launches):
+    choosing = [constants(launch) for launch in launches["sm_90"] if launch["kernel"] == "_top_k_kernel"]
+    padded = {(told["NUM_EXPERTS"], told["BLOCK_E"], told["BLOCK_G"]) for told in choosing if told["GROUPS"] == 8}
+    assert {(160, 256, 8), (1024, 1024, 8)} <= padded
 
 
 def test_the_report_counts_configurations_by_kernel_and_target_and_says_where_tests_ran():

@@ -129,7 +129,7 @@ def test_both_methods_give_the_same_rows_on_the_tiny_shape():
         (TINY, "vllm", "interpreter", "unsupported", "needs an NVIDIA GPU"),
         (TINY, "vllm", "model", "unsupported", "paper_fused, paper_fused_graph, paper_unfused, fast;"),
         (Case("d", 16, 2, 64, 32, 4, gating="deepseek_v3"), "paper_fused", "model", "unsupported", "expert groups"),
-        (Case("d", 32, 20, 64, 32, 4), "paper_fused", "model", "unsupported", "top_k=20"),
+        (Case("d", 64, 40, 64, 32, 4), "paper_fused", "model", "unsupported", "top_k=40"),
         pytest.param(MIXTRAL, "paper_fused", "interpreter", "unsupported", "too many for the interpreter",
                      marks=interpreted),
     ],
