@@ -206,11 +206,11 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles) -> Iterable[Entry]:
         ("gate_up", "x", reads(x, case.top_k * inward)),
         ("gate_up", "gate_up_weights", Bytes(read=slots * 2 * matrix, unique_read=active * 2 * matrix)),
         ("gate_up", "intermediate", writes(intermediate)),
-        # A program asks for its first expert twice more, for the weights and the scales ahead of all others.
+        # A program asks for its first expert once more, ahead of all others.
         (
             "down",
             "topk_experts",
-            Bytes(read=(slots + 2 * case.tokens) * INDEX_BYTES * back, unique_read=slots * INDEX_BYTES),
+            Bytes(read=(slots + case.tokens) * INDEX_BYTES * back, unique_read=slots * INDEX_BYTES),
         ),
         ("down", "down_weights", Bytes(read=slots * matrix, unique_read=active * matrix)),
         ("down", "intermediate", reads(intermediate, back)),
