@@ -77,7 +77,7 @@ def check_layer(x: object, router_weight: object, gate_up: object, down: object,
     check_expert_size("down", down)
     slots = tokens * check_top_k(top_k, num_experts)
     if slots > MAX_SLOTS:
-        raise ValueError(f"{tokens} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-16")
+        raise ValueError(f"{tokens} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-{MAX_TOP_K}")
 
 
 def check_top_k(top_k: object, num_experts: int) -> int:

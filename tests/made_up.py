@@ -51,6 +51,7 @@ HEADLINE_SYSTEMS = (
     "megablocks_grouped_cutlass",
     "vllm",
 )
+QUANT_SYSTEMS = ("stream", "fast", "vllm")
 HEADLINE_MODELS = ("mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b")
 COUNTED_SYSTEMS = {
     # name: (bytes over the compulsory ones at few tokens, growth per doubling of tokens over 128)
@@ -83,6 +84,15 @@ def headline_cases() -> list[Case]:
         for name in HEADLINE_MODELS
         for tokens in (1, 8, 32, 128, 512)
         for skew in (0.0, 1.2)
+    ]
+
+
+def quant_cases() -> list[Case]:
+    return [
+        replace(model("deepseek_v3", tokens), skew=skew, quant=quant)
+        for tokens in (1, 32, 512)
+        for skew in (0.0, 1.2)
+        for quant in ("fp8_block", "none")
     ]
 
 

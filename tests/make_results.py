@@ -35,15 +35,13 @@ ENVIRONMENT = {
 
 
 def make_results(folder: Path) -> Path:
-    """Writes `folder`/fixture-gpu/{throughput,headline,skew,experts,decode,fusion,heights,energy,stages,traffic}.csv.
-
-    With their JSON. Returns that folder.
-    """
+    """Writes a CSV for each study, with its JSON, into `folder`/fixture-gpu. Returns that folder."""
     out = folder / DEVICE
     out.mkdir(parents=True, exist_ok=True)
     for study, cases, systems in (
         ("throughput", made_up.throughput_cases(), tuple(made_up.SYSTEMS)),
         ("headline", made_up.headline_cases(), made_up.HEADLINE_SYSTEMS),
+        ("quant", made_up.quant_cases(), made_up.QUANT_SYSTEMS),
         ("skew", made_up.skew_cases(), made_up.SKEW_SYSTEMS),
         ("experts", made_up.expert_cases(), made_up.EXPERT_SYSTEMS),
         ("decode", made_up.decode_cases(), made_up.DECODE_SYSTEMS),

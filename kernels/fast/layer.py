@@ -30,7 +30,7 @@ def fast_moe(
 ) -> torch.Tensor:
     """y [tokens, hidden] = sum over the k experts of weight * down(silu(gate x) * up x), in the dtype of x.
 
-    x: float16 or bfloat16 [tokens, hidden], up to 8192 tokens of top-16; router_weight: [num_experts, hidden];
+    x: float16 or bfloat16 [tokens, hidden], up to 8192 tokens of top-32; router_weight: [num_experts, hidden];
     gate_up: [num_experts, 2 * ffn, hidden], gate rows then up rows; down: [num_experts, hidden, ffn], all contiguous,
     in the dtype and on the device of x. gating: plain softmax by default; correction_bias: float32 [num_experts] for
     the gatings that have one. tiles: by default chosen from shape, tokens and device. Never waits for the GPU; a CUDA

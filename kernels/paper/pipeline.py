@@ -110,7 +110,7 @@ def paper_moe(
 ) -> torch.Tensor:
     """y [tokens, hidden] = sum over the k experts of weight * down(silu(gate x) * up x), in the dtype of x.
 
-    x: float16 or bfloat16 [tokens, hidden], up to 8192 tokens of top-16; router_weight: [num_experts, hidden];
+    x: float16 or bfloat16 [tokens, hidden], up to 8192 tokens of top-32; router_weight: [num_experts, hidden];
     gate_up: [num_experts, 2 * ffn, hidden], gate rows then up rows; down: [num_experts, hidden, ffn], all in the dtype
     and on the device of x. gating: `Gating()`, plain softmax, by default. fused: one kernel for gate, up and SiLU.
     schedule: ``host`` waits for the GPU twice, as the paper does; ``gpu`` never waits, and a CUDA graph can hold it.

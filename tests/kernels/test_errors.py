@@ -62,7 +62,7 @@ MOE_ERRORS = {
         {"x": lambda d: transposed(TOKENS, HIDDEN, device=d)},
         ValueError, "x must have stride 1 in its last dimension, got strides (1, 4): call .contiguous()"),
     "too many slots": (
-        {"x": lambda d: zeros(65537, HIDDEN, device=d)}, ValueError, "at most 131072 slots, 8192 tokens of top-16"),
+        {"x": lambda d: zeros(131073, HIDDEN, device=d)}, ValueError, "at most 262144 slots, 8192 tokens of top-32"),
     "router in another dtype": (
         {"router_weight": lambda d: zeros(EXPERTS, HIDDEN, dtype=FP16, device=d)},
         TypeError, "router_weight must be torch.bfloat16, got torch.float16"),

@@ -72,8 +72,8 @@ ERRORS = {
         {"x": lambda device: torch.zeros(TOKENS, HIDDEN, dtype=BF16, device="meta")},
         ValueError, "x is on meta: move it to a GPU"),
     "too many slots": (
-        {"x": zeros(65537, HIDDEN)},
-        ValueError, "65537 tokens of top_k=2: at most 131072 slots, 8192 tokens of top-16"),
+        {"x": zeros(131073, HIDDEN)},
+        ValueError, "131073 tokens of top_k=2: at most 262144 slots, 8192 tokens of top-32"),
     "router in another dtype": (
         {"router_weight": zeros(EXPERTS, HIDDEN, dtype=FP16)},
         TypeError, "router_weight must be torch.bfloat16, got torch.float16"),

@@ -27,7 +27,7 @@ LAUNCHED_FROM = {
 }
 """Kernels that are launched with `launch_options`."""
 ARITHMETIC = {"tl.cdiv", "tl.program_id", "tl.arange", "tl.static_assert"}
-EARLY = {"_down_kernel": {"_locate"}, "_few_down_kernel": {"_few_weights", "tl.load"}}
+EARLY = {"_down_kernel": {"_locate"}, "_down_fp8_kernel": {"_locate"}, "_few_down_kernel": {"_few_weights", "tl.load"}}
 """Calls that read before the wait: what the routing wrote, two kernels earlier, and weights."""
 
 

@@ -77,7 +77,7 @@ class OverwritesWeights(Sound):
     def spoilt(self, forward, weights):
         def overwrite(x):
             y = forward(x)
-            weights.gate_up()[3, 5, 7] = 1.0
+            weights.gate_up()[3, 5, 7].fill_(1.0)
             return y
 
         return overwrite

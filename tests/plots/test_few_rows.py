@@ -28,7 +28,9 @@ FEW = {
     "only the limit": lambda rows: rows[rows["implementation"] == "stream"],
     "only a peer": lambda rows: rows[rows["implementation"] == "megablocks_sparse"],
     "only what others wrote": lambda rows: rows[~rows["implementation"].str.startswith(OURS)],
-    "no limit": lambda rows: rows[rows["implementation"] != "stream"].assign(limit_us=pd.NA, stream_us=pd.NA),
+    "no limit": lambda rows: rows[rows["implementation"] != "stream"].assign(
+        **{name: pd.NA for name in ("limit_us", "stream_us") if name in rows}
+    ),
     "one case": lambda rows: rows[rows["case_hash"] == rows["case_hash"].iloc[0]],
     "one row": lambda rows: rows.head(1),
     "all failed": failed,

@@ -9,8 +9,7 @@ from tritonmoe_bench.experiments.analysis import headline as headline_data
 from tritonmoe_bench.experiments.analysis.names import SYSTEMS
 from tritonmoe_bench.experiments.analysis.published import ratios
 from tritonmoe_bench.experiments.analysis.results import Results
-from tritonmoe_bench.plots import headline
-from tritonmoe_bench.plots.parts import registry, style
+from tritonmoe_bench.plots.parts import against_field, registry, style
 
 PER_SYSTEM = ("throughput", "limit_share", "latency_vs_skew", "latency_vs_experts")
 UNITS = {
@@ -23,6 +22,7 @@ UNITS = {
     "skew_map": ["Zipf exponent"],
     "stage_breakdown": ["latency (µs)", "share of the stages' sum (%)"],
     "headline": ["tokens", "latency of system / of fast (ratio)"],
+    "quant": ["tokens", "latency of system / of fast (ratio)"],
     "decode": ["tokens", "expert- / output-centric\nlatency (ratio)", "relative error\nagainst float32"],
     "fusion": ["tokens", "permuted / fused latency (ratio)"],
     "dynamic_heights": ["Zipf exponent", "over 16 rows for all", "over the best\nsingle height"],
@@ -174,7 +174,7 @@ def test_headline_rings_the_best_peer_and_states_the_geometric_mean(drawn, resul
     assert {"stream", "fast", "paper_fused_graph"}.isdisjoint(headline_data.peers(rows))
     here = best[(best["model"] == "mixtral") & (best["skew"] == 0)].sort_values("tokens")
     panel = drawn["headline"].axes[0]
-    rings = [line for line in panel.lines if line.get_fillstyle() and line.get_markersize() == headline.RING["ms"]]
+    rings = [line for line in panel.lines if line.get_fillstyle() and line.get_markersize() == against_field.RING["ms"]]
     assert [list(line.get_ydata()) for line in rings] == [list(here["ratio"])]
     assert [text.get_text() for text in panel.texts if "." in text.get_text()] == [f"{r:.2f}" for r in here["ratio"]]
     printed = " ".join(" ".join(text.get_text() for text in drawn["headline"].texts).split())
@@ -183,6 +183,20 @@ def test_headline_rings_the_best_peer_and_states_the_geometric_mean(drawn, resul
         product *= ratio
     assert f"fast runs at {product ** (1 / len(best)):.2f}x the speed" in printed
     assert f"At {len(best)} points" in printed
+
+
+def test_packed_weights_have_panels_of_their_own(drawn, results):
+    rows = results.study("quant").rows
+    rows = rows[rows["quant"] == "fp8_block"]
+    best = headline_data.against_best(rows, headline_data.peers(rows))
+    panels = drawn["quant"].axes
+    assert [panel.get_title().splitlines()[1] for panel in panels] == [
+        "uniform routing, fp8_block", "Zipf 1.2, fp8_block",
+    ]  # fmt: skip
+    for panel, skew in zip(panels, (0.0, 1.2)):
+        here = best[best["skew"] == skew].sort_values("tokens")
+        rings = [line for line in panel.lines if line.get_markersize() == against_field.RING["ms"]]
+        assert [list(line.get_ydata()) for line in rings] == [list(here["ratio"])]
 
 
 def test_stages_stand_beside_the_published_ones(drawn, results):
