@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 import triton
 
+from .pdl import wait_for_previous
+
 DTYPES = (torch.float16, torch.bfloat16)
 """Element types of activations and weights."""
-ROUTER_DTYPES = DTYPES
-"""Element types of the router's weight."""
-LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-INDEX_DTYPES = (torch.int32, torch.int64)
 MAX_TOP_K = 32
 MAX_EXPERTS = 1024
 MAX_SLOTS = 8192 * MAX_TOP_K
+"""Token-expert pairs that the kernels take at once; `in_chunks` cuts larger batches."""
 
 
 def check_tensor(
     name: str, tensor: object, shape: tuple[int | str, ...], dtypes: tuple[torch.dtype, ...], like: torch.Tensor | None
 ) -> torch.Tensor:
-    """`tensor`, if it fits. In `shape` a number must be met and a word names a dimension of any positive size.
+    """`tensor`, if it fits. In `shape` a number must be met and a word names a dimension of any positive size, but
+    there may be no `tokens`.
 
     like: a tensor whose device `tensor` must share, None for the first one, whose device must be able to run kernels.
     Raises TypeError for what is no tensor or has another dtype; ValueError for another rank, size, device or a last
@@ -32,10 +32,10 @@ def check_tensor(
         raise TypeError(f"{name} must be {allowed}, got {tensor.dtype}: convert it with .to()")
     actual = tensor.shape
     if len(actual) != len(shape) or not all(
-        size == want if isinstance(want, int) else size > 0 for size, want in zip(actual, shape)
+        size == want if isinstance(want, int) else size > 0 or want == "tokens" for size, want in zip(actual, shape)
     ):
-        empty = ": no size may be 0" if 0 in actual else ""
-        raise ValueError(f"{name} must have shape [{', '.join(map(str, shape))}], got {list(actual)}{empty}")
+        hint = ": no size may be 0" if 0 in actual[-2:] else _transposed(name, actual, shape)
+        raise ValueError(f"{name} must have shape [{', '.join(map(str, shape))}], got {list(actual)}{hint}")
     if tensor.stride(-1) != 1 and actual[-1] > 1:
         raise ValueError(
             f"{name} must have stride 1 in its last dimension, got strides {tensor.stride()}: call .contiguous()"
@@ -61,23 +61,27 @@ def check_expert_size(name: str, weights: torch.Tensor) -> None:
 
 def check_layer(x: object, router_weight: object, gate_up: object, down: object, top_k: object) -> None:
     """Checks what every forward takes: x [tokens, hidden], router_weight [num_experts, hidden], gate_up [num_experts,
-    2 * ffn, hidden], down [num_experts, hidden, ffn], all of one dtype and device, and top_k of the experts.
+    2 * ffn, hidden], down [num_experts, hidden, ffn], all of one dtype and device, and top_k of the experts. The
+    router's weight may also be float32.
 
     Raises TypeError or ValueError.
     """
     x = check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
-    tokens, hidden = x.shape
-    if (tokens - 1) * x.stride(0) >= 2**31:
-        raise ValueError(f"x has rows {x.stride(0)} elements apart, too far for 32-bit offsets: call .contiguous()")
-    router_weight = check_tensor("router_weight", router_weight, ("num_experts", hidden), (x.dtype,), x)
-    num_experts = check_num_experts(router_weight.shape[0])
+    hidden = x.shape[1]
+    num_experts = check_router_weight(router_weight, x).shape[0]
     down = check_tensor("down", down, (num_experts, hidden, "ffn"), (x.dtype,), x)
     gate_up = check_tensor("gate_up", gate_up, (num_experts, 2 * down.shape[2], hidden), (x.dtype,), x)
     check_expert_size("gate_up", gate_up)
     check_expert_size("down", down)
-    slots = tokens * check_top_k(top_k, num_experts)
-    if slots > MAX_SLOTS:
-        raise ValueError(f"{tokens} tokens of top_k={top_k}: at most {MAX_SLOTS} slots, 8192 tokens of top-{MAX_TOP_K}")
+    check_top_k(top_k, num_experts)
+
+
+def check_router_weight(router_weight: object, x: torch.Tensor) -> torch.Tensor:
+    """`router_weight` [num_experts, hidden], in the dtype of x or float32. Raises TypeError or ValueError."""
+    dtypes = (x.dtype, torch.float32)
+    router_weight = check_tensor("router_weight", router_weight, ("num_experts", x.shape[1]), dtypes, x)
+    check_num_experts(router_weight.shape[0])
+    return router_weight
 
 
 def check_top_k(top_k: object, num_experts: int) -> int:
@@ -99,6 +103,14 @@ def check_num_experts(num_experts: object) -> int:
     return num_experts
 
 
+def _transposed(name: str, actual: torch.Size, shape: tuple[int | str, ...]) -> str:
+    """What to do about a tensor whose last two dimensions are those of the transpose of `shape`."""
+    turned = (*actual[:-2], *reversed(actual[-2:]))
+    fits = len(actual) == len(shape) and all(isinstance(want, str) or size == want for size, want in zip(turned, shape))
+    axes = f"{len(shape) - 2}, {len(shape) - 1}"
+    return f": it is transposed, pass {name}.transpose({axes}).contiguous()" if fits and len(shape) > 1 else ""
+
+
 def _check_device(name: str, tensor: torch.Tensor) -> None:
     if tensor.is_cuda:
         current = torch.cuda.current_device()
@@ -107,16 +119,22 @@ def _check_device(name: str, tensor: torch.Tensor) -> None:
                 f"{name} is on {tensor.device}, but the current device is cuda:{current}: "
                 f"call inside torch.cuda.device({tensor.get_device()})"
             )
-    elif not (tensor.device.type == "cpu" and triton.knobs.runtime.interpret):
+    elif not (tensor.device.type == "cpu" and interprets()):
+        late = tensor.device.type == "cpu" and triton.knobs.runtime.interpret
         raise ValueError(
             f"{name} is on {tensor.device}: move it to a GPU, or for CPU tensors set TRITON_INTERPRET=1 before triton "
-            "is imported"
+            f"is imported{', which it was when you set it: restart Python' if late else ''}"
         )
     elif tensor.dtype == torch.bfloat16 and not _interprets_bfloat16():
         raise TypeError(
-            f"{name} is bfloat16 on the CPU, on whose bits Triton's interpreter computes as they are: take float16, or "
-            "call tritonmoe_bench.experiments.interpreter.repair.install() first"
+            f"{name} is bfloat16 on the CPU, which Triton's interpreter computes wrongly: take float16, or repair it "
+            "by `from tritonmoe_bench.experiments.interpreter import repair; repair.install()`"
         )
+
+
+def interprets() -> bool:
+    """Whether this process interprets kernels: what TRITON_INTERPRET said when triton and ours were imported."""
+    return not any(isinstance(function, triton.JITFunction) for function in (triton.language.cdiv, wait_for_previous))
 
 
 def _interprets_bfloat16() -> bool:

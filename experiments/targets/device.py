@@ -14,6 +14,7 @@ import triton
 from torch._subclasses import fake_tensor
 from triton.backends.compiler import GPUTarget
 
+from tritonmoe_bench.kernels.fast import layer
 from tritonmoe_bench.kernels.formats import Packed, formats
 
 from ..workload.case import Case
@@ -80,6 +81,7 @@ def pretend(gpu: Gpu) -> None:
     cuda: Any = torch.cuda
     cuda.is_available = lambda: True
     cuda.current_device = lambda: 0
+    cuda.is_current_stream_capturing = lambda: False
     cuda.get_device_capability = lambda device=None: (major, minor)
     cuda.get_device_properties = lambda device=None: properties
     cuda.get_device_name = lambda device=None: name
@@ -96,6 +98,7 @@ def _without_storage() -> None:
     # Each expert's first row, where the host reads the offsets of a schedule: as if each had one.
     fake.numpy = lambda tensor: np.arange(tensor.numel(), dtype=np.int32).reshape(tuple(tensor.shape))
     fake.__getitem__ = _index
+    layer.is_traced = lambda x: False  # they are to be launched, not traced
     multiply = torch.mm
 
     def mm(a: torch.Tensor, b: torch.Tensor, out_dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -26,6 +26,7 @@ from torch._subclasses import fake_tensor
 
 from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 from tritonmoe_bench.kernels.fast import choose, tuned
+from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
 
@@ -47,6 +48,8 @@ WIDE = (
     (128, MAX_TOP_K, "softmax"), (MAX_EXPERTS, MAX_TOP_K, "sigmoid_renorm"), (MAX_EXPERTS, MAX_TOP_K, "deepseek_v3"),
 )  # fmt: skip
 """(num_experts, top_k, gating) that no model in conf/ has: more experts, more of them at once, odd groups."""
+FLOAT32_ROUTER = Case("float32 router", 256, 8, 7168, 2048, tokens=1)
+"""What is recorded with a router in float32."""
 SIZES = ("FFN", "HIDDEN", "K", "N", "SPAN", "STRIDE_N")
 """Constants of the kernels that are sizes of the layer, of which there are too many to compile each."""
 TILES = ({"BLOCK_M", "BLOCK_N", "BLOCK_K"}, {"BLOCK_N", "LADDER"})
@@ -175,6 +178,8 @@ def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
     for implementation in pipelines():
         for case in cases(implementation, brief):
             yield implementation.name, case, functools.partial(forward, implementation, case)
+    for tokens in (1, 64):
+        yield fast.name, replace(FLOAT32_ROUTER, tokens=tokens), functools.partial(with_float32_router, tokens)
     for tile in STREAM_TILES:
 
         def read(tile: Any = tile) -> None:
@@ -196,6 +201,15 @@ def forward(implementation: Implementation, case: Case) -> None:
     """One forward, on tensors without storage."""
     weights: Any = Blank(case)
     implementation.build(case, weights)(weights.empty(case.tokens, case.hidden_dim))
+
+
+def with_float32_router(tokens: int) -> None:
+    """One forward of `fast`, as `forward`, with the router's weight in float32."""
+    case = replace(FLOAT32_ROUTER, tokens=tokens)
+    weights: Any = Blank(case)
+    router = weights.empty(case.num_experts, case.hidden_dim, dtype=torch.float32)
+    x = weights.empty(tokens, case.hidden_dim)
+    fast_moe(x, router, weights.gate_up(), weights.down(), case.top_k, case.gate)
 
 
 def recorded(brief: bool) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from ..checks import check_contiguous, check_layer, check_tensor
+from ..chunks import in_chunks
 from ..gating import Gating
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..weighting import weighted_by_down
@@ -45,6 +46,15 @@ def forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, til
     """What `fast_moe` does, with its arguments, where no graph is being traced."""
     gating = Gating() if gating is None else gating
     _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        return _forward(rows, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
+
+    return in_chunks(run, x, top_k)
+
+
+def _forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles) -> torch.Tensor:
+    """What `forward` does with a batch that the kernels take at once, once it is checked."""
     tokens, hidden = x.shape
     num_experts, ffn = down.shape[0], down.shape[2]
     tiles = tiles or choose_tiles(x.device, num_experts, top_k, hidden, ffn, tokens)

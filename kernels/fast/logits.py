@@ -10,12 +10,14 @@ import torch
 import triton
 import triton.language as tl
 
+from ..cublas import may_call
 from ..pdl import launch_options, release_next, wait_for_previous
+from ..target import target_of
 
 FEW_TOKENS = 4
 """Up to so many tokens each program reads one expert's whole row."""
 SPLIT_TOKENS = 128
-"""Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is faster."""
+"""Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is faster, where it may be called."""
 PIECE = 512
 """The least of the hidden dimension that a program sums, where it is split."""
 MAX_PARTS = 8
@@ -35,7 +37,8 @@ def _few_logits_kernel(
         total = tl.zeros([BLOCK_E, BLOCK_K], dtype=tl.float32)
         for start in tl.range(0, K, BLOCK_K):
             inside = k + start < K
-            row = tl.load(x + token * stride_token + start + k, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
+            place = x + tl.full([], token, tl.int64) * stride_token + start + k
+            row = tl.load(place, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
             mask = (expert < num_experts)[:, None] & inside[None, :]
             weight = tl.load(
                 router_weight + expert.to(tl.int64)[:, None] * K + (start + k)[None, :], mask=mask, other=0.0
@@ -48,9 +51,9 @@ def _few_logits_kernel(
 def _split_logits_kernel(
     x, router_weight, logits, num_tokens, stride_token, num_experts,
     K: tl.constexpr, SPAN: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """logits[p] = x @ router_weight.T over the p-th SPAN of the hidden dimension."""
+    """logits[p] = x @ router_weight.T over the p-th SPAN of the hidden dimension. PRECISION: of float32 products."""
     wait_for_previous(PDL)
     release_next(PDL)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
@@ -67,17 +70,17 @@ def _split_logits_kernel(
             router_weight + expert[None, :] * K + k[:, None],
             mask=(expert < num_experts)[None, :] & (k < K)[:, None], other=0.0,
         )  # fmt: skip
-        total = tl.dot(row, weight, total)
+        total = tl.dot(row.to(weight.dtype), weight, total, input_precision=PRECISION)
     place = logits + (part * num_tokens + token)[:, None] * num_experts + expert[None, :]
     tl.store(place, total, mask=(token < num_tokens)[:, None] & (expert < num_experts)[None, :])
 
 
 def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
-    """float32 [parts, tokens, num_experts]."""
+    """float32 [parts, tokens, num_experts]; router_weight in the dtype of x, or float32, which is not rounded."""
     (tokens, hidden), num_experts = x.shape, router_weight.shape[0]
-    if tokens > SPLIT_TOKENS:
+    if tokens > SPLIT_TOKENS and may_call(x.device):
         half_sums = x.dtype == torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation
-        if x.is_cuda and not half_sums:  # with which PyTorch refuses float32 results
+        if x.is_cuda and x.dtype == router_weight.dtype and not half_sums:  # with which it refuses float32 results
             return torch.mm(x, router_weight.t(), out_dtype=torch.float32)[None]
         return (x.float() @ router_weight.float().t())[None]
     if tokens <= FEW_TOKENS:
@@ -88,8 +91,8 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
             BLOCK_K=min(triton.next_power_of_2(hidden), 4096), **launch_options(x.device),
         )  # fmt: skip
         return logits
-    block_k = 128
-    parts = min(MAX_PARTS, triton.cdiv(hidden, PIECE))
+    block_k = 128 if router_weight.dtype == x.dtype else 64
+    parts = min(MAX_PARTS, triton.cdiv(hidden, PIECE)) if tokens <= SPLIT_TOKENS else 1
     span = triton.cdiv(triton.cdiv(hidden, parts), block_k) * block_k
     parts = triton.cdiv(hidden, span)
     block_t = min(max(16, triton.next_power_of_2(tokens)), 64)
@@ -97,7 +100,7 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
     logits = torch.empty((parts, tokens, num_experts), dtype=torch.float32, device=x.device)
     _split_logits_kernel[(triton.cdiv(tokens, block_t), triton.cdiv(num_experts, block_e), parts)](
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
-        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_stages=3,
-        num_warps=4 if block_t == 16 else 8, **launch_options(x.device),
+        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_stages=3, num_warps=4 if block_t == 16 else 8,
+        PRECISION="tf32x3" if target_of(x.device).nvidia_major else "ieee", **launch_options(x.device),
     )  # fmt: skip
     return logits

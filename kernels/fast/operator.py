@@ -1,14 +1,17 @@
 """`tritonmoe::fast_moe`: `fast` as one operator, which torch.compile and torch.export keep whole instead of tracing it.
 
-Its arguments are tensors and plain values, the gating one by one. It is only used while a graph is being traced: an
-eager call of `fast_moe` does not pass through the dispatcher, unless another thread is compiling at that moment.
+Its arguments are tensors and plain values, the gating one by one. It is only used while a graph is being traced, or
+shapes alone are computed: an eager call of `fast_moe` does not pass through the dispatcher, unless another thread is
+compiling at that moment.
 """
 
 from __future__ import annotations
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..gating import Gating
+from ..gradient import register_no_gradient
 from .tile_types import FastTiles, FewTiles
 
 _PLAIN = Gating()
@@ -45,11 +48,13 @@ def _(x, router_weight, gate_up, down, *_) -> torch.Tensor:
     return x.new_empty(x.shape)
 
 
-def _no_gradient(ctx, inputs, output) -> None:
-    ctx.mark_non_differentiable(output)
+register_no_gradient(fast_moe_op)
 
 
-fast_moe_op.register_autograd(lambda ctx, grad: (None,) * 11, setup_context=_no_gradient)
+def is_traced(x: torch.Tensor) -> bool:
+    """Whether a graph is recorded of calls with x, or only shapes are computed: under make_fx and FakeTensorMode."""
+    modes = torch._C._TorchDispatchModeKey
+    return isinstance(x, FakeTensor) or any(map(torch._C._get_dispatch_mode, (modes.FAKE, modes.PROXY)))
 
 
 def traced_fast_moe(
@@ -69,7 +74,7 @@ def traced_fast_moe(
     """
     gating = _PLAIN if gating is None else gating
     if tiles is not None:
-        raise ValueError("tiles cannot be given under torch.compile: there they are chosen by themselves")
+        raise ValueError("tiles cannot be given where a graph is traced, as by torch.compile: there they are chosen")
     if gating.correction_bias != (correction_bias is not None):
         raise ValueError("correction_bias must be given exactly when the gating has one")
     return fast_moe_op(

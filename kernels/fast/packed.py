@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from ..checks import DTYPES, ROUTER_DTYPES, check_contiguous, check_num_experts, check_tensor, check_top_k
+from ..checks import DTYPES, check_contiguous, check_router_weight, check_tensor, check_top_k
+from ..chunks import in_chunks
 from ..formats import Packed
 from ..formats.fp8_block import Fp8Block
 from ..gating import Gating
@@ -42,9 +43,17 @@ def forward_packed(
     _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, activations)
     assert isinstance(gate_up, Fp8Block)
     assert isinstance(down, Fp8Block)
-    target = target_of(x.device)
-    activations = activations or default_activations(target)
-    tiles = tiles or fp8_tiles(target, *_layer(down, top_k), x.shape[0], activations)
+    activations = activations or default_activations(target_of(x.device))
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        return _forward(rows, router_weight, gate_up, down, top_k, gating, correction_bias, tiles, activations)
+
+    return in_chunks(run, x, top_k)
+
+
+def _forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles, activations) -> torch.Tensor:
+    """What `forward_packed` does with a batch that the kernels take at once, once it is checked."""
+    tiles = tiles or fp8_tiles(target_of(x.device), *_layer(down, top_k), x.shape[0], activations)
     if isinstance(tiles, FewTiles):
         return launch_few(x, launch_logits(x, router_weight), gate_up, down, top_k, gating, correction_bias, tiles)
     rows, scales = launch_quantize_rows(x) if activations == "a8" else (x, None)
@@ -104,9 +113,8 @@ def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, acti
     if type(gate_up) is not type(down):
         raise TypeError(f"gate_up is packed as {gate_up.name} and down as {down.name}: both must be the same")
     hidden = x.shape[1]
-    router_weight = check_tensor("router_weight", router_weight, ("num_experts", hidden), ROUTER_DTYPES, x)
-    check_contiguous("router_weight", router_weight)
-    num_experts = check_num_experts(router_weight.shape[0])
+    check_contiguous("router_weight", check_router_weight(router_weight, x))
+    num_experts = router_weight.shape[0]
     check_top_k(top_k, num_experts)
     ffn = down.shape[2]
     for name, packed, shape in (("gate_up", gate_up, (2 * ffn, hidden)), ("down", down, (hidden, ffn))):

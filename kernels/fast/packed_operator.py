@@ -9,6 +9,7 @@ import torch
 
 from ..formats import Packed, formats
 from ..gating import Gating
+from ..gradient import register_no_gradient
 
 
 @torch.library.custom_op(
@@ -49,11 +50,7 @@ def _(x: torch.Tensor, *_: object) -> torch.Tensor:
     return x.new_empty(x.shape)
 
 
-def _no_gradient(ctx, inputs, output) -> None:
-    ctx.mark_non_differentiable(output)
-
-
-fast_moe_packed_op.register_autograd(lambda ctx, grad: (None,) * 15, setup_context=_no_gradient)
+register_no_gradient(fast_moe_packed_op)
 
 
 def traced_fast_moe_packed(

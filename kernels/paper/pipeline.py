@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..checks import check_layer
+from ..checks import MAX_SLOTS, check_layer
+from ..chunks import in_chunks
 from ..gating import Gating
+from ..gradient import inference_only
 from ..weighting import weighted_by_down
 from .fused_gate_up import launch_fused_gate_up
 from .grouped_gemm import launch_grouped_gemm
@@ -110,19 +112,29 @@ def paper_moe(
 ) -> torch.Tensor:
     """y [tokens, hidden] = sum over the k experts of weight * down(silu(gate x) * up x), in the dtype of x.
 
-    x: float16 or bfloat16 [tokens, hidden], up to 8192 tokens of top-32; router_weight: [num_experts, hidden];
-    gate_up: [num_experts, 2 * ffn, hidden], gate rows then up rows; down: [num_experts, hidden, ffn], all in the dtype
-    and on the device of x. gating: `Gating()`, plain softmax, by default. fused: one kernel for gate, up and SiLU.
-    schedule: ``host`` waits for the GPU twice, as the paper does; ``gpu`` never waits, and a CUDA graph can hold it.
-    tiles: default by the device's shared memory. Inference only: no gradient is recorded.
+    x: float16 or bfloat16 [tokens, hidden], any number of tokens, in chunks above 8192 tokens of top-32; router_weight:
+    [num_experts, hidden], also float32; gate_up: [num_experts, 2 * ffn, hidden], gate rows then up rows; down:
+    [num_experts, hidden, ffn], all in the dtype and on the device of x. gating: `Gating()`, plain softmax, by default.
+    fused: one kernel for gate, up and SiLU. schedule: ``host`` waits for the GPU twice, as the paper does; ``gpu``
+    never waits, and a CUDA graph can hold it. tiles: default by the device's shared memory.
+    Inference only: where an input requires a gradient, a backward pass through y raises RuntimeError.
     Raises TypeError or ValueError, before any launch, for another dtype, device, shape, stride, top_k or schedule and
     for a gating that this family does not have.
     """
-    value: tuple = (x,)
-    layer = _layer(x, router_weight, gate_up, down, top_k, gating, fused, schedule, correction_bias, tiles)
-    for _, stage in _STAGES:
-        value = stage(layer, *value)
-    return value[0]
+    rest = (top_k, gating, fused, schedule, correction_bias, tiles)
+    return inference_only(_forward, x, router_weight, gate_up, down, *rest)
+
+
+def _forward(x, router_weight, gate_up, down, top_k, *rest) -> torch.Tensor:
+    layer = _layer(x, router_weight, gate_up, down, top_k, *rest)
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        value: tuple = (rows,)
+        for _, stage in _STAGES:
+            value = stage(layer, *value)
+        return value[0]
+
+    return in_chunks(run, x, top_k)
 
 
 def paper_stages(
@@ -141,10 +153,12 @@ def paper_stages(
     """The stages of `paper_moe`, (name, thunk) in order, each thunk running just what the forward runs in that stage.
 
     Runs the forward once to prepare the inputs of every stage, and keeps them alive. The last thunk returns (y,).
-    Arguments and errors as `paper_moe`.
+    Arguments and errors as `paper_moe`, and ValueError for a batch of no tokens or of more than one chunk.
     """
     value: tuple = (x,)
     layer = _layer(x, router_weight, gate_up, down, top_k, gating, fused, schedule, correction_bias, tiles)
+    if not 0 < x.shape[0] * top_k <= MAX_SLOTS:
+        raise ValueError(f"x has {x.shape[0]} tokens: allowed are 1 to {MAX_SLOTS // top_k} of top_k={top_k}")
     stages: list[tuple[str, Callable[[], tuple]]] = []
     for name, stage in _STAGES:
         stages.append((name, functools.partial(stage, layer, *value)))

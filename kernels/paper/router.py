@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..cublas import may_call
 from ..gating import LEAST_SUM as _LEAST_SUM
 from ..gating import Gating
 
@@ -90,9 +91,12 @@ def launch_router(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """weights float32 [tokens, top_k] and experts int32 [tokens, top_k] of x [tokens, hidden].
 
-    router_weight: [num_experts, hidden] in the dtype of x; the logits are in that dtype, as in the paper.
+    router_weight: [num_experts, hidden] in the dtype of x, as in the paper, or float32; the logits are in its dtype.
+    Raises RuntimeError in the capture of a CUDA graph, if it is this thread's first call.
     """
-    return launch_score_topk(torch.mm(x, router_weight.t()), top_k, gating)
+    if not may_call(x.device):
+        raise RuntimeError("cuBLAS cannot be set up in the capture of a CUDA graph: call paper_moe once before it")
+    return launch_score_topk(torch.mm(x.to(router_weight.dtype), router_weight.t()), top_k, gating)
 
 
 def check_gating(gating: Gating, correction_bias: torch.Tensor | None = None) -> None:

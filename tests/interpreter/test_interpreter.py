@@ -378,3 +378,51 @@ def test_cast_to_e4m3_rounds_to_even_and_stops_at_the_largest(source):
     out = torch.empty(a.shape, dtype=torch.float8_e4m3fn)
     cast_kernel[(1,)](a, out, N=a.numel(), ROUNDING=None)
     assert torch.equal(out.float(), a.float().clamp(-448, 448).to(torch.float8_e4m3fn).float())
+
+
+LATE = """
+import os
+{imports}
+os.environ["TRITON_INTERPRET"] = "1"
+import torch
+from tritonmoe_bench.kernels import fast_moe, paper_moe
+layer = [torch.zeros(shape, dtype=torch.float16) for shape in ((6, 32), (8, 32), (8, 32, 32), (8, 32, 16))]
+for moe in (fast_moe, paper_moe):
+    try:
+        moe(*layer, 2)
+    except ValueError as error:
+        print(error)
+"""
+REPAIR = """
+import re, torch
+from tritonmoe_bench.kernels import fast_moe
+x, *weights = [torch.ones(shape, dtype=torch.bfloat16) / 8 for shape in ((6, 32), (8, 32), (8, 32, 32), (8, 32, 16))]
+try:
+    fast_moe(x, *weights, 2)
+except TypeError as error:
+    exec(re.search("`(.*)`", str(error))[1])
+y = fast_moe(x, *weights, 2)
+right = fast_moe(x.half(), *(weight.half() for weight in weights), 2)
+assert (y.float() - right.float()).abs().max() <= 2**-8 * right.float().abs().max(), (y, right)
+print("right")
+"""
+
+
+def run(code, **changes):
+    environment = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment | changes)
+
+
+@pytest.mark.parametrize("imports", ["import triton", "from tritonmoe_bench.kernels import fast_moe"])
+def test_a_variable_that_is_set_too_late_is_one_clear_error(imports):
+    """As in a notebook, whose first cell imports us: not an error of a driver that is not there."""
+    done = run(LATE.format(imports=imports))
+    assert done.stdout.splitlines() == 2 * [
+        "x is on cpu: move it to a GPU, or for CPU tensors set TRITON_INTERPRET=1 before triton is imported, which it "
+        "was when you set it: restart Python"
+    ], done.stderr
+
+
+def test_bfloat16_on_a_cpu_works_by_the_call_that_the_error_names():
+    done = run(REPAIR, TRITON_INTERPRET="1")
+    assert done.stdout == "right\n", done.stderr

@@ -5,9 +5,9 @@ from itertools import cycle
 import pytest
 import torch
 from fast_cases import SMALL_FEW, Spy, logits_that_choose, make_tiles, one_expert_each
-from moe_cases import assert_accurate, make_layer
+from moe_cases import assert_accurate, make_layer, random
 
-from tritonmoe_bench.experiments.workload.reference import moe_forward
+from tritonmoe_bench.experiments.workload.reference import moe_forward, relative_error
 from tritonmoe_bench.kernels import paper_moe
 from tritonmoe_bench.kernels.fast import blocks, forward, gemm, logits, routing
 from tritonmoe_bench.kernels.fast.layer import fast_moe
@@ -96,6 +96,21 @@ def test_a_token_whose_sigmoid_scores_all_underflow_gets_zeros(scale, device):
     for y in outputs:
         assert y[0].tolist() == [0.0] * 32
         torch.testing.assert_close(y[1].float(), exact[1], rtol=2**-10, atol=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40, 150])
+def test_a_float32_router_chooses_as_float32(tokens, dtype, device):
+    """The third expert is the best by less than rounding the router to 16 bits leaves."""
+    layer = make_layer(device, tokens=tokens, experts=4, top_k=1, hidden=64, ffn=16, dtype=dtype)
+    _, gate_up, down, *rest = layer.parameters
+    layer.x = random(tokens, 64, dtype=dtype, device=device).abs()
+    router = torch.full((4, 64), 0.125, device=device)
+    router[2] *= 1 + 2**-13
+    exact, rounded = (moe_forward(layer.x, kind, layer.expert, *rest) for kind in (router, router.to(layer.x.dtype)))
+    assert relative_error(rounded, exact) > 0.5
+    outputs = [fast_moe(layer.x, router, gate_up, down, *rest, tiles=tiles) for tiles in (LEFT, SMALL_FEW)]
+    for y in (*outputs, paper_moe(layer.x, router, gate_up, down, *rest)):
+        assert relative_error(y, exact) < 0.01
 
 
 @pytest.mark.parametrize("tokens", [7, 130])

@@ -4,6 +4,8 @@ import pytest
 import torch
 from fast_cases import make_tiles
 from moe_cases import make_layer
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from tritonmoe_bench.kernels import GATINGS, Gating
 from tritonmoe_bench.kernels.fast.choose import choose_tiles
@@ -123,13 +125,31 @@ def test_an_eager_call_does_not_pass_through_the_dispatcher(device):
     assert OP in seen
 
 
-def test_trained_weights_need_no_gradient(device):
-    """nn.Parameters and grad mode, as a model has them."""
+@pytest.mark.parametrize("gating", [None, GATINGS["deepseek_v3"]], ids=["none", "deepseek_v3"])
+def test_fake_tensors_give_a_fake_tensor(gating, device):
+    def fake(*shape, dtype=torch.float16):
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    with FakeTensorMode():
+        bias = fake(16, dtype=torch.float32) if gating else None
+        y = fast_moe(fake(6, 32), fake(16, 32), fake(16, 32, 32), fake(16, 32, 16), 2, gating, correction_bias=bias)
+    assert isinstance(y, FakeTensor)
+    assert (y.shape, y.dtype, y.device.type) == ((6, 32), torch.float16, device)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_make_fx_records_one_operator(mode, device):
     layer = make_layer(device, tokens=5, **SHAPE)
-    tensors = [torch.nn.Parameter(tensor) for tensor in layer.parameters[:3]]
-    y = torch.compile(lambda x: fast_moe(x, *tensors, 2), fullgraph=True, backend="aot_eager")(layer.x)
-    assert not y.requires_grad
-    assert torch.equal(y, layer.fast())
+    graph = make_fx(lambda x, *weights: fast_moe(x + 1, *weights, 2), tracing_mode=mode)(layer.x, *layer.parameters[:3])
+    assert [node.target for node in graph.graph.nodes if node.op == "call_function"].count(OP) == 1
+    assert torch.equal(graph(layer.x, *layer.parameters[:3]), fast_moe(layer.x + 1, *layer.parameters[:3], 2))
+
+
+def test_tiles_are_refused_where_shapes_alone_are_computed(device):
+    with FakeTensorMode():
+        layer = [torch.empty(shape, dtype=torch.float16) for shape in ((6, 32), (8, 32), (8, 32, 32), (8, 32, 16))]
+        with pytest.raises(ValueError, match="tiles cannot be given where a graph is traced"):
+            fast_moe(*layer, 2, tiles=make_tiles(16))
 
 
 def test_a_backend_that_runs_the_graph_while_it_compiles(device):

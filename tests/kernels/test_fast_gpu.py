@@ -1,11 +1,17 @@
 """What of `fast` only a GPU shows: graphs that follow the routing, memory that is used again, overlapping launches,
 loops of many steps with loads in flight."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from fast_cases import SMALL_FEW, make_tiles
 from moe_cases import assert_accurate, make_layer, rounded_logits
 
+from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.kernels import pdl
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS
 from tritonmoe_bench.kernels.target import INTERPRETER
@@ -205,6 +211,34 @@ def test_loops_of_many_steps_at_every_height(block_m, dynamic, kind, device):
         pytest.skip("bulk copies need compute capability 9")
     layer = make_layer(device, tokens=200, **DEEP["long_ffn"], skew=1.2)
     layer.assert_fast_right(tiles=make_tiles(block_m, **KINDS[kind], dynamic=dynamic))
+
+
+FIRST_CALL = """
+import torch
+from moe_cases import make_layer
+layer = make_layer("cuda", tokens={tokens}, experts=16, top_k=4, hidden=256, ffn=192)
+tensors = layer.x, *layer.parameters
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    y = layer.fast()
+graph.replay()
+torch.cuda.synchronize()
+exact, own = layer.reference(torch.float32), layer.reference(layer.x.dtype)
+error, allowed = (float((out.float() - exact).norm() / exact.norm()) for out in (y, own))
+assert error <= 1.5 * allowed, (error, allowed)
+"""
+"""A process in which nothing has met cuBLAS when the capture begins."""
+
+
+@pytest.mark.parametrize("tokens", [1, SPLIT_TOKENS, SPLIT_TOKENS + 1, 512])
+def test_a_first_call_inside_of_a_capture(tokens):
+    tests = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    code = FIRST_CALL.format(tokens=tokens)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=checkout.program_environment(PYTHONPATH=paths)
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_stream_of_its_own(device):

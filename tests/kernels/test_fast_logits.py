@@ -1,11 +1,14 @@
 """The router's logits of `fast`: one row a program, split sums, PyTorch's GEMM, and both sides of each choice."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import triton
 from fast_cases import Spy
 from moe_cases import random
 
+from tritonmoe_bench.kernels import cublas
 from tritonmoe_bench.kernels.fast import logits as fast_logits
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS, launch_logits
 
@@ -42,6 +45,42 @@ def test_the_sum_of_the_parts(shape, dtype, device):
     # Exact products, summed in float32 in some order; far more than that would be a rounding to 16 bits.
     expected = x.double() @ router.double().T
     torch.testing.assert_close(logits.double().sum(0), expected, rtol=1e-5, atol=4e-6 * shape[2] ** 0.5)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 260, 7168 // 4)], ids=str)
+def test_a_float32_router_is_not_rounded(shape, dtype, device):
+    x, _ = inputs(*shape, dtype, device)
+    generator = torch.Generator().manual_seed(2)
+    router = torch.randn(shape[1], shape[2], generator=generator).to(device)
+    logits = launch_logits(x, router).double().sum(0)
+    torch.testing.assert_close(logits, x.double() @ router.double().T, rtol=1e-5, atol=4e-6 * shape[2] ** 0.5)
+
+
+@pytest.mark.parametrize("of_router", ["own", "float32"])
+@pytest.mark.parametrize("tokens", [SPLIT_TOKENS + 1, 1000])
+def test_logits_of_many_tokens_where_cublas_may_not_be_called(tokens, of_router, dtype, device, monkeypatch):
+    monkeypatch.setattr(fast_logits, "may_call", lambda device: False)
+    x, router = inputs(tokens, 40, 700, dtype, device)
+    router = router.float() * 1.0001 if of_router == "float32" else router
+    logits = launch_logits(x, router)
+    assert logits.shape == (1, tokens, 40)
+    torch.testing.assert_close(logits[0].double(), x.double() @ router.double().T, rtol=1e-5, atol=1.1e-4)
+
+
+def test_cublas_may_be_called_in_a_capture_once_it_was_outside_of_one(monkeypatch):
+    """Of each device and thread."""
+    capturing = True
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    devices = [torch.device("cuda", 6), torch.device("cuda", 7)]
+    with ThreadPoolExecutor(1) as fresh:
+        assert [fresh.submit(cublas.may_call, device).result() for device in devices] == [False, False]
+        capturing = False
+        assert fresh.submit(cublas.may_call, devices[0]).result()
+        capturing = True
+        assert [fresh.submit(cublas.may_call, device).result() for device in devices] == [True, False]
+    with ThreadPoolExecutor(1) as other:
+        assert not other.submit(cublas.may_call, devices[0]).result()
+    assert cublas.may_call(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from moe_cases import make_layer, rounded_logits
 
 from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.kernels.gating import Gating
+from tritonmoe_bench.kernels.paper import router as paper_router
 from tritonmoe_bench.kernels.paper.router import launch_router, launch_score_topk
 
 GATINGS = {
@@ -89,6 +90,13 @@ def test_a_nan_logit_shows_in_the_weights_and_breaks_no_index(scoring, device):
 def test_rows_may_lie_apart(device):
     wide = rounded_logits(9, 32).to(device)
     assert_routes_as_reference(wide[:, :20], 4, Gating())
+
+
+def test_a_first_call_in_a_capture_is_one_clear_error(device, monkeypatch):
+    monkeypatch.setattr(paper_router, "may_call", lambda device: False)
+    layer = make_layer(device, tokens=5, experts=4, top_k=2, hidden=32, ffn=16)
+    with pytest.raises(RuntimeError, match="in the capture of a CUDA graph: call paper_moe once before it"):
+        layer.forward(schedule="gpu")
 
 
 @pytest.mark.parametrize("gating", ["softmax", "softmax_renorm", "sigmoid", "sigmoid_renorm"])
