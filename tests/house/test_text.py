@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tritonmoe_bench.experiments.measure.measurement import kinds
 from tritonmoe_bench.experiments.table import store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +112,7 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("name", ["4.5", "NA", "007", "null", "1e3", "true"])
 def test_a_model_may_have_any_name(name, tmp_path):
+    assert "layer" in kinds()  # which makes its columns known to the store, as each command does
     rows = pd.read_csv(ROOT / "results" / "nvidia-h200" / "headline.csv", dtype="string")
     rows = rows[rows["model"] == "mixtral"].assign(model=name)
     folder = tmp_path / "results" / "nvidia-h200"
