@@ -85,7 +85,8 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
         return (x.float() @ router_weight.float().t())[None]
     if tokens <= FEW_TOKENS:
         logits = torch.empty((1, tokens, num_experts), dtype=torch.float32, device=x.device)
-        block_e = 1 if num_experts <= 128 else 2
+        # Two rows of a float32 router do not fit into the registers, with Triton 3.9 on sm_100.
+        block_e = 2 if num_experts > 128 and router_weight.dtype == x.dtype else 1
         _few_logits_kernel[(triton.cdiv(num_experts, block_e),)](
             x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_E=block_e,
             BLOCK_K=min(triton.next_power_of_2(hidden), 4096), **launch_options(x.device),

@@ -410,7 +410,9 @@ print("right")
 
 def run(code, **changes):
     environment = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment | changes)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", env=environment | changes
+    )
 
 
 @pytest.mark.parametrize("imports", ["import triton", "from tritonmoe_bench.kernels import fast_moe"])

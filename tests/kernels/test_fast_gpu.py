@@ -236,7 +236,11 @@ def test_a_first_call_inside_of_a_capture(tokens):
     paths = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
     code = FIRST_CALL.format(tokens=tokens)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=checkout.program_environment(PYTHONPATH=paths)
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=checkout.program_environment(PYTHONPATH=paths),
     )
     assert done.returncode == 0, done.stderr
 
