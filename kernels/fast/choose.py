@@ -19,6 +19,8 @@ LIGHT = FastTile(64, 64, 4, 4, 128, 3)
 LIGHT_LONG = FastTile(64, 128, 4, 4, 128, 4, swap=True, small_swap=True)
 LIGHT_DOWN = FastTile(128, 64, 4, 4, 64, 5, swap=True, small_swap=True)
 LIGHT_DOWN_LONG = FastTile(128, 128, 8, 4, 128, 4, swap=True, small_swap=True)
+LIGHT_DOWN_LONG_SM100 = FastTile(128, 128, 4, 4, 128, 4, swap=True, small_swap=True)
+"""With 8 warps Triton 3.6 spills there, in float16."""
 MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True)
 """For few and large experts, whose hot ones need one tall block rather than several that read the same weights."""
 HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
@@ -77,8 +79,9 @@ def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim
         return FastTiles(192, HEAVY_BULK if bulk else HEAVY, HEAVY_DOWN)
     if load > 8 and ffn_dim >= LONG:
         return FastTiles(160, MIDDLE, HEAVY_DOWN)
+    down_long = LIGHT_DOWN_LONG_SM100 if target.nvidia_major >= 10 else LIGHT_DOWN_LONG
     return FastTiles(
         64,
         LIGHT_LONG if hidden_dim >= LONG else LIGHT,
-        LIGHT_DOWN_LONG if ffn_dim >= LONG else LIGHT_DOWN,
+        down_long if ffn_dim >= LONG else LIGHT_DOWN,
     )

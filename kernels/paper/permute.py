@@ -10,6 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
+MAX_WIDE_TOP_K = 16
+"""The most rows of a token that are summed in blocks of 1024 columns: more spill on sm_80 with Triton 3.6."""
+
 
 @triton.jit
 def _permute_kernel(
@@ -75,6 +78,8 @@ def launch_unpermute_combine(
     num_tokens = num_rows // top_k
     y = torch.empty((num_tokens, hidden), dtype=expert_out.dtype, device=expert_out.device)
     block_r, block_h = _block(num_tokens, hidden, expert_out.is_cuda)
+    if top_k > MAX_WIDE_TOP_K and expert_out.is_cuda:
+        block_h = min(block_h, 512)
     _unpermute_combine_kernel[(triton.cdiv(num_tokens, block_r), triton.cdiv(hidden, block_h))](
         expert_out, row_of_slot, weights, y, num_tokens, TOP_K=top_k, HIDDEN=hidden, BLOCK_R=block_r, BLOCK_H=block_h
     )
