@@ -20,6 +20,7 @@ from ..table.current import newest, read_run
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
 from ..workload.config import VARIANT, load_model, model_names
+from ..workload.recorded import DRAWN
 from ..workload.shards import shard
 from .compare import ordered, timed
 from .headline import SHAKY
@@ -102,7 +103,7 @@ def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
     for path in map(newest, sorted(folder.glob("*.csv"))):
         if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
             rows = ordered(read_run(path, KINDS["layer"])[0])
-            rows = rows[~rows["implementation"].str.startswith(VARIANT)]
+            rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 # An empty cell makes pandas read its whole column as floats.
                 runs[path.stem] = rows.dropna(subset=WHOLE).astype(dict.fromkeys(WHOLE, int))

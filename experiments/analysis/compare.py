@@ -128,8 +128,9 @@ def systems(rows: pd.DataFrame) -> list[str]:
 
 
 def plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one dtype and gating, for figures that show one: bf16 and plain softmax where there are such rows."""
-    for column, first in (("dtype", "bf16"), ("gating", "softmax")):
+    """The rows of one dtype, gating and routing, for figures that show one: bf16, plain softmax and drawn routing where
+    there are such rows."""
+    for column, first in (("dtype", "bf16"), ("gating", "softmax"), ("routing", "drawn")):
         values = sorted(rows[column].unique())
         rows = rows[rows[column] == (first if first in values else values[0])]
     return rows

@@ -17,6 +17,7 @@ from ..table.limits import LIMIT
 from ..workload.arguments import WANTED
 from ..workload.case import DTYPE_NAMES, Case
 from ..workload.config import VARIANT, GridConfig, PlanError, SweepConfig, load_model, systems
+from ..workload.recorded import DRAWN, chosen, spelled_out
 from ..workload.shards import shard
 
 ConfigStore.instance().store(name="schema", node=SweepConfig)
@@ -111,23 +112,35 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
     skews = _values("skew", config.skew, grid.skew, float)
     dtypes = [DTYPE_NAMES.get(name, name) for name in _values("dtype", config.dtype, grid.dtype, str)]
     quants = _values("quant", config.quant, grid.quant, str)
+    routings = _routings(_values("routing", config.routing, grid.routing, str))
     ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
     cases = []
     for model in models:
         _check_plain("model.name", model.name)
-    for model, (tp, ep), dtype, quant in itertools.product(models, ways, dtypes, quants):
+    for model, (tp, ep), dtype, quant, routing in itertools.product(models, ways, dtypes, quants, routings):
         shapes = itertools.product(
             grid.num_experts or [model.num_experts], grid.top_k or [model.top_k], grid.ffn_dim or [model.ffn_dim]
         )
-        for (experts, top_k, ffn), skew, count in itertools.product(shapes, skews, tokens):
+        own = skews if routing == DRAWN or config.skew is not None else [0.0]  # recorded routing has its own skew
+        for (experts, top_k, ffn), skew, count in itertools.product(shapes, own, tokens):
             gating = model.native_gating if config.gating == "native" else config.gating
             name, experts, ffn = shard(model.name, experts, top_k, ffn, tp, ep)
             try:
                 shape = (name, experts, top_k, model.hidden_dim, ffn)
-                cases.append(Case(*shape, count, skew, config.seed, dtype, gating, quant))
+                if routing != DRAWN:
+                    chosen(routing, experts, top_k, count, config.seed)
+                cases.append(Case(*shape, count, skew, config.seed, dtype, gating, quant, routing=routing))
             except ValueError as error:
                 raise PlanError(str(error)) from None
     return cases
+
+
+def _routings(names: Sequence[str]) -> list[str]:
+    """Recordings with their layers spelled out. Raises PlanError."""
+    try:
+        return [each for name in names for each in spelled_out(name)]
+    except ValueError as error:
+        raise PlanError(str(error)) from None
 
 
 def _check_settings(config: SweepConfig) -> None:

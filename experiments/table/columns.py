@@ -54,7 +54,13 @@ CASE = (
     Column("dtype", str, "bf16 or fp16."),
     Column("gating", str, "Scoring of the router, a name of kernels/gating.py."),
     Column("quant", str, "Format of the experts' weights; none for those of the dtype.", unstated="none"),
-    Column("case_hash", str, "Hash of the case: the columns from `model` to `quant`."),
+    Column(
+        "routing",
+        str,
+        "`drawn` from skew and seed, or file, layer and digest of the recording that it comes from.",
+        unstated="drawn",
+    ),
+    Column("case_hash", str, "Hash of the case: the columns from `model` to `routing`."),
 )
 IMPLEMENTATION = (
     Column("implementation", str, "The system that was measured, by the name of its adapter."),

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
 
+from .recorded import DRAWN
+
 DTYPES = ("bf16", "fp16")
 DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16"}
 """Other words for a dtype, which commands understand."""
@@ -16,7 +18,7 @@ BYTES_PER_ELEMENT = 2
 MAX_TOKENS = 8192
 QUANTS = ("none", *formats())
 MAX_SKEW = 8.0
-PLAIN = {"quant": "none"}
+PLAIN = {"quant": "none", "routing": DRAWN}
 """Fields that stay out of `case_hash` at this value: rows measured before there were such fields keep theirs."""
 
 
@@ -27,7 +29,9 @@ class Case:
     model: label of the shape; num_experts, top_k, hidden_dim, ffn_dim: the shape of the layer;
     tokens: rows of x, 1 to 8192; skew: Zipf exponent of the expert popularity, 0 is uniform;
     seed: of routing, activations and weights; dtype: of x and y, ``bf16`` or ``fp16``; gating: a name of `GATINGS`;
-    quant: of the experts' weights, ``none`` for those of the dtype, else a name of `formats`.
+    quant: of the experts' weights, ``none`` for those of the dtype, else a name of `formats`;
+    routing: ``drawn`` from skew and seed, or the whole name of a recorded layer (`recorded.spelled_out`), of which
+    `seed` picks the tokens.
 
     Raises ValueError, with what is allowed, for a case that cannot be.
     """
@@ -43,6 +47,7 @@ class Case:
     dtype: str = "bf16"
     gating: str = "softmax"
     quant: str = "none"
+    routing: str = DRAWN
 
     def __post_init__(self) -> None:
         for name in ("num_experts", "top_k", "hidden_dim", "ffn_dim", "tokens", "seed"):
@@ -71,6 +76,8 @@ class Case:
             raise ValueError(f"quant={self.quant}: allowed are {', '.join(QUANTS)}")
         for rows, columns in self.matrices if self.quant != "none" else ():
             formats()[self.quant].check(rows, columns)
+        if self.routing != DRAWN and self.skew:
+            raise ValueError(f"skew={self.skew:g}: recorded routing has its own, leave skew at 0 beside {self.routing}")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: must be at least 0")
         groups = self.gate.groups
@@ -131,4 +138,5 @@ class Case:
         return (
             f"{self.model} E{self.num_experts} k{self.top_k} tokens={self.tokens} skew={self.skew:g} {self.dtype}"
             + (f" {self.quant}" if self.quant != "none" else "")
+            + (f" {self.routing}" if self.routing != DRAWN else "")
         )

@@ -15,6 +15,8 @@ from tritonmoe_bench.kernels.gating import GATINGS
 
 from .arguments import PlanError, key
 from .case import DTYPES, MAX_TOKENS, QUANTS
+from .recorded import DRAWN
+from .recorded import names as recordings
 from .settings import TimingSettings
 
 CONF = ROOT / "conf"
@@ -55,6 +57,7 @@ class GridConfig:
     skew: list[float] = field(default_factory=lambda: [0.0])
     dtype: list[str] = field(default_factory=lambda: ["bf16"])
     quant: list[str] = field(default_factory=lambda: ["none"])
+    routing: list[str] = field(default_factory=lambda: [DRAWN])
     num_experts: list[int] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
     ffn_dim: list[int] = field(default_factory=list)
@@ -107,6 +110,12 @@ class SweepConfig:
     )
     gating: str = key("softmax", "one of", [*GATINGS, "native (the model's own)"])
     quant: Any = key(None, "how the experts' weights are packed: one or a list of", QUANTS)
+    routing: Any = key(
+        None,
+        f"{DRAWN}, from skew and seed, or recorded: <file>, of which every layer is a point, or <file>:<layer>; a path, "
+        "or of conf/recorded; one or a list of",
+        lambda: [DRAWN, *recordings()],
+    )
     seed: int = key(0, "of routing, activations and weights")
     implementations: Any = key(
         None,
