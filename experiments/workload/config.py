@@ -112,8 +112,8 @@ class SweepConfig:
     quant: Any = key(None, "how the experts' weights are packed: one or a list of", QUANTS)
     routing: Any = key(
         None,
-        f"{DRAWN}, from skew and seed, or recorded: <file>, of which every layer is a point, or <file>:<layer>; a path, "
-        "or of conf/recorded; one or a list of",
+        f"{DRAWN}, from skew and seed, or recorded: <file>, of which every layer is a point, or <file>:<layer>; the "
+        "file is a path to an .npz, or a name of conf/recorded; one or a list of",
         lambda: [DRAWN, *recordings()],
     )
     seed: int = key(0, "of routing, activations and weights")

@@ -75,8 +75,8 @@ def read(path: Path) -> Recorded:
 def spelled_out(name: str) -> list[str]:
     """`<file>`, `<file>:<layer>` or the whole name, as the whole names of the layers meant, all of a file's by default.
 
-    file: a path that ends in .npz, or the name of a file of conf/recorded/ without it. Raises ValueError for a file that
-    is not there or not a recording, and for a layer or a digest that it does not have.
+    file: a path that ends in .npz, or the name of a file of conf/recorded/ without it. Raises ValueError for a file
+    that is not there or not a recording, and for a layer or a digest that it does not have.
     """
     if name == DRAWN:
         return [name]
@@ -94,9 +94,7 @@ def spelled_out(name: str) -> list[str]:
     return [f"{file}:{number}:{own}" for number in held if layer in ("", str(number))]
 
 
-def chosen(
-    name: str, num_experts: int, top_k: int, tokens: int, seed: int
-) -> tuple[np.ndarray, np.ndarray | None]:
+def chosen(name: str, num_experts: int, top_k: int, tokens: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     """(ids int64 [tokens, top_k], weights as ids or None) of a layer by its whole name: consecutive tokens, the first
     ones for seed 0, those after them for seed 1, and so on, from the start again where the file ends.
 
@@ -153,7 +151,7 @@ def _digest(content: bytes) -> str:
 def _parsed(path: Path, content: bytes) -> Recorded:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            weights = file["weights"] if "weights" in file else None
-            return Recorded(file["ids"], file["layers"], int(file["num_experts"]), str(file["about"]), weights)
+            one = int(file["num_experts"]), str(file["about"])
+            return Recorded(file["ids"], file["layers"], *one, file.get("weights"))
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"routing: {path} is no recording: {' '.join(str(error).split())}") from None

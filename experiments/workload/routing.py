@@ -1,8 +1,9 @@
 """Routing, activations and weights of a case, from its seed.
 
 Routing is drawn first, exactly Zipf without replacement: logits = log p(expert) + Gumbel noise, and a token's experts
-are its k largest. A case with recorded routing takes the experts from its file instead. Router weight and x are then made such that x @ router.T gives those logits exactly in any dtype
-(row e of the router is one-hot at feature e), so that every system, whatever its GEMM, routes alike.
+are its k largest. A case with recorded routing takes the experts from its file instead. Router weight and x are then
+made such that x @ router.T gives those logits exactly in any dtype (row e of the router is one-hot at feature e), so
+that every system, whatever its GEMM, routes alike.
 """
 
 from __future__ import annotations
