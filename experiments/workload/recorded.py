@@ -60,11 +60,11 @@ class Recorded:
 
     def write(self, path: Path) -> None:
         """Writes the file. Raises OSError."""
-        arrays = {"ids": self.ids.astype(np.int32), "layers": self.layers.astype(np.int32),
-                  "num_experts": np.int64(self.num_experts), "about": np.array(self.about)}  # fmt: skip
-        if self.weights is not None:
-            arrays["weights"] = self.weights.astype(np.float32)
-        np.savez_compressed(path, **arrays)
+        extra = {} if self.weights is None else {"weights": self.weights.astype(np.float32)}
+        np.savez_compressed(
+            path, allow_pickle=False, ids=self.ids.astype(np.int32), layers=self.layers.astype(np.int32),
+            num_experts=np.int64(self.num_experts), about=np.array(self.about), **extra,
+        )  # fmt: skip
 
 
 def read(path: Path) -> Recorded:
