@@ -25,6 +25,7 @@ from ..workload.shards import shard
 from .compare import ordered, timed
 from .headline import SHAKY
 from .names import LIMIT, in_order, models_in_order
+from .noise import APART, between_processes
 from .results import KINDS, NOT_DEVICES, MissingStudy, newest_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
@@ -102,7 +103,7 @@ def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
     runs = {}
     for path in map(newest, sorted(folder.glob("*.csv"))):
         if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
-            rows = ordered(read_run(path, KINDS["layer"])[0])
+            rows = ordered(read_run(path, KINDS["layer"])[0]).assign(**{APART: between_processes(folder)})
             rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 # An empty cell makes pandas read its whole column as floats.
@@ -242,7 +243,7 @@ def _systems(rows: pd.DataFrame) -> pd.DataFrame:
 def _run_text(rows: pd.DataFrame, systems: pd.DataFrame, told: set[str], where: str) -> list[str]:
     """One run: its fastest system, the measured limit, and a table of it and of the systems not `told` before."""
     best = systems.iloc[0]
-    same = systems.loc[systems["p20_us"] <= best["p80_us"], "implementation"].tolist()[1:]
+    same = systems.loc[systems["p20_us"] <= best["p80_us"] * best[APART], "implementation"].tolist()[1:]
     lines = [
         f"Fastest of {len(systems)}: {best['implementation']}, {best['p50_us']:.1f} µs, "
         + ("in a CUDA graph" if best["launch"] == "graph" else "launched eagerly")
@@ -286,8 +287,10 @@ def _shaky_text(rows: pd.DataFrame, limit_us: float) -> list[str]:
 
 
 def _line(row: pd.Series, best: pd.Series) -> dict[str, str]:
-    """One line of the table; the ratio is the latency over the fastest one's, with what p20 to p80 of both leave."""
-    low, high = row["p20_us"] / best["p80_us"], row["p80_us"] / best["p20_us"]
+    """One line of the table; the ratio is the latency over the fastest one's, with what p20 to p80 of both, and two
+    processes, leave."""
+    low = row["p20_us"] / best["p80_us"] / best[APART]
+    high = row["p80_us"] / best["p20_us"] * best[APART]
     ratio = "1" if row["implementation"] == best["implementation"] else (
         "same" if low <= 1 <= high else f"{row['p50_us'] / best['p50_us']:.2f} ({low:.2f}–{high:.2f})"
     )  # fmt: skip

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..table import columns, current
 from . import names
+from .noise import apart
 
 CASE_COLUMNS = columns.names(columns.CASE)
 LAUNCH_ORDER = {"graph": 0, "eager": 1}
@@ -78,7 +79,8 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
     """Speed of `system` over each of the others, case by case, inside a run; `launch` as for `timed`.
 
     Columns: those of `system`'s row, other, ratio (latency of the other / of the system), low and high, the least and
-    most that the p20 to p80 of both leave open. Raises NoEvidence if no case has both.
+    most that the p20 to p80 of both leave open, further apart by what separates two processes where the rows say it
+    (`noise.py`). Raises NoEvidence if no case has both.
     """
     others = list(others)
     rows = timed(frame, launch)
@@ -89,8 +91,8 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
         raise no_pairs(frame, [system, *others])
     pairs["other"] = pairs["implementation_other"]
     pairs["ratio"] = pairs["p50_us_other"] / pairs["p50_us"]
-    pairs["low"] = pairs["p20_us_other"] / pairs["p80_us"]
-    pairs["high"] = pairs["p80_us_other"] / pairs["p20_us"]
+    pairs["low"] = pairs["p20_us_other"] / pairs["p80_us"] / apart(pairs)
+    pairs["high"] = pairs["p80_us_other"] / pairs["p20_us"] * apart(pairs)
     order = ["model", "dtype", "num_experts", "tokens", "skew", "other", "case_hash", "launch"]
     return pairs.sort_values(order, kind="stable").reset_index(drop=True)
 

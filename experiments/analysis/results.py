@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..table.current import OTHER_SOFTWARE, newest, read_run
 from ..table.provenance import INTERPRETER
 from . import names
 from .compare import ordered
+from .noise import APART, between_processes
 
 KINDS = kinds()
 DEVICE_FREE = ("traffic",)
@@ -55,6 +57,11 @@ class Results:
     root: Path
     device: str
 
+    @cached_property
+    def apart(self) -> float:
+        """How far two processes of one run differ on this device, as a factor."""
+        return between_processes(self.root / self.device)
+
     def path(self, study: str) -> Path:
         """CSV of a study; for counted bytes the interpreter's, where the device has none of its own."""
         path = newest(self.root / self.device / f"{study}.csv")
@@ -67,7 +74,7 @@ class Results:
         if rows.empty:
             raise MissingStudy(f"{path} is missing or empty: python experiments/sweep.py study={name} makes it")
         names.learn(record.get("families", {}))
-        return Study(name, path, ordered(rows), record)
+        return Study(name, path, ordered(rows).assign(**{APART: self.apart}), record)
 
 
 def devices(root: Path) -> list[str]:

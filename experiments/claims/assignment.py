@@ -39,9 +39,11 @@ def dynamic_assignment(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
         "faster": int(faster.sum()), "slower": int((inside["high"] < 1).sum()), "ahead": int(ahead.sum()),
         "best_rows": best_rows.value_counts().sort_index(), "papers": papers, "behind": behind,
     }  # fmt: skip
-    verdict = Verdict.of(faster.all() and ahead.all() and behind > 0, faster.any() and ahead.any())
     deciding = sources(heights, rows_of(inside)) + sources(skew, rows_of(against))
-    return Finding(verdict, numbers, deciding, (int(faster.sum()) if behind else 0, len(inside)))
+    if not behind:
+        return Finding(Verdict.NOT_APPLICABLE, numbers, deciding)
+    verdict = Verdict.of(faster.all() and ahead.all(), faster.any() and ahead.any())
+    return Finding(verdict, numbers, deciding, (int(faster.sum()), len(inside)))
 
 
 def _in_regime(pairs: pd.DataFrame, figures: Mapping[str, Any]) -> pd.DataFrame:

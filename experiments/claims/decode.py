@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..analysis.compare import compare, no_pairs, sources
+from ..analysis.compare import NoEvidence, compare, no_pairs, sources
 from ..analysis.decode import EXPERT, OUTPUT, crossing, errors
 from ..analysis.names import LIMIT
 from .evidence import Evidence, rows_of
@@ -26,18 +26,20 @@ def warp_decode_throughput(evidence: Evidence, figures: Mapping[str, Any]) -> Fi
     frame = evidence.study("decode")
     pairs = compare(frame, OUTPUT, [EXPERT], "best")
     here = _claimed(pairs, figures)
+    if here.empty:
+        raise NoEvidence(f"The decode study has no point of {MODEL} at {figures['tokens']} tokens", sources(frame, 0))
     shares = _claimed(compare(frame, OUTPUT, [LIMIT], "best"), figures)["ratio"]
-    reached = len(here) > 0 and bool((here["high"] >= figures["speedup"]).all())
+    reached = bool((here["high"] >= figures["speedup"]).all())
     streamed = len(shares) > 0 and bool((shares >= figures["fraction_of_read_peak"]).all())
     faster, slower = pairs["low"] > 1, pairs["high"] < 1
     numbers = {
-        "pairs": pairs, "here": here, "shares": shares, "faster": int(faster.sum()), "slower": int(slower.sum()),
+        "pairs": pairs, "here": here, "held": int(reached and streamed), "shares": shares, "faster": int(faster.sum()), "slower": int(slower.sum()),
         "same": len(pairs) - int((faster | slower).sum()),
         "most": int(pairs.loc[faster, "tokens"].max()) if faster.any() else 0,
         "crossings": {model: _crossing(group) for model, group in pairs.groupby("model", sort=False)},
     }  # fmt: skip
     held = reached and streamed
-    return Finding(Verdict.of(held, faster.any()), numbers, sources(frame, rows_of(pairs)), (int(held), 1))
+    return Finding(Verdict.of(held, held), numbers, sources(frame, rows_of(pairs)), (int(held), 1))
 
 
 @rule("warp-decode-accuracy", figure="decode")
@@ -48,7 +50,7 @@ def warp_decode_accuracy(evidence: Evidence, figures: Mapping[str, Any]) -> Find
         raise no_pairs(frame, [OUTPUT, EXPERT])
     closer, reached = int((table["ratio"] > 1).sum()), int((table["ratio"] >= figures["ratio"]).sum())
     numbers = {"errors": table, "closer": closer, "reached": reached, "of_plain": table["plain"] / table["output"]}
-    verdict = Verdict.of(reached == len(table), closer > 0)
+    verdict = Verdict.of(reached == len(table), reached > 0)
     return Finding(verdict, numbers, sources(frame, 2 * len(table)), (reached, len(table)))
 
 

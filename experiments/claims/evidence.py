@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.compare import NoEvidence
+from ..analysis.own_code import speedups
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class Evidence:
     """What the rules are given.
 
     frames: the current run of each study, by its name, absent if there is no CSV; tests: outcomes of the test suite
-    by where it ran (`tests/outcomes.py` writes them); portability: results/portability.csv, empty if there is none."""
+    by where it ran (`tests/outcomes.py` writes them); portability: results/portability.csv, empty if there is none;
+    own_code: the speed of the paper's own code, by `analysis.own_code.speedups`."""
 
     device: str
     frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     portability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    own_code: pd.DataFrame = field(default_factory=lambda: speedups("none"))
 
     def study(self, name: str) -> pd.DataFrame:
         """The rows of a study; raises NoEvidence if it was not run on this device."""

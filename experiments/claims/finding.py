@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from tritonmoe_bench import ROOT
@@ -27,6 +28,7 @@ class Verdict(str, enum.Enum):
     HOLDS = "holds"
     IN_PART = "holds in part"
     DOES_NOT = "does not hold"
+    NOT_APPLICABLE = "not applicable"
     NOT_TESTABLE = "not testable here"
     UNDECIDED = "undecided"
 
@@ -54,12 +56,37 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class OwnCode:
+    """What an earlier measurement of the paper's own code says of a claim: its ratios, and at how many points it is
+    better than claimed, and worse."""
+
+    verdict: Verdict
+    ratios: pd.Series
+    better: int
+    worse: int
+
+    @classmethod
+    def of(cls, ratios: pd.Series, low: float | pd.Series, high: float) -> OwnCode | None:
+        """By the claim that each ratio lies from low to high; None without ratios."""
+        if ratios.empty:
+            return None
+        better, worse = int((ratios > high).sum()), int((ratios < low).sum())
+        return cls(Verdict.of(better + worse == 0, better + worse < len(ratios)), ratios, better, worse)
+
+    @property
+    def held(self) -> int:
+        """At how many points the claim holds as published."""
+        return len(self.ratios) - self.better - self.worse
+
+
+@dataclass(frozen=True)
 class Finding:
     """What the rows say about one claim.
 
     numbers: what the claim's template prints, by name: numbers, and tables of them; sources: the files that decide and
     how many of their rows; held: at how many of the points that decide the claim holds as published, and of how many,
-    where it is decided by points; lack: why there is no verdict, and then no numbers.
+    where it is decided by points; lack: why there is no verdict, and then no numbers; own_code: what the paper's own
+    code does, where that was measured.
     """
 
     verdict: Verdict
@@ -67,6 +94,7 @@ class Finding:
     sources: tuple[Source, ...] = ()
     held: tuple[int, int] | None = None
     lack: str = ""
+    own_code: OwnCode | None = None
     claim: Claim = Claim("", "", "", {}, "")
 
 

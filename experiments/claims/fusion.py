@@ -7,6 +7,7 @@ from typing import Any
 
 from ..analysis.compare import compare, sources
 from ..analysis.fusion import FUSED, PERMUTED, process_noise
+from ..analysis.noise import same_process
 from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 
@@ -14,7 +15,8 @@ from .finding import Finding, Verdict, rule
 @rule("fused-routing-neutral", figure="fusion")
 def fused_routing_neutral(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("fusion")
-    pairs = compare(frame, FUSED, [PERMUTED], "best")
+    # How far two processes differ is measured here on the very forward that is compared.
+    pairs = compare(same_process(frame), FUSED, [PERMUTED], "best")
     noise, repeats = process_noise(frame)
     neutral = (pairs["low"] / noise <= figures["ratio"]) & (figures["ratio"] <= pairs["high"] * noise)
     faster = int((~neutral & (pairs["ratio"] > figures["ratio"])).sum())

@@ -33,11 +33,12 @@ def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     # A method that has no row of the paper's models is shown on the shapes that it has.
     elsewhere = table[~table["method"].isin(points["method"])]
     numbers = {
+        "deciding": deciding,
         "shown": pd.concat([points.assign(shape="the paper's models"), elsewhere.assign(shape=elsewhere["model"])]),
         "accountings": [_reached(points[points["accounting"] == name], name) for name in ACCOUNTINGS
                         if (points["accounting"] == name).any()],
     }  # fmt: skip
-    verdict = Verdict.of(deciding["reached"].all(), points["reached"].any())
+    verdict = Verdict.of(deciding["reached"].all(), deciding["reached"].any())
     held = int(deciding["reached"].sum()), len(deciding)
     return Finding(verdict, numbers, sources(frame, int(rows["model"].isin(PAPER_MODELS).sum())), held)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..analysis.compare import compare, ratios, sources
 from ..analysis.names import GPU_SCHEDULE, MEGABLOCKS, PAPER, UNFUSED
 from ..workload.config import PAPER_MODELS
 from .evidence import Evidence, rows_of
-from .finding import Finding, Verdict, rule
+from .finding import Finding, OwnCode, Verdict, rule
 
 MAX_TOKENS = 512
 
@@ -29,12 +30,13 @@ def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> 
     above = int((pairs["low"] > figures["high"]).sum())
     inside = len(pairs) - below - above
     absent = [model for model in PAPER_MODELS if model not in set(pairs["model"])]
-    verdict = Verdict.of(inside == len(pairs) and not absent, below < len(pairs))
+    verdict = Verdict.of(inside == len(pairs) and not absent, inside > 0)
     numbers = {
         "pairs": pairs, "inside": inside, "above": above, "below": below, "absent": absent,
         "gpu_schedule": _in_a_graph(frame),
     }  # fmt: skip
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (inside, len(pairs)))
+    own = OwnCode.of(evidence.own_code["over_megablocks"], figures["low"], figures["high"])
+    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (inside, len(pairs)), own_code=own)
 
 
 @rule("mixtral-32-tokens", figure="ratio_to_megablocks")
@@ -45,8 +47,12 @@ def mixtral_32_tokens(evidence: Evidence, figures: Mapping[str, Any]) -> Finding
     pairs = compare(rows, PAPER, MEGABLOCKS, "eager")
     pairs["reached"] = pairs["high"] >= pairs["tokens"].map(published)
     verdict = Verdict.of(pairs["reached"].all() and set(published) == set(pairs["tokens"]), pairs["reached"].any())
-    numbers = {"pairs": pairs, "gpu_schedule": _in_a_graph(rows)}
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (int(pairs["reached"].sum()), len(pairs)))
+    reached = int(pairs["reached"].sum())
+    numbers = {"pairs": pairs, "gpu_schedule": _in_a_graph(rows), "missed": len(pairs) - reached}
+    there = evidence.own_code
+    there = there[(there["model"] == "mixtral") & there["tokens"].isin(list(published))]
+    own = OwnCode.of(there["over_megablocks"], there["tokens"].map(published), math.inf)
+    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (reached, len(pairs)), own_code=own)
 
 
 @rule("fused-over-unfused", figure="fused_vs_unfused", max_tokens=MAX_TOKENS)
@@ -54,14 +60,16 @@ def fused_over_unfused(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
     frame = evidence.study("throughput")
     pairs = compare(paper_points(frame), PAPER, [UNFUSED], "eager")
     faster = pairs["low"] > 1
-    inside = faster & (pairs["high"] >= figures["low"]) & (pairs["low"] <= figures["high"])
+    inside = pairs["ratio"].between(figures["low"], figures["high"])
     same = int(((pairs["low"] <= 1) & (pairs["high"] >= 1)).sum())
     numbers = {
         "pairs": pairs, "faster": int(faster.sum()), "same": same, "slower": len(pairs) - int(faster.sum()) - same,
         "inside": int(inside.sum()), "median": pairs["ratio"].median(),
+        "below": int((pairs["ratio"] < figures["low"]).sum()), "above": int((pairs["ratio"] > figures["high"]).sum()),
     }  # fmt: skip
-    verdict = Verdict.of(inside.all(), faster.any())
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (int(inside.sum()), len(pairs)))
+    verdict = Verdict.of(inside.all(), inside.any())
+    own = OwnCode.of(evidence.own_code["over_unfused"], figures["low"], figures["high"])
+    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (int(inside.sum()), len(pairs)), own_code=own)
 
 
 def _in_a_graph(frame: pd.DataFrame) -> pd.Series:

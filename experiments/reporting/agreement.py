@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tritonmoe_bench import ROOT
-
 from ..analysis.compare import timed
 from ..analysis.names import LIMIT
+from ..analysis.own_code import OUR_MODELS, REFERENCE, REFERENCE_DEVICE
 from .texts import say
 
-REFERENCE = ROOT / "results" / "reference" / "h200_peers.csv"
-DEVICE = "nvidia-h200"
 STUDIES = ("headline", "throughput")
 POINT = ["model", "tokens"]
 SHAPE = [*POINT, "num_experts", "top_k", "hidden_dim", "ffn_dim", "dtype", "skew"]
-OUR_MODELS = {"mixtral": "mixtral", "qwen2": "qwen2_paper", "deepseek": "deepseek_v3"}
 OUR_SYSTEMS = {
     "megablocks_0.10_grouped_cublas": "megablocks_grouped_cublas",
     "megablocks_0.10_grouped_cutlass": "megablocks_grouped_cutlass",
@@ -98,7 +94,7 @@ def run_to_run(frames: Mapping[str, pd.DataFrame]) -> dict[bool, float]:
 
 def sentences(device: str, frames: Mapping[str, pd.DataFrame]) -> list[str]:
     """The comparison of each study in words; empty for another GPU, and where no pair of systems is in both."""
-    if device != DEVICE:
+    if device != REFERENCE_DEVICE:
         return []
     reference, noise = load_reference(), run_to_run(frames)
     tables = {study: pairs(reference, frame, noise) for study, frame in frames.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from ..analysis import own_code
 from ..analysis.age import older_methods, older_revisions
 from ..analysis.results import MissingStudy, Results, Study
 from ..claims import CLAIMS, Evidence, decide
@@ -38,7 +39,7 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
     throughput = frames.get("throughput", pd.DataFrame())
     headline = frames.get("headline", pd.DataFrame())
     tests, portability = load_outcomes(results)
-    findings = [claim_texts(finding) for finding in decide(Evidence(device, frames, tests, portability))]
+    findings = [claim_texts(finding) for finding in decide(Evidence(device, frames, tests, portability, own_code.speedups(device)))]
     older = older_methods(frames) + older_revisions(frames)
     records = {name: study.record for name, study in studies.items()}
     return {

@@ -30,13 +30,24 @@ OLDER_MARK = "†"
 
 @dataclass(frozen=True)
 class ClaimTexts:
-    """What the report prints of one finding. rule: how the verdict is reached; points: as in "3 of 4", else empty."""
+    """What the report prints of one finding.
+
+    title: the claim in a few words; claimed, brief: what is published and measured, in as few; miss: on which side the
+    points miss it; own_code, own_ratios: what the paper's own code does; rule: how the verdict is reached; points: as
+    in "3 of 4". What does not apply is empty.
+    """
 
     id: str
     claim: str
     source: str
     verdict: Verdict
     points: str
+    title: str
+    claimed: str
+    brief: str
+    miss: str
+    own_code: str
+    own_ratios: str
     measured: str
     sentence: str
     rows: str
@@ -49,12 +60,18 @@ def claim_texts(finding: Finding) -> ClaimTexts:
     claim = finding.claim
     template, numbers = f"claims/{claim.id}.j2", {"figures": claim.figures, **claim.constants}
     if finding.lack:
-        measured, sentence = "-", say("claims.j2", "lack", reason=finding.lack, would=claim.decided_by)
+        measured = brief = "-"
+        sentence, miss = say("claims.j2", "lack", reason=finding.lack, would=claim.decided_by), ""
     else:
-        measured, sentence = (say(template, name, **numbers, **finding.numbers) for name in ("measured", "sentence"))
+        measured, sentence, brief, miss = (
+            say(template, name, **numbers, **finding.numbers) for name in ("measured", "sentence", "brief", "miss")
+        )
     return ClaimTexts(
         id=claim.id, claim=claim.claim, source=claim.source, verdict=finding.verdict,
         points=f"{finding.held[0]} of {finding.held[1]}" if finding.held else "", measured=measured, sentence=sentence,
+        title=say(template, "title"), claimed=say(template, "claimed", **numbers), brief=brief, miss=miss,
+        own_code=say("claims.j2", "own_code", own=finding.own_code) if finding.own_code else "",
+        own_ratios=say("claims.j2", "own_ratios", own=finding.own_code) if finding.own_code else "",
         rows=say("claims.j2", "decided_by", sources=finding.sources), rule=say(template, "rule", **numbers),
         figure=claim.figure,
     )  # fmt: skip

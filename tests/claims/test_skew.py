@@ -46,9 +46,9 @@ def test_dynamic_assignment_says_what_there_is_to_repair():
     assert told.rows == "heights.csv: 4 of 24 rows; skew.csv: 4 of 24 rows"
 
 
-def test_dynamic_assignment_holds_in_part_where_there_is_nothing_to_repair():
+def test_dynamic_assignment_is_not_applicable_where_there_is_nothing_to_repair():
     told = texts("dynamic-assignment", assigned(lambda *_: 1.2, lambda *_: 1.1, papers=105.0))
-    assert (told.verdict, told.points) == (Verdict.IN_PART, "0 of 2")
+    assert (told.verdict, told.points) == (Verdict.NOT_APPLICABLE, "")
     assert told.sentence.endswith("the paper's tiles are slower than it at 0 of 2, so there is nothing to repair.")
 
 
@@ -85,7 +85,7 @@ def test_imbalance_gain(ratio_of, expected):
     ("latencies", "active", "expected"),
     [
         ((100, 150), (8, 8), "holds"),
-        ((100, 150), (8, 4), "holds in part"),
+        ((100, 150), (8, 4), "holds in part"),  # no point is controlled
         ((100, 101), (8, 8), "does not hold"),
         ((100, 101), (8, 4), "does not hold"),
     ],

@@ -1,8 +1,9 @@
 """The claims on the speed of the paper's pipeline: each is decided both ways by a few made-up rows."""
 
 import pytest
-from claim_rows import MODELS, PATHS, against_megablocks, row, texts, verdict
+from claim_rows import MODELS, PATHS, against_megablocks, finding, row, texts, verdict
 
+from tritonmoe_bench.experiments.analysis.own_code import speedups
 from tritonmoe_bench.experiments.claims import Verdict
 
 
@@ -12,7 +13,7 @@ from tritonmoe_bench.experiments.claims import Verdict
         (lambda *_: 1.0, "holds"),
         (lambda *_: 1.32, "holds"),  # inside the band within the noise
         (lambda *_: 0.5, "does not hold"),
-        (lambda *_: 3.0, "holds in part"),
+        (lambda *_: 3.0, "does not hold"),  # at no point, though better
         (lambda path, *_: 0.5 if path == "megablocks_sparse" else 1.0, "holds in part"),
     ],
 )
@@ -31,6 +32,7 @@ def test_throughput_needs_all_three_models_and_counts_no_larger_batch():
 def test_a_verdict_says_at_how_many_points_the_claim_holds_as_published():
     told = texts("throughput-vs-megablocks", against_megablocks(lambda path, *_: 3.0 if "cutlass" in path else 1.0))
     assert (told.verdict, told.points) == (Verdict.IN_PART, "12 of 18")
+    assert told.miss == "better than claimed at 6"
     assert "schedule built on the GPU" not in told.sentence  # nothing ran in a graph
 
 
@@ -48,6 +50,7 @@ def test_the_numbers_of_a_finding_are_those_of_the_rows():
     assert "Of 18 throughput ratios" in told.sentence
     assert "6 lie inside 0.89–1.31 within their noise, 6 above and 6 below" in told.sentence
     assert "megablocks_sparse: 0.50" in told.measured
+    assert told.miss == "better than claimed at 6, worse at 6"
     assert told.rows == "throughput.csv: 24 of 24 rows"
 
 
@@ -73,6 +76,7 @@ def test_mixtral_32_tokens(ratios, expected):
         ((1.2, 1.7), "holds"),
         ((1.2, 2.5), "holds in part"),
         ((1.2, 1.01), "holds in part"),
+        ((1.09, 1.05), "does not hold"),  # inside the band only within the noise
         ((1.01, 0.8), "does not hold"),
     ],
 )
@@ -81,3 +85,24 @@ def test_fused_over_unfused(speedups, expected):
     for tokens, speedup in enumerate(speedups, start=1):
         rows += [row("paper_fused", 100.0, tokens=tokens), row("paper_unfused", 100.0 * speedup, tokens=tokens)]
     assert verdict("fused-over-unfused", rows) == expected
+
+
+def test_the_papers_own_code_has_a_verdict_of_its_own():
+    own = speedups("nvidia-h200")
+    assert len(own) == 15
+    rows = [row("paper_fused", 100.0), row("paper_unfused", 100.0)]
+    told = finding("fused-over-unfused", rows, own_code=own).own_code
+    assert (told.better, told.worse + told.held) == (0, 15)
+    assert told.held == own["over_unfused"].between(1.1, 1.8).sum() > 0
+    assert texts("fused-over-unfused", rows, own_code=own).verdict is Verdict.DOES_NOT
+    assert "paper's own code: **holds in part**" in texts("fused-over-unfused", rows, own_code=own).own_code
+    mixtral = finding("mixtral-32-tokens", against_megablocks(lambda *_: 1.0), own_code=own).own_code
+    assert len(mixtral.ratios) == 3
+    assert finding("fused-over-unfused", rows, own_code=speedups("amd-mi300x")).own_code is None
+    assert texts("fused-over-unfused", rows).own_code == ""
+
+
+def test_what_separates_two_processes_widens_the_noise():
+    rows = against_megablocks(lambda *_: 1.40)
+    assert verdict("throughput-vs-megablocks", rows) == "does not hold"
+    assert verdict("throughput-vs-megablocks", [values | {"apart": 1.05} for values in rows]) == "holds"

@@ -16,6 +16,8 @@ def test_every_claim_has_a_template_and_every_template_a_claim():
         rule = texts.say(f"claims/{claim.id}.j2", "rule", figures=claim.figures, **claim.constants)
         assert rule.endswith(".")
         assert "does not hold if" in rule
+        named = {"figures": claim.figures, **claim.constants}
+        assert all(texts.say(f"claims/{claim.id}.j2", macro, **named) for macro in ("title", "claimed"))
 
 
 MARKUP = [
