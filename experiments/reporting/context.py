@@ -39,7 +39,10 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
     throughput = frames.get("throughput", pd.DataFrame())
     headline = frames.get("headline", pd.DataFrame())
     tests, portability = load_outcomes(results)
-    findings = [claim_texts(finding) for finding in decide(Evidence(device, frames, tests, portability, own_code.speedups(device)))]
+    findings = [
+        claim_texts(finding)
+        for finding in decide(Evidence(device, frames, tests, portability, own_code.speedups(device)))
+    ]
     older = older_methods(frames) + older_revisions(frames)
     records = {name: study.record for name, study in studies.items()}
     return {

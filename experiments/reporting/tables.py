@@ -11,6 +11,7 @@ import pandas as pd
 from ..analysis import published
 from ..analysis.compare import fastest_first, panels, ratios, span, timed
 from ..analysis.names import GPU_SCHEDULE, LIMIT, MEGABLOCKS, PAPER, in_order, model_label
+from ..analysis.noise import spread
 from ..table.limits import BELOW_MARK
 from .texts import NOISE_MARK, OLDER_MARK
 
@@ -127,13 +128,12 @@ def timing_facts(frames: Mapping[str, pd.DataFrame], records: Mapping[str, Mappi
             for process in processes
             if process.get("stream_before_us") and process.get("stream_after_us")
         ]
-        reads = [process["stream_before_us"] for process in processes if process.get("stream_before_us")]
         facts.append({
             "study": study, "rows": len(rows), "samples": rows["samples"],
             "launches": _counts(rows["launch"]), "methods": _counts(rows["timing_method"]),
             "noise": 100 * ((rows["p80_us"] - rows["p20_us"]) / rows["p50_us"]).median(),
             "rates": record.get("matrix_tflops", {}), "drifts": drifts, "cards": rows["device_uuid"].nunique(),
-            "apart": 100 * (max(reads) / min(reads) - 1) if reads else 0.0,
+            "apart": 100 * (spread(record) - 1),
         })  # fmt: skip
     return facts
 
