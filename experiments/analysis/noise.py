@@ -33,7 +33,7 @@ def between_processes(device: Path) -> float:
 
 def apart(rows: pd.DataFrame) -> pd.Series | float:
     """That factor for each row; 1 where it is not known."""
-    return rows[APART] if APART in rows else 1.0
+    return rows.get(APART, 1.0)
 
 
 def same_process(rows: pd.DataFrame) -> pd.DataFrame:

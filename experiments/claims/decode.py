@@ -33,7 +33,8 @@ def warp_decode_throughput(evidence: Evidence, figures: Mapping[str, Any]) -> Fi
     streamed = len(shares) > 0 and bool((shares >= figures["fraction_of_read_peak"]).all())
     faster, slower = pairs["low"] > 1, pairs["high"] < 1
     numbers = {
-        "pairs": pairs, "here": here, "held": int(reached and streamed), "shares": shares, "faster": int(faster.sum()), "slower": int(slower.sum()),
+        "pairs": pairs, "here": here, "held": int(reached and streamed),
+        "shares": shares, "faster": int(faster.sum()), "slower": int(slower.sum()),
         "same": len(pairs) - int((faster | slower).sum()),
         "most": int(pairs.loc[faster, "tokens"].max()) if faster.any() else 0,
         "crossings": {model: _crossing(group) for model, group in pairs.groupby("model", sort=False)},
