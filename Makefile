@@ -105,11 +105,12 @@ ifeq ($(GPU),)
 endif
 	@echo "Read results/REPORT.md, or open results/report.html."
 
-peers: $(READY)  ## cut vLLM, SGLang, DeepSpeed and DeepGEMM down to their MoE kernels, into .peers
+peers: $(READY)  ## cut vLLM, SGLang, DeepSpeed, DeepGEMM and Humming down to their MoE kernels, into .peers
 	$(RUN) baselines/builds/offline/prune_vllm.py
 	$(RUN) baselines/builds/offline/prune_sglang.py
 	$(RUN) baselines/builds/offline/prune_deepspeed.py
 	$(RUN) baselines/builds/offline/prune_deep_gemm.py
+	$(RUN) baselines/builds/offline/unpack_humming.py
 
 cutlass: $(READY)  ## compile CUTLASS's grouped GEMM for Hopper, into .peers/cutlass (needs nvcc)
 	$(RUN) baselines/builds/cutlass/build.py $(ARGS)

@@ -2,13 +2,13 @@
 
 vLLM's wheel ships it. Its own SwiGLU is the clamped one of gpt-oss, so the adapter gives it SiLU x up as a fused
 activation (baselines/parts/silu_mul.py), which needs gate and up columns interleaved. It chooses its tiles itself.
-Weights and activations have 16 bits, and the weights' reduced dimension lies last, as in its own bf16 benchmark.
+Activations have 16 bits. Weights of 16 bits have their reduced dimension last, as in its own bf16 benchmark; those in
+mxfp4 lie as it swizzles them for the GPU, and their GEMMs are not split along the sum on Hopper: both as vLLM has it.
 """
 
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +27,14 @@ from tritonmoe_bench.kernels.gating import Gating
 
 from .install import trees, vllm_tree
 from .install.installed import first_line, installed_version
+from .parts.conversions import Conversions
 from .parts.in_build import ConfiguredInBuild, run_once
 
 if TYPE_CHECKING:
     import torch
 
+SCALE_WARPS = 8
+"""Warps that the swizzled scales are laid out for, and that the GEMMs then run with; vLLM's choice."""
 TILE = ("block_m", "block_n", "block_k", "num_warps", "num_stages", "split_k", "is_persistent")
 """Fields of triton_kernels' OptFlags that a row states."""
 
@@ -40,10 +43,11 @@ class OpenaiTritonKernels(ConfiguredInBuild):
     name = "openai_triton_kernels"
     family = "triton_kernels"
     source = f"PyPI vllm {vllm_tree.VERSION}, vllm/third_party/triton_kernels"
+    quants = ("none", "mxfp4")
 
     def __init__(self) -> None:
         super().__init__()
-        self._gate_up: weakref.WeakKeyDictionary[Weights, torch.Tensor] = weakref.WeakKeyDictionary()
+        self._operands = Conversions(_operands)
 
     def version(self) -> str:
         if trees.search_path("triton_kernels"):
@@ -68,24 +72,26 @@ class OpenaiTritonKernels(ConfiguredInBuild):
         import torch
         from triton_kernels import matmul_ogs as module
         from triton_kernels.matmul_ogs import FnSpecs, FusedActivation, PrecisionConfig, matmul_ogs
+        from triton_kernels.matmul_ogs_details import opt_flags
         from triton_kernels.routing import routing
 
         from .parts.silu_mul import silu_mul
 
         router = weights.router()
-        gate_up = self._interleaved(case, weights).transpose(1, 2)  # [E, hidden, 2 * ffn]
-        down = weights.down("nk").transpose(1, 2)  # [E, ffn, hidden]
+        (gate_up, gate_up_scale), (down, down_scale) = self._operands(weights)
         top_k, before_top_k = case.top_k, not case.gate.renormalize
         activation = FusedActivation(FnSpecs("silu_mul", silu_mul, ()), (), 2)
-        precision = PrecisionConfig()
+        opt_flags.reset_opt_flags_constraints()
+        if case.quant == "mxfp4" and torch.cuda.get_device_capability()[0] == 9:
+            opt_flags.update_opt_flags_constraints({"split_k": 1})
 
         def forward(x: torch.Tensor) -> torch.Tensor:
             logits = torch.nn.functional.linear(x, router)
             data, gather, scatter = routing(logits, top_k, sm_first=before_top_k)
-            hidden = matmul_ogs(x, gate_up, None, data, gather_indx=gather, precision_config=precision,
-                                fused_activation=activation)  # fmt: skip
-            return matmul_ogs(hidden, down, None, data, scatter_indx=scatter, precision_config=precision,
-                              gammas=data.gate_scal)  # fmt: skip
+            hidden = matmul_ogs(x, gate_up, None, data, gather_indx=gather, fused_activation=activation,
+                                precision_config=PrecisionConfig(weight_scale=gate_up_scale))  # fmt: skip
+            return matmul_ogs(hidden, down, None, data, scatter_indx=scatter, gammas=data.gate_scal,
+                              precision_config=PrecisionConfig(weight_scale=down_scale))  # fmt: skip
 
         with _recorded(module, "make_opt_flags") as chosen:
             run_once(forward, case, weights)
@@ -93,19 +99,50 @@ class OpenaiTritonKernels(ConfiguredInBuild):
         self.configured(case, f"gate_up:{gate_up_flags} down:{down_flags}")
         return forward
 
-    def _interleaved(self, case: Case, weights: Weights) -> torch.Tensor:
-        """[num_experts, 2 * ffn, hidden], rows gate 0, up 0, gate 1, ...; made once a weight set, expert by expert."""
-        import torch
 
-        if weights not in self._gate_up:
-            shape = (case.num_experts, case.ffn_dim, 2, case.hidden_dim)
-            pairs = torch.empty(shape, dtype=weights.dtype, device=weights.device)
-            for index in range(case.num_experts):
-                gate, up, _ = weights.expert(index)
-                pairs[index, :, 0].copy_(gate)
-                pairs[index, :, 1].copy_(up)
-            self._gate_up[weights] = pairs.flatten(1, 2)
-        return self._gate_up[weights]
+Operands = tuple[tuple[Any, Any], tuple[Any, Any]]
+"""(weights, scales or None) of gate and up [E, hidden, 2 * ffn] and of down [E, ffn, hidden]."""
+
+
+def _operands(weights: Weights) -> Operands:
+    return _interleaved(weights) if weights.case.quant == "none" else _swizzled(weights)
+
+
+def _interleaved(weights: Weights) -> Operands:
+    """16-bit weights, gate and up in turns; made expert by expert."""
+    import torch
+
+    case = weights.case
+    shape = (case.num_experts, case.ffn_dim, 2, case.hidden_dim)
+    pairs = torch.empty(shape, dtype=weights.dtype, device=weights.device)
+    for index in range(case.num_experts):
+        gate, up, _ = weights.expert(index)
+        pairs[index, :, 0].copy_(gate)
+        pairs[index, :, 1].copy_(up)
+    return (pairs.flatten(1, 2).transpose(1, 2), None), (weights.down("nk").transpose(1, 2), None)
+
+
+def _swizzled(weights: Weights) -> Operands:
+    """mxfp4 weights and scales in triton_kernels' own layouts for this GPU, gate and up in turns."""
+    import torch
+    from triton_kernels.tensor import FP4, convert_layout, wrap_torch_tensor
+    from triton_kernels.tensor_details.layout import (
+        make_default_matmul_mxfp4_w_layout,
+        make_default_matmul_mxfp4_w_scale_layout,
+    )
+
+    def in_turns(both: torch.Tensor) -> torch.Tensor:
+        return torch.stack(both.chunk(2, dim=1), dim=2).flatten(1, 2)
+
+    def swizzled(values: torch.Tensor, scales: torch.Tensor) -> tuple[Any, Any]:
+        value_layout, value_options = make_default_matmul_mxfp4_w_layout(mx_axis=1)
+        scale_layout, scale_options = make_default_matmul_mxfp4_w_scale_layout(mx_axis=1, num_warps=SCALE_WARPS)
+        wrapped = wrap_torch_tensor(values.transpose(1, 2), dtype=FP4)
+        return (convert_layout(wrapped, value_layout, **value_options),
+                convert_layout(wrap_torch_tensor(scales.transpose(1, 2)), scale_layout, **scale_options))  # fmt: skip
+
+    gate_up, down = weights.packed_gate_up(), weights.packed_down()
+    return swizzled(in_turns(gate_up.values), in_turns(gate_up.scales)), swizzled(down.values, down.scales)
 
 
 @contextmanager

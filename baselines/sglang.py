@@ -4,16 +4,18 @@ SGLang chooses the tile itself: from the table that it ships for the GPU and sha
 batch size, else by its default heuristic. A pruned tree in .peers/sglang (baselines/builds/offline) is used if it is
 there, else an installed sglang. SGLang compiles the router GEMM of DeepSeek's gate and the activation from CUDA sources
 when they are first used, in `build`. Where nvcc, ninja or apache-tvm-ffi are missing, PyTorch's GEMM and the compiled
-`silu_and_mul` of sglang-kernel serve, and the row's config says so.
+`silu_and_mul` of sglang-kernel serve, and the row's config says so. fp8_block weights run in the same kernel, which
+SGLang precedes by one that quantises the rows by token and 128 columns (W8A8).
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench.experiments.implementation.contract import Case, Forward, Weights
 
@@ -25,6 +27,11 @@ from .parts.serving import Route, ServingSystem, origin, router_gemm_serves, wor
 if TYPE_CHECKING:
     import torch
 
+TABLE_KINDS: dict[str, tuple[str | None, list[int] | None]] = {
+    "none": (None, None),
+    "fp8_block": ("fp8_w8a8", [128, 128]),
+}
+"""What SGLang's tile tables call a weight format: (dtype, block shape)."""
 ROUTER_EXPERTS = (256, 384)
 ROUTER_HIDDEN = 1024
 """SGLang's own router GEMM serves these numbers of experts, and multiples of this hidden_dim, as its MoEGate asks."""
@@ -35,6 +42,7 @@ class Sglang(ServingSystem):
     label = "SGLang"
     family = "serving"
     source = f"PyPI sglang {sglang_tree.VERSION}: fused_experts, moe_fused_gate and its shipped tile tables"
+    quants = tuple(TABLE_KINDS)
 
     def version(self) -> str:
         return sglang_tree.version()
@@ -45,24 +53,37 @@ class Sglang(ServingSystem):
     def problem(self) -> str:
         return _problem()
 
+    def activations(self, case: Case) -> str:
+        return "a8" if case.quant == "fp8_block" else "a16"
+
     def build(self, case: Case, weights: Weights) -> Forward:
         from sglang.srt.layers.moe.moe_runner import MoeRunnerConfig
 
         fused_moe = sglang_tree.one_gpu()
-        w13, w2 = weights.gate_up("nk"), weights.down("nk")  # [E, 2 * ffn, hidden], gate first; [E, hidden, ffn]
+        w13, w2, options = _operands(case, weights)
         route, router_gemm = _router(case, weights)
-        activation = _activation(weights.dtype)
+        compiled = _activation(weights.dtype) + (f" {_quantization(weights.dtype)}" if options else "")
         runner = MoeRunnerConfig(
             num_experts=case.num_experts, num_local_experts=case.num_experts, top_k=case.top_k,
             hidden_size=case.hidden_dim, intermediate_size_per_partition=case.ffn_dim, inplace=False,
         )  # fmt: skip
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            return fused_moe.fused_experts(x, w13, w2, (*route(x), None), runner)
+            return fused_moe.fused_experts(x, w13, w2, (*route(x), None), runner, **options)
 
         run_once(forward, case, weights)
-        self.configured(case, f"{_tiles(case, w13, w2)} {router_gemm} {activation}")
+        self.configured(case, f"{_tiles(case, w13, w2)} {router_gemm} {compiled}")
         return forward
+
+
+def _operands(case: Case, weights: Weights) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """([E, 2 * ffn, hidden], gate rows first; [E, hidden, ffn]; what SGLang wants to know of packed weights)."""
+    if case.quant == "none":
+        return weights.gate_up("nk"), weights.down("nk"), {}
+    gate_up, down = weights.packed_gate_up(), weights.packed_down()
+    _, block = TABLE_KINDS[case.quant]
+    options = {"use_fp8_w8a8": True, "w1_scale": gate_up.scales, "w2_scale": down.scales, "block_shape": block}
+    return gate_up.values, down.values, options
 
 
 def _router(case: Case, weights: Weights) -> tuple[Route, str]:
@@ -125,16 +146,34 @@ def _activation(dtype: torch.dtype) -> str:
     return "silu_and_mul=jit"
 
 
+@functools.cache
+def _quantization(dtype: torch.dtype) -> str:
+    """Which kernel quantises rows, in words: SGLang's own in CUDA, compiled now, else its own in Triton."""
+    import torch
+    from sglang.kernels.jit.utils import is_arch_support_pdl
+    from sglang.kernels.ops.moe import fused_moe_triton_kernels
+    from sglang.kernels.ops.quantization import fp8_kernel
+
+    try:
+        made = importlib.import_module("sglang.kernels.ops.quantization.per_token_group_quant")
+        made._jit_module(dtype, torch.float8_e4m3fn, 128, False, True, True, False, False, is_arch_support_pdl())
+    except Exception as error:  # apache-tvm-ffi, nvcc and ninja each fail in ways of their own
+        fused_moe_triton_kernels.sglang_per_token_group_quant_fp8 = fp8_kernel._per_token_group_quant_8bit_raw
+        return f"quantization=triton (no jit: {first_line(error)})"
+    return "quantization=jit"
+
+
 def _tiles(case: Case, w13: torch.Tensor, w2: torch.Tensor) -> str:
     """The tiles of both GEMMs and where they come from."""
     from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe_triton_config as tables
 
+    dtype, block = TABLE_KINDS[case.quant]
     tile, (down, _) = tables.try_get_optimal_moe_config(
-        w13.shape, w2.shape, case.top_k, None, case.tokens, return_down_config=True
+        w13.shape, w2.shape, case.top_k, dtype, case.tokens, block_shape=block, return_down_config=True
     )
-    table = tables.get_moe_configs(case.num_experts, case.ffn_dim, None, 0, 0)
+    table = tables.get_moe_configs(case.num_experts, case.ffn_dim, dtype, *(block or (0, 0)))
     both = words(tile) if down in (None, tile) else f"{words(tile)} down: {words(down)}"
-    return f"{both} ({origin(table, tables.get_config_file_name(case.num_experts, case.ffn_dim, None), case)})"
+    return f"{both} ({origin(table, tables.get_config_file_name(case.num_experts, case.ffn_dim, dtype, block), case)})"
 
 
 @functools.cache

@@ -6,7 +6,8 @@ size, else from its default heuristic. `vllm_tuned` serves shapes without a tabl
 an installed vllm. x is never written in place, and the down GEMM applies the routing weights.
 
 fp8_block weights run in vLLM's block-wise W8A8 path: the same kernel, after one that quantises x, or the intermediate,
-by token and 128 columns.
+by token and 128 columns. int4 weights run in its W4A16 path, which has a CUDA kernel for few rows an expert
+(`moe_wna16_gemm`) and a Triton kernel for more; vLLM itself takes Marlin where it can (baselines/vllm_marlin.py).
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ DSV3_ROUTER_SHAPES = ((256, 7168), (384, 7168))
 TABLE_KINDS: dict[str, tuple[str | None, list[int] | None]] = {
     "none": (None, None),
     "fp8_block": ("fp8_w8a8", [128, 128]),
+    "int4": ("int4_w4a16", [0, 128]),
+    "int4_g32": ("int4_w4a16", [0, 32]),
 }
 """What vLLM's tile tables call a weight format: (dtype, block shape)."""
+VALUES_PER_COLUMN = {"int4_w4a16": 2}
+"""Weights that a column of a stacked tensor holds, where it is not one."""
 
 
 class Vllm(ServingSystem):
@@ -62,10 +67,11 @@ class Vllm(ServingSystem):
 
 
 class VllmTuned(Vllm):
-    """The same code with a tile tuned here: in 16 bits for shapes that vLLM ships no table for on this GPU, with packed
-    weights for all, because some of those tables are older than the Triton that compiles the kernel."""
+    """The same code with a tile tuned here: in 16 bits for shapes that vLLM ships no table for on this GPU, in
+    fp8_block for all, because some of those tables are older than the Triton that compiles the kernel."""
 
     name = "vllm_tuned"
+    quants = ("none", "fp8_block")
     source = f"PyPI vllm {vllm_tree.VERSION}: fused_experts, fused_topk, tile tuned over its own search space"
 
     def check_shape(self, case: Case) -> Check:
@@ -96,7 +102,7 @@ def _forward(case: Case, weights: Weights, tile: Tile | None) -> Forward:
     from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
 
     w13, w2, quant_config = _operands(case, weights)
-    route = _router(case, weights)
+    route = router_of(case, weights)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         topk_weights, topk_ids = route(x)
@@ -117,17 +123,21 @@ def _operands(case: Case, weights: Weights) -> tuple[torch.Tensor, torch.Tensor,
     """([E, 2 * ffn, hidden], gate rows first; [E, hidden, ffn]; what vLLM wants to know of packed weights)."""
     if case.quant == "none":
         return weights.gate_up("nk"), weights.down("nk"), None
-    from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
+    from vllm.model_executor.layers.fused_moe import config
 
     # Where vLLM sees a deep_gemm, it rounds the scales of activations up to powers of two, for this kernel too.
     os.environ["VLLM_USE_DEEP_GEMM"] = "0"
     gate_up, down = weights.packed_gate_up(), weights.packed_down()
-    _, block = TABLE_KINDS[case.quant]
-    config = fp8_w8a8_moe_quant_config(w1_scale=gate_up.scales, w2_scale=down.scales, block_shape=block)
-    return gate_up.values, down.values, config
+    kind, block = TABLE_KINDS[case.quant]
+    scales = {"w1_scale": gate_up.scales, "w2_scale": down.scales, "block_shape": block}
+    if kind == "fp8_w8a8":
+        made = config.fp8_w8a8_moe_quant_config(**scales)
+    else:
+        made = config.int4_w4a16_moe_quant_config(**scales, w1_zp=None, w2_zp=None)
+    return gate_up.values, down.values, made
 
 
-def _router(case: Case, weights: Weights) -> Route:
+def router_of(case: Case, weights: Weights) -> Route:
     """x -> (float32 weights, int32 experts), both [tokens, top_k]: the router GEMM and vLLM's fused top-k."""
     import torch
     from vllm import _custom_ops as ops
@@ -178,8 +188,9 @@ def _own_tile(case: Case) -> Tile:
     from vllm.model_executor.layers.fused_moe import fused_moe
 
     dtype, block = TABLE_KINDS[case.quant]
-    w13 = (case.num_experts, 2 * case.ffn_dim, case.hidden_dim)
-    w2 = (case.num_experts, case.hidden_dim, case.ffn_dim)
+    packed = VALUES_PER_COLUMN.get(dtype or "", 1)
+    w13 = (case.num_experts, 2 * case.ffn_dim, case.hidden_dim // packed)
+    w2 = (case.num_experts, case.hidden_dim, case.ffn_dim // packed)
     return fused_moe.try_get_optimal_moe_config(w13, w2, case.top_k, dtype, case.tokens, block)
 
 

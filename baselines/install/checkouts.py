@@ -18,7 +18,7 @@ class Checkout:
     """A repository on GitHub that the user clones.
 
     package: the folder in it that is imported; distribution: its name where it is installed instead; build: what has to
-    be typed after cloning, as the end of a command line.
+    be typed after cloning, as the end of a command line; inside: the folder of the repository that holds the package.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Checkout:
     repository: str
     distribution: str
     build: str = ""
+    inside: str = ""
 
     @property
     def variable(self) -> str:
@@ -50,7 +51,8 @@ class Checkout:
         value = os.environ.get(self.variable, "")
         wrong = f"{self.variable}={value} holds no {self.package}/; " if value and not self.search_path() else ""
         clone = f"git clone https://github.com/{self.repository} {self.name}"
-        return f"{wrong}{clone}{self.build} && export {self.variable}=$PWD/{self.name}"
+        folder = "/".join(filter(None, ("$PWD", self.name, self.inside)))
+        return f"{wrong}{clone}{self.build} && export {self.variable}={folder}"
 
 
 class CheckoutSystem(Implementation):

@@ -14,7 +14,8 @@ from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import sglang as adapters
 from tritonmoe_bench.baselines.install import sglang_tree, trees
-from tritonmoe_bench.experiments.workload.reference import route
+from tritonmoe_bench.experiments.workload.reference import quantize_fp8, route
+from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.gating import Gating
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,11 +23,19 @@ PROCESS = Path(__file__).with_name("sglang_process.py")
 TRITON_UTILS = "sglang.srt.layers.moe.moe_runner.triton_utils"
 MODULES = (f"{TRITON_UTILS}.fused_moe", f"{TRITON_UTILS}.fused_moe_triton_config", "sglang.srt.arg_groups.arg_utils",
            "sglang.srt.runtime_context", "sglang.kernels.ops.moe.moe_fused_gate", "sglang.kernels.jit.utils",
-           "sglang.kernels.ops.activation.activation", "sglang.kernels.ops.gemm.dsv3_router_gemm")  # fmt: skip
+           "sglang.kernels.ops.activation.activation", "sglang.kernels.ops.gemm.dsv3_router_gemm",
+           "sglang.kernels.ops.moe.fused_moe_triton_kernels", "sglang.kernels.ops.quantization.fp8_kernel",
+           "sglang.kernels.ops.quantization.per_token_group_quant")  # fmt: skip
 
 
 def forget() -> None:
-    for function in (adapters._problem, adapters._activation, adapters._router_gemm, sglang_tree.one_gpu):
+    for function in (
+        adapters._problem,
+        adapters._activation,
+        adapters._quantization,
+        adapters._router_gemm,
+        sglang_tree.one_gpu,
+    ):
         function.cache_clear()
 
 
@@ -62,17 +71,24 @@ class Stub:
         self.settings: object = None
         self.compiler = True
 
-    def fused_experts(self, x, w1, w2, topk_output, runner):
+    def fused_experts(self, x, w1, w2, topk_output, runner, use_fp8_w8a8=False, w1_scale=None, w2_scale=None,
+                      block_shape=None):  # fmt: skip
         weights, experts, _ = topk_output
         self.calls.append(("fused_experts", tuple(w1.shape), tuple(w2.shape), runner))
+        rounded = quantize_fp8 if use_fp8_w8a8 else lambda rows: rows
+        if use_fp8_w8a8:
+            assert block_shape == [128, 128]
+            assert self.quantize in (None, "SGLang's in Triton")
+            w1, w2 = Fp8Block(w1, w1_scale).unpack(), Fp8Block(w2, w2_scale).unpack()
         assert w1.is_contiguous()
         assert w2.is_contiguous()
         assert self.fused_moe.get_tp_group().world_size == 1
         y = torch.zeros_like(x, dtype=torch.float32)
-        for token, row in enumerate(x.float()):
+        for token, row in enumerate(rounded(x).float()):
             for weight, expert in zip(weights[token], experts[token]):
                 gate, up = (w1[expert].float() @ row).chunk(2)
-                y[token] += weight * (w2[expert].float() @ (torch.nn.functional.silu(gate) * up))
+                hidden = rounded((torch.nn.functional.silu(gate) * up)[None])[0]
+                y[token] += weight * (w2[expert].float() @ hidden)
         return y.to(x.dtype)
 
     def moe_fused_gate(self, scores, bias, topk, scoring_func, renormalize, routed_scaling_factor,
@@ -97,8 +113,18 @@ class Stub:
         self.calls.append(("dsv3_router_gemm", out_dtype))
         return x.to(out_dtype) @ router.to(out_dtype).T
 
-    def try_get_optimal_moe_config(self, w1, w2, top_k, dtype, tokens, return_down_config):
-        return {"BLOCK_SIZE_M": 16, "shape": tuple(w2)}, ({"BLOCK_SIZE_M": 16, "USE_TMA": True}, 16)
+    def per_token_group_module(self, *arguments):
+        assert arguments[:3] == (torch.bfloat16, torch.float8_e4m3fn, 128)
+        if not self.compiler:
+            raise FileNotFoundError("nvcc")
+
+    @property
+    def quantize(self):
+        return getattr(self.kernel_module, "sglang_per_token_group_quant_fp8", None)
+
+    def try_get_optimal_moe_config(self, w1, w2, top_k, dtype, tokens, block_shape, return_down_config):
+        kind = {"dtype": dtype, "block_shape": block_shape} if dtype else {}
+        return {"BLOCK_SIZE_M": 16, "shape": tuple(w2), **kind}, ({"BLOCK_SIZE_M": 16, "USE_TMA": True}, 16)
 
 
 @pytest.fixture
@@ -113,7 +139,7 @@ def stub(monkeypatch):
     tables = runner.triton_utils.fused_moe_triton_config
     tables.try_get_optimal_moe_config = made.try_get_optimal_moe_config
     tables.get_moe_configs = lambda E, N, dtype, block_n, block_k: {1: {}, 64: {}} if (E, N) == (8, 48) else None
-    tables.get_config_file_name = lambda E, N, dtype: f"E={E},N={N},device_name=STUB.json"
+    tables.get_config_file_name = lambda E, N, dtype, block_shape: f"E={E},N={N},device_name=STUB.json"
     runner.MoeRunnerConfig = MoeRunnerConfig
     sglang.srt.arg_groups.arg_utils.NS = NS
     context = types.SimpleNamespace(set_server_args=lambda settings: setattr(made, "settings", settings))
@@ -123,6 +149,9 @@ def stub(monkeypatch):
     kernels.ops.activation.activation.activation_module = made.activation_module
     gemm = kernels.ops.gemm.dsv3_router_gemm
     gemm.dsv3_router_gemm, gemm.dsv3_router_gemm_module = made.dsv3_router_gemm, made.dsv3_router_gemm_module
+    made.kernel_module = kernels.ops.moe.fused_moe_triton_kernels
+    kernels.ops.quantization.fp8_kernel._per_token_group_quant_8bit_raw = "SGLang's in Triton"
+    kernels.ops.quantization.per_token_group_quant._jit_module = made.per_token_group_module
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     return made
@@ -142,6 +171,18 @@ def test_unavailable_says_why_and_what_to_type(monkeypatch):
     assert check.reason.endswith(": pip install sglang==0.5.17")
     assert "sglang" in check.reason.split(": pip")[0]
     assert adapters.Sglang().search_path() == []
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+def test_fp8_block_weights_run_as_they_are(stub, compiler):
+    stub.compiler = compiler
+    adapter, point = adapters.Sglang(), case(quant="fp8_block", hidden_dim=128, ffn_dim=128)
+    assert adapter.answer(point).status.value == "ok"
+    assert (adapter.activations(point), adapter.activations(case())) == ("a8", "a16")
+    assert 0.008 < error_of(adapter, point) < 0.06
+    assert "dtype=fp8_w8a8 block_shape=[128, 128]" in adapter.config(point)
+    assert f"quantization={'jit' if compiler else 'triton (no jit: FileNotFoundError: nvcc)'}" in adapter.config(point)
+    assert stub.quantize == (None if compiler else "SGLang's in Triton")
 
 
 def test_a_tree_for_another_gpu_is_unavailable(stub):

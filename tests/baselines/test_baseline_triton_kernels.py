@@ -44,7 +44,11 @@ class FusedActivation:
 def stub(monkeypatch):
     """A STUB of the part of triton_kernels 3.5.1 that the adapter calls, in PyTorch; it notes the calls."""
     calls: list[tuple] = []
-    module, routing_module = stub_modules(monkeypatch, "triton_kernels.matmul_ogs", "triton_kernels.routing")
+    module, routing_module, flags = stub_modules(
+        monkeypatch, "triton_kernels.matmul_ogs", "triton_kernels.routing",
+        "triton_kernels.matmul_ogs_details.opt_flags",
+    )  # fmt: skip
+    flags.reset_opt_flags_constraints = lambda: None
 
     def routing(logits, n_expts_act, sm_first=False):
         calls.append(("routing", n_expts_act, sm_first))
@@ -131,13 +135,13 @@ def test_layouts_and_flags(stub, gating, softmax_first, dtype):
 def test_weights_are_interleaved_once_and_dropped_with_their_set(stub):
     adapter, point = adapters.OpenaiTritonKernels(), case()
     weights = Weights(point, "cpu")
-    first = adapter._interleaved(point, weights)
+    (pairs, _), _ = adapter._operands(weights)
     gate, up, _ = weights.expert(3)
-    assert torch.equal(first[3, 0::2], gate)
-    assert torch.equal(first[3, 1::2], up)
-    assert adapter._interleaved(point, weights) is first
+    assert torch.equal(pairs[3, :, 0::2], gate.T)
+    assert torch.equal(pairs[3, :, 1::2], up.T)
+    assert adapter._operands(weights)[0][0] is pairs
     del weights
-    assert len(adapter._gate_up) == 0
+    assert len(adapter._operands) == 0
 
 
 @pytest.mark.parametrize(("fields", "word"), [({"gating": "sigmoid"}, "softmax"), ({"top_k": 3}, "power of two")])

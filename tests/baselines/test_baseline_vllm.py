@@ -18,6 +18,7 @@ from tritonmoe_bench.baselines.parts import vllm_tuning
 from tritonmoe_bench.experiments.workload.reference import quantize_fp8, route
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
+from tritonmoe_bench.kernels.formats.int4 import Int4, Int4Group32
 from tritonmoe_bench.kernels.gating import Gating
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,13 +59,13 @@ def stub(monkeypatch):
                       layers.get_config()))  # fmt: skip
         assert w1.is_contiguous()
         assert w2.is_contiguous()
+        rounded = lambda rows: rows  # noqa: E731
         if quant_config is not None:
-            assert w1.dtype == w2.dtype == torch.float8_e4m3fn
-            assert quant_config["block_shape"] == [128, 128]
-            w1 = Fp8Block(w1, quant_config["w1_scale"]).unpack()
-            w2 = Fp8Block(w2, quant_config["w2_scale"]).unpack()
+            kind = {"[128, 128]": Fp8Block, "[0, 128]": Int4, "[0, 32]": Int4Group32}[str(quant_config["block_shape"])]
+            assert w1.dtype == w2.dtype == (torch.float8_e4m3fn if kind is Fp8Block else torch.uint8)
+            rounded = quantize_fp8 if kind is Fp8Block else rounded
+            w1, w2 = kind(w1, quant_config["w1_scale"]).unpack(), kind(w2, quant_config["w2_scale"]).unpack()
             assert os.environ["VLLM_USE_DEEP_GEMM"] == "0"
-        rounded = quantize_fp8 if quant_config is not None else lambda rows: rows
         y = torch.zeros_like(hidden_states, dtype=torch.float32)
         for token, row in enumerate(rounded(hidden_states).float()):
             for weight, expert in zip(topk_weights[token], topk_ids[token]):
@@ -107,7 +108,7 @@ def stub(monkeypatch):
         "BLOCK_SIZE_M": 16, "shape": tuple(w2), **({"dtype": dtype, "block_shape": block_shape} if dtype else {}),
         **({"BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 128, "num_stages": 3} if dtype else {}),
     }  # fmt: skip
-    config.fp8_w8a8_moe_quant_config = dict
+    config.fp8_w8a8_moe_quant_config = config.int4_w4a16_moe_quant_config = dict
     router.fused_topk = fused_topk
     ops.grouped_topk, ops.dsv3_router_gemm = grouped_topk, dsv3_router_gemm
     platforms.current_platform = types.SimpleNamespace(is_cuda=lambda: True)
@@ -157,7 +158,18 @@ def test_fp8_block_weights_run_as_they_are_with_their_table(stub):
         "BLOCK_SIZE_M=16 shape=(8, 128, 128) dtype=fp8_w8a8 block_shape=[128, 128] BLOCK_SIZE_N=128 BLOCK_SIZE_K=128 "
         "num_stages=3 (E=8,N=128,device_name=STUB,dtype=fp8_w8a8,block_shape=[128, 128].json at M=1)"
     )
-    assert adapter.answer(case(quant="int4", hidden_dim=128, ffn_dim=128)).status.value == "unsupported"
+    assert adapter.answer(case(quant="mxfp4", hidden_dim=128, ffn_dim=128)).status.value == "unsupported"
+
+
+@pytest.mark.parametrize("quant", ["int4", "int4_g32"])
+def test_int4_weights_run_as_they_are_with_16_bit_activations(stub, quant):
+    adapter, point = vllm.Vllm(), case(quant=quant, hidden_dim=128, ffn_dim=256)
+    assert adapter.answer(point).status.value == "ok"
+    assert adapter.activations(point) == "a16"
+    assert error_of(adapter, point) < 0.01
+    assert stub[-1] == ("fused_experts", (8, 512, 64), (8, 128, 128), False, False, None)
+    assert "shape=(8, 128, 128) dtype=int4_w4a16" in adapter.config(point)
+    assert vllm.VllmTuned().answer(point).status.value == "unsupported"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The tool that makes .peers: imports that it leaves out, and the machine code that it drops from a library."""
 
 import struct
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import pytest
 from tiny_layer import load
 
 FOLDER = Path(__file__).resolve().parents[2] / "baselines" / "builds" / "offline"
-fatbin, left_out, wheels, prune = (
-    load(FOLDER / f"{name}.py") for name in ("fatbin", "left_out", "wheels", "prune_vllm")
+fatbin, left_out, assemble, wheels, prune = (
+    load(FOLDER / f"{name}.py") for name in ("fatbin", "left_out", "assemble", "wheels", "prune_vllm")
 )
 
 SOURCE = '''"""Docstring."""
@@ -197,6 +198,37 @@ def test_a_gpu_of_a_later_minor_version_keeps_the_code_of_an_earlier_one():
     addresses = [struct.unpack("<q", read(new, wrappers + 24 * (3 + index) + 16, 8))[0] for index in range(3)]
     kept = [struct.unpack("<I", read(new, address + 16 + fatbin.ENTRY_ARCH, 4))[0] for address in addresses]
     assert kept == [80, 80, 90]
+
+
+def test_ptx_takes_the_place_of_machine_code_where_it_is_asked_for():
+    before, wrappers = library()
+    given = []
+
+    def made(ptx: bytes) -> bytes:
+        given.append(ptx)
+        return container(entry(90, 48))
+
+    new = memory(fatbin.keep_architecture(before, 90, made))
+    addresses = [struct.unpack("<q", read(new, wrappers + 24 * (3 + index) + 16, 8))[0] for index in range(3)]
+    kept = [struct.unpack("<HHIQ", read(new, address + 16, 16))[0::3] for address in addresses]
+    assert kept == [(2, 504), (2, 48), (2, 104)]
+    assert given == [container(entry(80, 30000, kind=1))]
+
+
+TINY_PTX = """.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry kernel() { ret; }
+"""
+
+
+@pytest.mark.skipif(assemble.tools() is None, reason="needs ptxas and fatbinary of CUDA")
+def test_ptx_becomes_machine_code(tmp_path):
+    (tmp_path / "kernel.ptx").write_text(TINY_PTX, encoding="utf-8")
+    image = f"--image3=kind=ptx,sm=80,file={tmp_path}/kernel.ptx"
+    subprocess.run([assemble.tools()["fatbinary"], f"--create={tmp_path}/ptx.fatbin", "-64", image], check=True)
+    out = bytearray(assemble.assembled((tmp_path / "ptx.fatbin").read_bytes(), 90, assemble.tools()))
+    assert [kind_arch[:2] for kind_arch in fatbin._entries(out, 0)] == [(fatbin.CUBIN, 90)]
 
 
 def test_what_is_not_understood_is_refused():

@@ -8,14 +8,17 @@ is not documented by NVIDIA; it was read off files (`cuobjdump -lelf` of the res
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 CONTAINER_MAGIC, WRAPPER_MAGIC = 0xBA55ED50, 0x466243B1
 CONTAINER_HEADER = struct.Struct("<IHHQ")  # magic, version, size of this header, size of the entries
 ENTRY_HEADER = struct.Struct("<HHIQ")  # kind, version, size of this header, size of the code
 ENTRY_ARCH = 28  # offset of the architecture, 10 x major + minor, in an entry
-CUBIN = 2
+PTX, CUBIN = 1, 2
 PAGE = 0x1000
 PT_LOAD, PT_NOTE = 1, 4
 SHT_RELA = 4
@@ -40,11 +43,12 @@ class Section:
     size: int
 
 
-def keep_architecture(library: bytes, arch: int) -> bytes:
+def keep_architecture(library: bytes, arch: int, of_ptx: Callable[[bytes], bytes] | None = None) -> bytes:
     """The x86-64 shared library `library` with the machine code that a GPU of `arch` (90 for 9.0) would choose, alone.
 
-    A container without any is left with a code that the GPU cannot load, the smallest of the file, since the runtime
-    wants one. Raises FatbinError for a file that is not understood.
+    of_ptx: what to put in the place of a container without such code but with PTX, given one with that PTX alone. Any
+    other container is left with a code that the GPU cannot load, the smallest of the file, since the runtime wants one.
+    Raises FatbinError for a file that is not understood.
     """
     data = bytearray(library)
     sections = _sections(data)
@@ -59,14 +63,22 @@ def keep_architecture(library: bytes, arch: int) -> bytes:
     foreign = [data[start:end] for _, at, start, end in cubins if at // 10 != arch // 10]
     if not foreign:
         return library
-    filler = min(foreign, key=len)
+    filler = bytes(min(foreign, key=len))
+
+    def kept(offset: int) -> bytes:
+        header, version = containers[offset]
+        chosen = _chosen(entries[offset], CUBIN, arch)
+        ptx = [] if chosen or of_ptx is None else _chosen(entries[offset], PTX, arch)
+        body = b"".join(data[start:end] for start, end in chosen or ptx) or filler
+        made = CONTAINER_HEADER.pack(CONTAINER_MAGIC, version, header, len(body)) + body
+        made = of_ptx(made) if of_ptx and ptx else made
+        return made + bytes(-len(made) % 8)
 
     moved, packed = {}, bytearray()
-    for offset, (header, version) in containers.items():
-        body = b"".join(data[start:end] for start, end in _chosen(entries[offset], arch)) or bytes(filler)
-        moved[offset + shift] = code.address + len(packed)
-        packed += CONTAINER_HEADER.pack(CONTAINER_MAGIC, version, header, len(body)) + body
-        packed += bytes(-len(packed) % 8)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for offset, container in zip(containers, pool.map(kept, containers)):
+            moved[offset + shift] = code.address + len(packed)
+            packed += container
     _repoint(data, sections, wrappers, moved)
     data[code.offset : code.offset + len(packed)] = packed
 
@@ -79,9 +91,12 @@ def keep_architecture(library: bytes, arch: int) -> bytes:
     return bytes(data[:first] + data[last:])
 
 
-def _chosen(entries: list[tuple[int, int, int, int]], arch: int) -> list[tuple[int, int]]:
-    """Where the machine code lies that a GPU of `arch` loads: of its generation, the newest that is not newer."""
-    fitting = [entry for entry in entries if entry[0] == CUBIN and entry[1] // 10 == arch // 10 and entry[1] <= arch]
+def _chosen(entries: list[tuple[int, int, int, int]], kind: int, arch: int) -> list[tuple[int, int]]:
+    """Where the code of a kind lies that a GPU of `arch` loads: the newest that is not newer, machine code of its own
+    generation only."""
+    fitting = [entry for entry in entries if entry[0] == kind and entry[1] <= arch]
+    if kind == CUBIN:
+        fitting = [entry for entry in fitting if entry[1] // 10 == arch // 10]
     best = max((at for _, at, _, _ in fitting), default=0)
     return [(start, end) for _, at, start, end in fitting if at == best]
 

@@ -5,8 +5,9 @@
 SGLang's own wheels are 640 MB and need 150 packages; this takes 16 MB, torch, triton and numpy, and so serves where
 nothing can be fetched. The files are theirs, unchanged; a module that is not here is answered for by name (absent.py),
 and fails when it is used. The compiled library loses its symbol table and the machine code of other GPUs (fatbin.py).
-The two CUDA sources are compiled by SGLang itself when they are first used, which needs nvcc and ninja; without them
-SGLang's precompiled activation and PyTorch's GEMM serve. Where there is network, `pip install sglang==0.5.17` does.
+The CUDA sources are compiled by SGLang itself when they are first used, which needs nvcc and ninja; without them
+SGLang's precompiled activation, its Triton quantisation and PyTorch's GEMM serve. Where there is network,
+`pip install sglang==0.5.17` does.
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ FILES = (
     "sglang/kernels/ops/moe/fused_moe_triton_kernels.py", "sglang/kernels/ops/moe/moe_fused_gate.py",
     "sglang/kernels/ops/moe/moe_route_radix.py", "sglang/kernels/ops/activation/activation.py",
     "sglang/kernels/ops/gemm/dsv3_router_gemm.py",
+    *(f"sglang/kernels/ops/quantization/{name}.py"
+      for name in ("fp8_kernel", "fp8_utils", "per_tensor_quant_fp8", "per_token_group_quant")),
     "sglang/kernels/jit/__init__.py", "sglang/kernels/jit/csrc/elementwise/activation.cuh",
-    "sglang/kernels/jit/csrc/gemm/dsv3_router_gemm.cuh",
+    "sglang/kernels/jit/csrc/gemm/dsv3_router_gemm.cuh", "sglang/kernels/jit/csrc/gemm/per_token_group_quant.cuh",
     "sglang/srt/environ.py", "sglang/srt/runtime_context.py", "sglang/srt/arg_groups/arg_utils.py",
     "sglang/srt/utils/__init__.py", "sglang/srt/utils/common.py", "sglang/srt/utils/custom_op.py",
+    "sglang/srt/utils/patch_torch.py",
     "sglang/srt/batch_invariant_ops/__init__.py", "sglang/srt/batch_invariant_ops/batch_invariant_ops.py",
     "sglang/srt/distributed/device_communicators/pynccl_allocator.py",
     "sglang/srt/layers/deep_gemm_wrapper/configurer.py", "sglang/srt/layers/dp_attention.py",

@@ -2,10 +2,11 @@
 
     python baselines/builds/offline/prune_vllm.py [--wheel FILE] [--arch 9.0] [--out .peers]
 
-vLLM's wheel is 260 MB and needs 150 packages; this takes 20 MB, torch, triton and a handful of small packages, and so
+vLLM's wheel is 260 MB and needs 150 packages; this takes 30 MB, torch, triton and a handful of small packages, and so
 serves where nothing can be fetched. The code is vLLM's own: modules that the fused MoE does not run are left out, an
 import of one becomes a name that fails when it is used (left_out.py), and the two compiled libraries lose their symbol
-tables and the machine code of other GPUs (fatbin.py). Where there is network, `pip install vllm==0.22.1` does as well.
+tables and the machine code of other GPUs (fatbin.py). Marlin has PTX alone for Hopper, which is compiled here where
+CUDA's tools are there (assemble.py; 3 minutes). Where there is network, `pip install vllm==0.22.1` does as well.
 """
 
 from __future__ import annotations
@@ -34,19 +35,22 @@ MODULES = (
     "vllm/platforms/__init__.py", "vllm/platforms/interface.py", "vllm/platforms/cuda.py",
     "vllm/third_party/__init__.py", "vllm/third_party/pynvml.py",
     "vllm/utils/__init__.py", "vllm/utils/math_utils.py", "vllm/utils/torch_utils.py", "vllm/utils/import_utils.py",
-    "vllm/utils/deep_gemm.py",
+    "vllm/utils/deep_gemm.py", "vllm/utils/platform_utils.py",
     "vllm/distributed/__init__.py", "vllm/distributed/parallel_state.py",
     "vllm/model_executor/__init__.py", "vllm/model_executor/layers/__init__.py",
-    "vllm/model_executor/layers/quantization/utils/fp8_utils.py",
-    "vllm/model_executor/layers/quantization/utils/ocp_mx_utils.py",
-    "vllm/model_executor/layers/quantization/utils/quant_utils.py",
+    *(f"vllm/model_executor/layers/quantization/utils/{name}.py"
+      for name in ("fp8_utils", "marlin_utils", "marlin_utils_fp4", "marlin_utils_fp8", "marlin_utils_test",
+                   "ocp_mx_utils", "quant_utils")),
     f"{MOE}/__init__.py", f"{MOE}/activation.py", f"{MOE}/config.py", f"{MOE}/fused_moe.py",
-    f"{MOE}/modular_kernel.py", f"{MOE}/moe_align_block_size.py", f"{MOE}/utils.py",
+    f"{MOE}/modular_kernel.py", f"{MOE}/moe_align_block_size.py", f"{MOE}/moe_fused_mul_sum.py",
+    f"{MOE}/topk_weight_and_reduce.py",
+    f"{MOE}/utils.py", f"{MOE}/experts/__init__.py", f"{MOE}/experts/marlin_moe.py",
     f"{MOE}/router/__init__.py", f"{MOE}/router/fused_topk_router.py",
 )  # fmt: skip
 """Files, and folders with a slash at the end, of which every module is kept."""
 TABLES = f"{MOE}/configs/"
-LIBRARIES = ("vllm/_moe_C.abi3.so", "vllm/_C_stable_libtorch.abi3.so")
+MOE_LIBRARY = "vllm/_moe_C.abi3.so"
+LIBRARIES = (MOE_LIBRARY, "vllm/_C_stable_libtorch.abi3.so")
 TRITON_KERNELS = "vllm/third_party/triton_kernels/"
 TRITON_KERNELS_VERSION = "3.5.1"
 """The tag of Triton's repository that vLLM's build pins; the wheel itself does not say it."""
@@ -95,7 +99,7 @@ def prune(wheel: Path, out: Path, arch: str) -> int:
             elif name.startswith(TRITON_KERNELS) and name.endswith(".py"):
                 write(out / "triton_kernels" / name.removeprefix("vllm/third_party/"), archive.read(name))
         for name in LIBRARIES:
-            write(out / "vllm" / name, library(archive.read(name), arch))
+            write(out / "vllm" / name, library(archive.read(name), arch, with_ptx=name == MOE_LIBRARY))
     shutil.copy(HERE / "left_out.py", out / "vllm" / "vllm" / "_left_out.py")
     record = {"vllm": VERSION, "triton_kernels": TRITON_KERNELS_VERSION, "arch": arch}
     for name in ("vllm", "triton_kernels"):

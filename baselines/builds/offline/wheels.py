@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from assemble import assembled, tools
 from fatbin import keep_architecture
 
 
@@ -25,10 +26,11 @@ def download(requirement: str, folder: Path, *options: str, instead: str) -> Non
         raise PruneError(f"pip cannot download {requirement}: {instead}")
 
 
-def library(data: bytes, arch: str) -> bytes:
+def library(data: bytes, arch: str, with_ptx: bool = False) -> bytes:
     """A CUDA library without its symbol table, where `strip` is there, and without the code of other architectures.
 
-    arch: as in "9.0", or "all". Raises fatbin.FatbinError.
+    arch: as in "9.0", or "all"; with_ptx: kernels that it has as PTX alone are kept too, as machine code where CUDA's
+    tools are there. Raises fatbin.FatbinError.
     """
     if shutil.which("strip"):
         with tempfile.NamedTemporaryFile(suffix=".so") as file:
@@ -36,7 +38,14 @@ def library(data: bytes, arch: str) -> bytes:
             file.flush()
             subprocess.run(["strip", "--strip-all", file.name], check=True)
             data = Path(file.name).read_bytes()
-    return data if arch == "all" else keep_architecture(data, int(arch.replace(".", "")))
+    if arch == "all":
+        return data
+    number, found = int(arch.replace(".", "")), tools()
+
+    def of_ptx(container: bytes) -> bytes:
+        return assembled(container, number, found) if found else container
+
+    return keep_architecture(data, number, of_ptx if with_ptx else None)
 
 
 def write(path: Path, data: bytes) -> None:
