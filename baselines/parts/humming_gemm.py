@@ -6,10 +6,6 @@ import json
 from dataclasses import dataclass
 
 import torch
-from humming.forward import humming_forward
-from humming.schema import HummingInputSchema, HummingWeightSchema
-from humming.transform import prepare_fp16_e8m0_scale, prepare_layer_config, transform_humming_tensors
-from humming.tune import get_heuristics_config
 
 from tritonmoe_bench.kernels.formats import Packed
 
@@ -38,6 +34,9 @@ class Tile:
 class Gemm:
     def __init__(self, packed: Packed, dtype: torch.dtype, input_dtype: str | None) -> None:
         """input_dtype: of the rows that are multiplied, if they are quantised first."""
+        from humming.schema import HummingInputSchema, HummingWeightSchema
+        from humming.transform import prepare_fp16_e8m0_scale, prepare_layer_config, transform_humming_tensors
+
         experts, rows, columns = packed.shape
         group = columns // packed.scales.shape[2]
         schema = HummingWeightSchema(
@@ -58,6 +57,8 @@ class Gemm:
 
     def tile(self, slots: int) -> Tile:
         """That of Humming's heuristic for so many token-expert pairs."""
+        from humming.tune import get_heuristics_config
+
         ranges = get_heuristics_config(
             layer_config=self._config, gemm_type="indexed", device=self._operands["weight"].device
         )
@@ -68,6 +69,8 @@ class Gemm:
 
     def __call__(self, x: torch.Tensor, aligned: Aligned, tile: Tile, top_k: int) -> torch.Tensor:
         """[rows of x times top_k, rows of the matrix]."""
+        from humming.forward import humming_forward
+
         sorted_ids, expert_ids, num_tokens_padded = aligned
         return humming_forward(
             self._config, x, **self._operands, sorted_ids=sorted_ids, expert_ids=expert_ids,

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from vllm.model_executor.layers.quantization.utils import marlin_utils, marlin_utils_fp4, marlin_utils_fp8
-from vllm.model_executor.layers.quantization.utils.marlin_utils_test import get_weight_perm, marlin_permute_weights
-from vllm.scalar_type import scalar_types
 
 from tritonmoe_bench.kernels.formats import Packed
 
@@ -33,6 +30,8 @@ class Marlin:
 
 def scalar_type(quant: str) -> Any:
     """vLLM's name of a weight format's numbers."""
+    from vllm.scalar_type import scalar_types
+
     types = {"fp8_block": scalar_types.float8_e4m3fn, "mxfp4": scalar_types.float4_e2m1f}
     return types.get(quant, scalar_types.uint4b8)
 
@@ -64,6 +63,8 @@ def _marlin(
     packed: Packed, dtype: torch.dtype, pad_codes: Callable[[torch.Tensor], torch.Tensor],
     pad_scales: Callable[[torch.Tensor], torch.Tensor], ffn: int,
 ) -> Marlin:  # fmt: skip
+    from vllm.model_executor.layers.quantization.utils.marlin_utils_test import get_weight_perm
+
     perm = torch.as_tensor(get_weight_perm(packed.bits), device=packed.device)
     values, scales = [], []
     for index in range(packed.shape[0]):
@@ -92,6 +93,8 @@ def _by_row(one: Packed, dtype: torch.dtype) -> torch.Tensor:
 
 def _repacked(codes: torch.Tensor, perm: torch.Tensor, bits: int) -> torch.Tensor:
     """int32 [columns / 16, 16 * rows * bits / 32] of codes [columns, rows]."""
+    from vllm.model_executor.layers.quantization.utils.marlin_utils_test import marlin_permute_weights
+
     tiled = marlin_permute_weights(codes, *codes.shape, perm)
     if bits == 4:
         tiled = tiled[:, 0::2] | (tiled[:, 1::2] << 4)
@@ -100,6 +103,8 @@ def _repacked(codes: torch.Tensor, perm: torch.Tensor, bits: int) -> torch.Tenso
 
 def _scales(name: str, scales: torch.Tensor, columns: int, rows: int) -> torch.Tensor:
     """Scales [columns / group, rows] as Marlin's kernel reads them."""
+    from vllm.model_executor.layers.quantization.utils import marlin_utils, marlin_utils_fp4, marlin_utils_fp8
+
     made = marlin_utils.marlin_permute_scales(scales, columns, rows, columns // scales.shape[0])
     if name == "mxfp4":
         return marlin_utils_fp4.mxfp4_marlin_process_scales(made)
