@@ -1,10 +1,12 @@
 """Error of every system against a float32 computation, one panel per dtype: the range over all points and the median.
 
-The points are those of the headline and the throughput study. Errors depend on the shape, so each system also has the
-median of its error over PyTorch's own at the same points printed beside it.
+The points are those of the headline, the throughput and, for the two ways to organise it, the decode study. Errors
+depend on the shape, so each system also has the median of its error over PyTorch's own at the same points beside it.
 """
 
 from __future__ import annotations
+
+import contextlib
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -15,26 +17,35 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis.names import LIMIT
-from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT
+from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
+from tritonmoe_bench.experiments.reporting.texts import say
 
 from .parts import caption, layout, style
 
 NAME = "accuracy"
 TITLE = "Error of every system against float32"
-STUDIES = ("headline", "throughput")
+STUDIES = ("headline", "throughput", "decode")
+DECODE = STUDIES[2]
+"""Where it was run."""
 BAND = "PyTorch's own computation in the dtype, the same points"
 
 
 def draw(results: Results) -> Figure:
-    studies = [results.study(name) for name in STUDIES]
+    studies = [results.study(name) for name in STUDIES[:2]]
+    with contextlib.suppress(MissingStudy):
+        studies.append(results.study(DECODE))
     rows = pd.concat([study.rows for study in studies], ignore_index=True)
-    asked = rows[rows["implementation"] != LIMIT]
-    if asked.empty:
-        raise studies[0].lacks(f"rows of a system other than {LIMIT}")
-    known = errors(asked)
-    names, dtypes = compare.systems(asked), sorted(asked["dtype"].unique())
-    figure, axes = layout.sheet(1, len(dtypes), 0.55 + 0.16 * len(names), TITLE, sharey=True)
+    rows = rows[rows["implementation"] != LIMIT]
+    known = errors(rows[(rows["study"] != DECODE) | rows["implementation"].isin([OUTPUT, EXPERT])])
+    if known.empty:
+        raise studies[0].lacks(f"error of a system other than {LIMIT}")
+    names, dtypes = compare.systems(known), sorted(known["dtype"].unique())
+    medians = known.groupby("implementation")["ratio"].median()
+    others = medians.drop(FAST, errors="ignore")
+    title = say("figures.j2", "accuracy", fast=medians.get(FAST), others=others if len(others) else medians)
+    figure, axes = layout.sheet(1, len(dtypes), 0.4 + 0.16 * len(names), title, sharey=True)
     for panel, dtype in zip(axes, dtypes):
         _panel(panel, known[known["dtype"] == dtype], names)
         panel.set_title(dtype)
@@ -42,16 +53,8 @@ def draw(results: Results) -> Figure:
     axes[0].set_yticks(range(len(names)), [style.look(name).label for name in names])
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     counts = known.groupby("dtype")["case_hash"].nunique()
-    points = ", ".join(f"{dtype} {counts.get(dtype, 0)}" for dtype in dtypes)
-    notes = (
-        f"Norm of the difference to a float32 computation over its norm, at each case of the two studies ({points}). "
-        "Line: least to most; marker: median; number: median of the error over PyTorch's own at the same points; "
-        "no point: nothing of the system passed or ran in this dtype."
-    )
-    missing = pd.concat([compare.missing(study.rows[study.rows["implementation"] != LIMIT]) for study in studies])
-    small_print = caption.text(studies[0], notes, missing, latencies=False)
-    text = "\n".join([small_print, *(caption.provenance(study) for study in studies[1:])])
-    return layout.finish(figure, _handles(), text)
+    notes = say("figures.j2", "accuracy_notes", points=", ".join(f"{dtype} {counts[dtype]}" for dtype in dtypes))
+    return layout.finish(figure, _handles(), notes, caption.source(*studies))
 
 
 def errors(rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,8 +68,6 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(panel: Axes, known: pd.DataFrame, names: list[str]) -> None:
-    if known.empty:
-        return
     own = known["torch_rel_error"]
     panel.axvspan(own.min(), own.max(), color=style.BAND, lw=0, zorder=0.5)
     highest = max(own.max(), known["rel_error"].max())

@@ -25,7 +25,7 @@ from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results, 
 from tritonmoe_bench.experiments.checkout import one_line
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.workload.arguments import PlanError, command, key
-from tritonmoe_bench.plots.parts import layout, registry
+from tritonmoe_bench.plots.parts import files, registry
 
 
 @dataclass
@@ -36,7 +36,7 @@ class DrawConfig:
     only: list[str] = key([], "figures to draw, one or a list; by default all of", lambda: sorted(registry.figures()))
     results: Path = key(ROOT / "results", "folder of the CSVs")
     out: Path = key(ROOT / "plots" / "figures", "folder; figures go to <out>/<device>")
-    dpi: int = key(layout.DPI, "dots per inch of the PNG files")
+    dpi: int = key(0, "dots per inch of the PNG files; 0: those of each figure")
 
 
 def draw_asked(config: DrawConfig) -> int:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw_all(
-    results: Results, out: Path, only: Sequence[str] | None = None, dpi: int = layout.DPI
+    results: Results, out: Path, only: Sequence[str] | None = None, dpi: int = 0
 ) -> tuple[list[Path], list[str]]:
     """Draws into `out` the figures that have their CSVs; returns the files, which it prints as they are written, and
     the names of the figures that are faulty."""
@@ -73,12 +73,10 @@ def draw_all(
         try:
             figure = picture.draw(results)
             out.mkdir(parents=True, exist_ok=True)
-            # Without dates in the files, the same CSVs give the same files.
-            caption = {"Title": picture.title, "Source": ", ".join(picture.studies)}  # the report reads it
-            for ending, metadata in (("png", {"Software": None, **caption}), ("pdf", {"CreationDate": None})):
-                path = out / f"{name}.{ending}"
+            for path, contents in ((out / f"{name}.png", files.png), (out / f"{name}.pdf", files.pdf)):
+                made = contents(figure, picture, dpi)
                 with store.writing(path):
-                    figure.savefig(path, dpi=dpi, metadata=metadata)
+                    path.write_bytes(made)
                 written.append(path)
                 print(path)
         except MissingStudy as lack:

@@ -1,61 +1,50 @@
-"""Energy of a forward over that of `stream`, power, and the clock that settles, against tokens; a column per model."""
+"""Energy of a forward over that of reading its weights once, and power, against tokens; a column for each model."""
 
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare
 from tritonmoe_bench.experiments.analysis.names import LIMIT, model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.reporting.texts import say
 
-from .parts import caption, layout, style
+from .parts import caption, layout, lines, style
 
 NAME = "energy"
-TITLE = "Energy, power and clock of forwards back to back"
+TITLE = "Energy and power of forwards back to back"
 STUDIES = ("energy",)
 
 
 def draw(results: Results) -> Figure:
     study = results.study("energy")
     rows = compare.plain(study.rows)
-    even = rows[rows["skew"] == 0]
-    if even.empty:
-        raise study.lacks("rows with uniform routing")
-    models, names = models_in_order(even["model"]), compare.systems(rows)
-    best, missing = compare.timed(even, "best"), compare.missing(even)
-    best = over_stream(best)
-    figure, grid = layout.sheet(3, len(models), 1.45, TITLE, sharex=True, sharey="row")
-    energy, power, clock = (grid[row * len(models) : (row + 1) * len(models)] for row in range(3))
-    for index, model in enumerate(models):
-        here = best[best["model"] == model]
-        energy[index].set_title(model_label(model))
-        for column, panel in (("over_stream", energy[index]), ("power_w", power[index]),
-                              ("settled_clock_mhz", clock[index])):  # fmt: skip
-            _lines(panel, here, names, column)
-        for limit in here["power_limit_w"].dropna().unique():
-            power[index].axhline(limit, color=style.INK, lw=1.1, ls=style.DASH, zorder=1.5)
-        layout.power_axis(clock[index].xaxis, even["tokens"])
-        clock[index].set_xlabel("tokens")
-    if best["over_stream"].notna().any():
-        energy[0].set_yscale("log")
-        layout.log_labels(energy[0].yaxis)
-    else:
-        energy[0].text(0.5, 0.5, "no energy of stream", ha="center", transform=energy[0].transAxes)
-    power[0].set_ylim(0, 1.1 * max([1.0, *best["power_w"], *best["power_limit_w"]]))
-    clock[0].set_ylim(0, 1.1 * max([1.0, *best["settled_clock_mhz"]]))
-    energy[0].set_ylabel("energy over\nthat of stream")
-    power[0].set_ylabel("power (W)")
-    clock[0].set_ylabel("SM clock (MHz)")
-    layout.mark_missing(layout.by_model(power, models, even, missing), "tokens")
-    notes = (
-        f"{rows['dtype'].iloc[0]}, uniform routing. Energy of one forward over what reading its weights once takes "
-        f"(stream). Dashed: the card's power limit. Power is what the card's counter of energy rose by between its "
-        f"steps: the largest lies {above_limit(rows):.0f} % above the limit, and others may be as far off. "
-        f"{layout.FASTER}"
-    )
-    return layout.finish(figure, layout.legend_of(names, missing), caption.text(study, notes, missing))
+    best = over_stream(compare.timed(rows[rows["skew"] == 0], "best"))
+    counted = best[(best["implementation"] != LIMIT) & best["over_stream"].notna()]
+    if counted.empty:
+        raise study.lacks("energy of a system and of stream with uniform routing")
+    models = models_in_order(counted["model"])
+    title = say("figures.j2", "energy", medians=lines.medians(counted, "over_stream"))
+    figure, axes = layout.sheet(2, len(models), 1.35, title, sharex=True, sharey="row")
+    above, below = axes[: len(models)], axes[len(models) :]
+    for energy, power, model in zip(above, below, models):
+        here = counted[counted["model"] == model]
+        lines.draw(energy, here, "tokens", "over_stream")
+        lines.draw(power, here, "tokens", "power_w")
+        for limit in sorted(here["power_limit_w"].dropna().unique()):
+            power.axhline(limit, color=style.INK, lw=1, ls=style.DOT)
+        energy.axhline(1, color=style.INK, lw=0.8, zorder=1.5)
+        energy.set_title(model_label(model))
+        layout.power_axis(power.xaxis, counted["tokens"])
+        power.set_xlabel("tokens")
+    above[0].set_yscale("log")
+    layout.log_labels(above[0].yaxis)
+    below[0].set_ylim(0, 1.1 * max([1.0, *counted["power_w"], *counted["power_limit_w"]]))
+    above[0].set_ylabel("energy / of reading\nthe weights once")
+    below[0].set_ylabel("power (W)")
+    notes = say("figures.j2", "energy_notes", dtype=rows["dtype"].iloc[0], above=above_limit(rows))
+    return layout.finish(figure, lines.handles(counted), notes, caption.source(study))
 
 
 def over_stream(rows: pd.DataFrame) -> pd.DataFrame:
@@ -68,9 +57,3 @@ def above_limit(rows: pd.DataFrame) -> float:
     """How far the largest power lies above the card's limit, in per cent; 0 where none does."""
     share = (rows["power_w"] / rows["power_limit_w"]).max()
     return max(0.0, 100 * (share - 1)) if pd.notna(share) else 0.0
-
-
-def _lines(panel: Axes, rows: pd.DataFrame, names: list[str], column: str) -> None:
-    for name in names:
-        points = rows[(rows["implementation"] == name) & rows[column].notna()].sort_values("tokens")
-        layout.plot_system(panel, name, points["tokens"], points[column], points["launch"] == "eager")

@@ -1,4 +1,4 @@
-"""`fast` against the field with weights of fewer bits: its speed over every other system that runs their format."""
+"""How far `fast` is ahead of the best other system that runs the same packed weights, and which system that is."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis.results import Results
 
-from .parts import against_field
+from .parts import lead
 
 NAME = "quant"
-TITLE = "Packed weights: speed of fast relative to every other system (above 1: fast is faster)"
+TITLE = "Lead of fast over the best other system on packed weights"
 STUDIES = ("quant",)
 
 
@@ -18,4 +18,4 @@ def draw(results: Results) -> Figure:
     rows = study.rows[study.rows["quant"] != "none"]
     if rows.empty:
         raise study.lacks("row with packed weights")
-    return against_field.sheet(study, rows, TITLE)
+    return lead.sheet(study, rows, "quant")

@@ -1,42 +1,73 @@
-"""Throughput against tokens: every system in its best launch mode, one panel per model and dtype."""
+"""Throughput against tokens as a share of what this GPU's memory allows: a panel for each of the paper's models.
+
+The dtype is the one that all systems run. Tokens/s stand above the panels, at the measured limit.
+"""
 
 from __future__ import annotations
 
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis import compare, names, published
+from tritonmoe_bench.experiments.analysis.names import LIMIT
 from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.reporting.texts import say
+from tritonmoe_bench.experiments.table.limits import BELOW_MARK, below_limit
 
-from .parts import caption, layout
+from .parts import caption, layout, lines, style
 
 NAME = "throughput"
-TITLE = "Throughput against batch size"
+TITLE = "Throughput against tokens, as a share of the measured limit"
 STUDIES = ("throughput",)
+LABELLED = 3
+"""Tokens above each panel at which the rate at the limit stands."""
 
 
 def draw(results: Results) -> Figure:
     study = results.study("throughput")
-    keys = compare.panels(study.rows)
-    columns = min(3, len(keys))
-    figure, axes = layout.sheet(-(-len(keys) // columns), columns, 1.75, TITLE, used=len(keys))
-    best = compare.timed(study.rows, "best")
-    missing = compare.missing(study.rows)
-    for panel, key in zip(axes, keys):
-        for name in compare.systems(best):
-            rows = compare.panel_rows(best, key, name).sort_values("tokens")
-            layout.plot_system(panel, name, rows["tokens"], rows["tokens_per_s"], rows["launch"] == "eager")
-        panel.set_yscale("log")
-        layout.power_axis(panel.xaxis, study.rows["tokens"])
-        layout.log_labels(panel.yaxis, subs=(1,))
-        panel.set_title(layout.panel_title(key))
-        panel.set_xlabel("tokens")
-        panel.set_ylabel("throughput (tokens/s)")
-    layout.mark_missing(
-        [
-            (panel, compare.panel_rows(missing, key), compare.panel_rows(study.rows, key)["case_hash"].nunique())
-            for panel, key in zip(axes, keys)
-        ],
-        "tokens",
+    best = share_of_limit(compare.timed(compare.plain(study.rows), "best"))
+    if best.empty:
+        raise study.lacks("row with a latency and a measured limit")
+    models = [model for model in names.models_in_order(best["model"]) if model in published.OUR_NAMES.values()]
+    models = models or names.models_in_order(best["model"])
+    best = best[best["model"].isin(models)]
+    title = say("figures.j2", "throughput", shares=lines.medians(best, "share"))
+    figure, axes = layout.sheet(
+        -(-len(models) // 3), min(3, len(models)), 1.5, title, width=layout.COLUMN_IN, used=len(models), sharey=True
     )
-    handles = layout.legend_of(study.rows["implementation"], missing)
-    return layout.finish(figure, handles, caption.text(study, layout.FASTER, missing))
+    for panel, model in zip(axes, models):
+        here = best[best["model"] == model]
+        lines.draw(panel, here, "tokens", "share")
+        for row in here[here["below"]].itertuples():
+            panel.annotate(BELOW_MARK, (row.tokens, row.share), (0, 3), textcoords="offset points", ha="center")
+        panel.axhline(1, color=style.INK, lw=1, ls=style.DOT)
+        layout.power_axis(panel.xaxis, here["tokens"], apart=8)
+        panel.set_title(names.model_label(model), pad=12)
+        panel.set_xlabel("tokens")
+        _rates(panel, here)
+    axes[0].set_ylim(0, 1.03 * max([1.0, *best.loc[best["below"], "share"]]))
+    axes[0].set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20", "40", "60", "80", "100"])
+    axes[0].set_ylabel("% of what\nmemory allows")
+    axes[0].annotate("tok/s", (0, 1), (-3, 2), xycoords="axes fraction", textcoords="offset points", ha="right",
+                     va="bottom", color="#555555")  # fmt: skip
+    notes = caption.notes(study, say("figures.j2", "throughput_notes", dtype=best["dtype"].iloc[0]))
+    return layout.finish(figure, lines.handles(best), notes, caption.source(study))
+
+
+def share_of_limit(best: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a limit, with `share`, the limit over the latency, and `below`: faster than it."""
+    known = best[best["limit_us"].notna() & (best["implementation"] != LIMIT)]
+    return known.assign(share=known["limit_us"] / known["p50_us"], below=below_limit(known))
+
+
+def _rates(panel: Axes, rows: pd.DataFrame) -> None:
+    """Tokens/s at the limit, above the first, the middle and the last batch size."""
+    limits = rows.drop_duplicates("tokens").sort_values("tokens")
+    places = sorted({round(step * (len(limits) - 1) / (LABELLED - 1)) for step in range(LABELLED)})
+    for place, side in zip(places, ("left", "center", "right")):
+        row = limits.iloc[place]
+        rate = layout.short(float(f"{row['tokens'] / row['limit_us'] * 1e6:.2g}"))
+        at = {"left": panel.get_xlim()[0], "center": row["tokens"], "right": panel.get_xlim()[1]}[side]
+        panel.annotate(rate, (at, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                       ha=side, va="bottom", color="#555555")  # fmt: skip

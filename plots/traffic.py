@@ -1,143 +1,100 @@
-"""Memory traffic of one forward by tensor, unfused beside fused beside `fast`: model, interpreter, the GPU's counters.
-
-One column per case and one row per accounting: what DRAM moves by the counters, which see no tensors; and by the model
-or the interpreter every access, each address once per stage, and the latter without weights.
-"""
+"""What fusing saves of the bytes that DRAM moves, by hardware counters, and all that it moves over what it must."""
 
 from __future__ import annotations
 
-import textwrap
-
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 
-from tritonmoe_bench.experiments.analysis import names
-from tritonmoe_bench.experiments.analysis.names import FAST, PAPER, UNFUSED
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT, PAPER, UNFUSED
 from tritonmoe_bench.experiments.analysis.published import claim
 from tritonmoe_bench.experiments.analysis.results import Results
-from tritonmoe_bench.experiments.analysis.traffic import (
-    ACCOUNTINGS,
-    COUNTERS,
-    TENSORS,
-    grouped,
-    saving,
-)
+from tritonmoe_bench.experiments.analysis.traffic import COUNTERS, savings, totals
 from tritonmoe_bench.experiments.analysis.traffic_load import load
+from tritonmoe_bench.experiments.reporting.texts import say
 
-from .parts import caption, layout
+from .parts import caption, layout, lines, style
 
 NAME = "traffic"
-TITLE = "Memory traffic of one forward, by tensor"
-BARS = {UNFUSED: "unfused", PAPER: "fused", FAST: "fast"}
+TITLE = "Memory traffic: what fusing saves, and all of it over the compulsory bytes"
 STUDIES = ("traffic",)
-MOST_TOKENS = 512
-UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
+HEADLINE_TOKENS = 512
+"""The largest batch of the paper's headline."""
+LINES = {UNFUSED: ("unfused", style.DOT), PAPER: ("fused", "-"), FAST: ("fast", style.DASH)}
+BESIDE = 40
+"""The axis of tokens goes on by this factor, for the names beside the last points."""
+ROOM = 1.3
+"""The panel of all bytes ends at this times the most of the lines: what other systems move above it is not shown."""
 
 
 def draw(results: Results) -> Figure:
-    traffic = load(results)
-    rows = traffic.rows[traffic.rows["implementation"].isin(list(BARS))]
-    shown = _columns(rows)
-    if not shown:
-        raise traffic.lacks("bytes of both pipelines")
-    counted = any(saving(column, "dram") is not None for column in shown)
-    accountings = [name for name in ACCOUNTINGS if counted or name != "dram"]
-    figure, axes = layout.sheet(len(accountings), len(shown), 1.35, TITLE)
-    seen: set[str] = set()
-    for index, panel in enumerate(axes):
-        row, column = divmod(index, len(shown))
-        accounting = accountings[row]
-        seen |= _bars(panel, shown[column], accounting)
-        if row == 0:
-            first = shown[column].iloc[0]
-            batch = f"{first['tokens']} tokens, {first['dtype']}"
-            panel.set_title("\n".join([names.model_label(first["model"]), batch, _methods(shown[column])]))
-        if column == 0:
-            panel.set_ylabel(f"{textwrap.fill(ACCOUNTINGS[accounting], 14)}\n{panel.get_ylabel()}")
+    traffic = load(results, COUNTERS)
+    counted = compare.plain(totals(traffic.rows))
+    saved = savings(compare.plain(traffic.rows)).sort_values(["model", "tokens"])
+    if saved.empty:
+        raise traffic.lacks("forward of both pipelines by hardware counters")
     claimed = claim("memory-traffic")["saving"]
-    notes = (
-        "Bytes read and written, summed over the stages, of the paper's pipelines and of fast; above the bars, the "
-        f"change from unfused in % (the paper claims {change(claimed)} for fused). Model: closed form from shape, "
-        "tiles and routing; interpreter: counted in Triton's interpreter; neither takes off what caches absorb. "
-        "Counters: the GPU's own of its DRAM, L2 emptied before the forward."
-    )
-    handles = [
-        Patch(facecolor=TENSORS[name][1], hatch=TENSORS[name][2], edgecolor="#666666", lw=0.4, label=TENSORS[name][0])
-        for name in TENSORS
-        if name in seen
-    ]
-    here = rows["case_hash"].isin([column["case_hash"].iloc[0] for column in shown]) & (rows["method"] == COUNTERS)
-    lacking = rows[here & (rows["status"] != "ok") & (rows["stage"] == "total")]
-    return layout.finish(figure, handles, caption.of_traffic(traffic, notes, lacking))
+    title = say("figures.j2", "traffic", claimed=claimed, until=HEADLINE_TOKENS, **_extremes(saved))
+    figure, (left, right) = layout.sheet(1, 2, 1.75, title, width=layout.COLUMN_IN, width_ratios=(1, 1.35))
+    models = names.models_in_order(saved["model"])
+    for model in models:
+        color, marker, _ = style.model_look(model)
+        here = saved[saved["model"] == model]
+        left.plot(here["tokens"], 100 * here["saving"], color=color, marker=marker)
+    left.axhline(100 * claimed, color=style.CLAIM, lw=1.2, ls=style.DASH)
+    left.annotate(f"claimed: {claimed:.0%}", (0.04, 100 * claimed), (0, -2), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", va="top", color=style.CLAIM)  # fmt: skip
+    left.axhline(0, color=style.INK, lw=0.6, zorder=1)
+    least, most = 100 * saved["saving"].min(), 100 * max(claimed, saved["saving"].max())
+    left.set_ylim(min(-1.5, 1.1 * least), 1.12 * most)
+    left.set_title("saved by fusing (%)")
+    _all_bytes(right, counted, models)
+    for panel in (left, right):
+        layout.power_axis(panel.xaxis, counted["tokens"], apart=8)
+        panel.set_xlabel("tokens")
+    right.set_xlim(right=counted["tokens"].max() * BESIDE)
+    notes = say("figures.j2", "traffic_notes", dtype=counted["dtype"].iloc[0])
+    return layout.finish(figure, _handles(models, counted), notes, caption.source(*traffic.studies))
 
 
-def _columns(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows of each column: a model and method that has both pipelines, at its largest batch up to `MOST_TOKENS`.
-
-    The counters, which tell another accounting than the others, stand in the column of their case.
-    """
-    columns = []
-    for model in names.models_in_order(rows["model"]):
-        of_model = rows[(rows["model"] == model) & (rows["tokens"] <= MOST_TOKENS)]
-        counters = of_model[of_model["method"] == COUNTERS]
-        others = [name for name in dict.fromkeys(of_model["method"]) if name != COUNTERS]
-        chosen = []
-        for method in others:
-            cases = of_model[of_model["method"] == method].groupby("case_hash", sort=False)
-            complete = [case for _, case in cases if saving(case, "issued") is not None]
-            if complete:
-                case = max(complete, key=_size)
-                chosen.append(pd.concat([case, counters[counters["case_hash"] == case["case_hash"].iloc[0]]]))
-        if not chosen:
-            cases = counters.groupby("case_hash", sort=False)
-            complete = [case for _, case in cases if saving(case, "dram") is not None]
-            chosen = [max(complete, key=_size)] if complete else []
-        columns += chosen
-    return columns
+def _all_bytes(panel: Axes, counted: pd.DataFrame, models: list[str]) -> None:
+    """Bytes over the compulsory ones: of each model by the pipelines and `fast`, of all other systems in grey."""
+    shown = counted[counted["implementation"].isin(list(LINES)) & counted["model"].isin(models)]
+    others = counted[~counted["implementation"].isin([*LINES, LIMIT])]
+    for _, rows in others.groupby(["model", "implementation"]):
+        rows = rows.sort_values("tokens")
+        panel.plot(rows["tokens"], rows["over"], **lines.THIN)
+    for (model, name), rows in shown.groupby(["model", "implementation"]):
+        color, marker, _ = style.model_look(model)
+        rows = rows.sort_values("tokens")
+        panel.plot(rows["tokens"], rows["over"], color=color, ls=LINES[name][1], marker=marker, ms=2.2)
+    largest = shown[shown["tokens"] == shown["tokens"].max()].sort_values("over")
+    for _, row in largest.groupby("implementation").tail(1).iterrows():
+        panel.annotate(LINES[row["implementation"]][0], (row["tokens"], row["over"]), (5, 0), va="center",
+                       textcoords="offset points", color=style.model_look(row["model"])[0])  # fmt: skip
+    panel.axhline(1, color=style.INK, lw=0.6, zorder=1)
+    panel.set_ylim(0, ROOM * max(1.0, shown["over"].max()))
+    panel.set_title("all bytes / compulsory")
 
 
-def _size(case: pd.DataFrame) -> tuple[int, bool]:
-    return case["tokens"].iloc[0], case["dtype"].iloc[0] == "bf16"
+def _extremes(saved: pd.DataFrame) -> dict[str, float]:
+    """The largest saving up to the headline's batch and at any, and where the latter is."""
+    early = saved.loc[saved["tokens"] <= HEADLINE_TOKENS, "saving"]
+    top = saved.loc[saved["saving"].idxmax()]
+    return {
+        "early": max(early, default=None), "most": top["saving"], "model": names.model_label(top["model"]),
+        "tokens": int(top["tokens"]),
+    }  # fmt: skip
 
 
-def _methods(rows: pd.DataFrame) -> str:
-    return ", ".join(dict.fromkeys(rows.loc[rows["status"] == "ok", "method"]))
-
-
-def change(saved: float) -> str:
-    """What a share that is saved changes, in per cent without the sign of it, which narrow bars have no room for."""
-    digits = 0 if abs(saved) >= 0.0995 else 1
-    return f"{-100 * saved:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _bars(panel: Axes, rows: pd.DataFrame, accounting: str) -> set[str]:
-    """Draws a stacked bar per pipeline; returns the groups of tensors in them."""
-    seen: set[str] = set()
-    stacks = [grouped(rows[rows["implementation"] == name], accounting) for name in BARS]
-    most = max(stack.sum() for stack in stacks)
-    panel.set_xticks(range(len(BARS)), list(BARS.values()), rotation=30)
-    panel.set_xlim(-0.6, len(BARS) - 0.4)
-    panel.grid(False, axis="x")
-    if not most:
-        panel.text(0.5, 0.5, "not counted", ha="center", va="center", transform=panel.transAxes)
-        panel.set_yticks([])
-        panel.set_ylabel("traffic")
-        return seen
-    unit, size = next((unit, size) for unit, size in UNITS if most >= size)
-    for place, (implementation, stack) in enumerate(zip(BARS, stacks)):
-        bottom = 0.0
-        for name, value in stack.items():
-            _, color, hatch = TENSORS[str(name)]
-            panel.bar(place, value / size, 0.75, bottom, color=color, hatch=hatch, edgecolor="#666666", linewidth=0.4)
-            bottom += value / size
-            seen.add(str(name))
-        saved = saving(rows, accounting, implementation)
-        words = "" if implementation == UNFUSED or saved is None else change(saved)
-        words = words if bottom else "none"
-        if words:
-            panel.annotate(words, (place, bottom), (0, 2), textcoords="offset points", ha="center")
-    panel.set_ylim(0, 1.2 * most / size)
-    panel.set_ylabel(f"traffic ({unit})")
-    return seen
+def _handles(models: list[str], counted: pd.DataFrame) -> list[Artist]:
+    handles: list[Artist] = []
+    for model in models:
+        color, marker, _ = style.model_look(model)
+        handles.append(Line2D([], [], color=color, marker=marker, label=names.model_label(model)))
+    if set(counted["implementation"]) - {*LINES, LIMIT}:
+        handles.append(lines.other_systems())
+    return handles

@@ -134,7 +134,7 @@ def plain(rows: pd.DataFrame) -> pd.DataFrame:
     there are such rows."""
     for column, first in (("dtype", "bf16"), ("gating", "softmax"), ("routing", "drawn")):
         values = sorted(rows[column].unique())
-        rows = rows[rows[column] == (first if first in values else values[0])]
+        rows = rows[rows[column] == (first if first in values else values[0])] if values else rows
     return rows
 
 

@@ -8,6 +8,8 @@ from ..table.limits import LIMIT as LIMIT
 
 FAST = "fast"
 PAPER, UNFUSED = "paper_fused", "paper_unfused"
+OWN_CODE = "tritonmoe"
+"""The paper's own code; names of its further paths begin so."""
 GPU_SCHEDULE = "paper_fused_graph"
 """The tiles of `paper_fused` with the schedule built on the GPU, so that a CUDA graph can hold it."""
 LOOP = "torch_loop"

@@ -19,7 +19,7 @@ from .finding import Finding, Verdict, rule
 from .skew import EXTREME
 
 
-@rule("dynamic-assignment", figure="dynamic_heights", extreme=EXTREME)
+@rule("dynamic-assignment", figure="ablations", extreme=EXTREME)
 def dynamic_assignment(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     heights, skew = evidence.study("heights"), evidence.study("skew")
     pairs = compare(heights, DYNAMIC, [f"{FIXED}{figures['fixed_rows']}"], "best")

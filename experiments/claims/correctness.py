@@ -38,7 +38,7 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     return Finding(verdict, numbers, deciding)
 
 
-@rule("portability", figure="portability")
+@rule("portability")
 def portability(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.portability
     if frame.empty:

@@ -21,7 +21,7 @@ MODEL = "qwen3_30b_a3b"
 """The shape of the study that is the nearest to the claim's, a model "in the style of Qwen 3"."""
 
 
-@rule("warp-decode-throughput", figure="decode", model=MODEL)
+@rule("warp-decode-throughput", figure="ablations", model=MODEL)
 def warp_decode_throughput(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("decode")
     pairs = compare(frame, OUTPUT, [EXPERT], "best")
@@ -43,7 +43,7 @@ def warp_decode_throughput(evidence: Evidence, figures: Mapping[str, Any]) -> Fi
     return Finding(Verdict.of(held, held), numbers, sources(frame, rows_of(pairs)), (int(held), 1))
 
 
-@rule("warp-decode-accuracy", figure="decode")
+@rule("warp-decode-accuracy", figure="accuracy")
 def warp_decode_accuracy(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("decode")
     table = errors(frame)

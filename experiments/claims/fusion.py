@@ -12,7 +12,7 @@ from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
 
 
-@rule("fused-routing-neutral", figure="fusion")
+@rule("fused-routing-neutral", figure="ablations")
 def fused_routing_neutral(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("fusion")
     # How far two processes differ is measured here on the very forward that is compared.

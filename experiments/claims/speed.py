@@ -22,7 +22,7 @@ def paper_points(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["model"].isin(PAPER_MODELS) & (frame["tokens"] <= MAX_TOKENS)]
 
 
-@rule("throughput-vs-megablocks", figure="ratio_to_megablocks", max_tokens=MAX_TOKENS)
+@rule("throughput-vs-megablocks", figure="paper_ratios", max_tokens=MAX_TOKENS)
 def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     pairs = compare(paper_points(frame), PAPER, MEGABLOCKS, "eager")
@@ -39,7 +39,7 @@ def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> 
     return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (inside, len(pairs)), own_code=own)
 
 
-@rule("mixtral-32-tokens", figure="ratio_to_megablocks")
+@rule("mixtral-32-tokens", figure="paper_ratios")
 def mixtral_32_tokens(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     published = {int(tokens): float(ratio) for tokens, ratio in figures.items()}
@@ -55,7 +55,7 @@ def mixtral_32_tokens(evidence: Evidence, figures: Mapping[str, Any]) -> Finding
     return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (reached, len(pairs)), own_code=own)
 
 
-@rule("fused-over-unfused", figure="fused_vs_unfused", max_tokens=MAX_TOKENS)
+@rule("fused-over-unfused", figure="paper_ratios", max_tokens=MAX_TOKENS)
 def fused_over_unfused(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     pairs = compare(paper_points(frame), PAPER, [UNFUSED], "eager")

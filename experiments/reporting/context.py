@@ -25,7 +25,7 @@ from . import portability as report_portability
 from .texts import claim_texts, say
 
 PAPER = CLAIMS.parent
-FIRST_FIGURE, FIELD_FIGURE = "ratio_to_megablocks", "headline"
+FIRST_FIGURE, FIELD_FIGURE = "throughput", "headline"
 STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion", "heights", "energy")
 """The studies in the order in which the report names them; others of conf/study/ follow."""
 NO_STUDY = ("adhoc", "smoke")
@@ -102,7 +102,7 @@ def _timing_texts(fact: dict[str, Any]) -> list[str]:
 def find_figures(folder: Path, cited: Iterable[str]) -> list[dict[str, Any]]:
     """name, path and caption of every figure drawn into a folder: the cited ones first, in their order.
 
-    A picture of plots/draw.py carries its title and the studies that it was drawn from; others are left out.
+    A picture of plots/draw.py carries what its rows say and the studies that it was drawn from; others are left out.
     """
     captions = {path.stem: _caption(path) for path in sorted(folder.glob("*.png"))}
     drawn = {name: caption for name, caption in captions.items() if caption}
@@ -112,8 +112,9 @@ def find_figures(folder: Path, cited: Iterable[str]) -> list[dict[str, Any]]:
 
 def _caption(path: Path) -> str:
     with Image.open(path) as picture:
-        title, studies = picture.info.get("Title"), picture.info.get("Source")
-    return f"{title}. {path.parent.name}, from {studies}.csv" if title and studies else ""
+        info = picture.info
+    title, studies = info.get("Description") or info.get("Title"), info.get("Source")
+    return f"{title}. {path.parent.name}, from {studies.replace(', ', '.csv, ')}.csv" if title and studies else ""
 
 
 def hazards(readme: str) -> list[str]:

@@ -9,27 +9,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
+from matplotlib.patches import Patch
 
 from . import style
 
 COLORS = LinearSegmentedColormap.from_list("ratio", ["#2166ac", "#a6cbe3", "#fbfbfb", "#f5b183", "#c0510c"])
-FULL_COLOR = 2
-"""The ratio, or one over it, from which the colour is full."""
-NORM = Normalize(-np.log2(FULL_COLOR), np.log2(FULL_COLOR), clip=True)
-ENDS = f"Colours end at a factor of {FULL_COLOR}."
+STEPS = (1 / 2, 1 / 1.5, 1 / 1.2, 1 / 1.05, 1.05, 1.2, 1.5, 2)
+"""Where the colour changes: beyond the ends it is full, in the middle it is none."""
+NORM = BoundaryNorm(STEPS, COLORS.N, extend="both")
 
 
-def legend(above: str, below: str, missing: bool) -> list[Artist]:
-    """Which side is the faster one where the ratio is above and below 1, and the hatch of missing cells if any are."""
-    handles: list[Artist] = [
-        Patch(facecolor=COLORS(0.85), label=f"above 1: {above} is faster"),
-        Patch(facecolor=COLORS(0.15), label=f"below 1: {below} is faster"),
-    ]
-    if missing:
-        handles.append(Patch(facecolor=style.MISSING, hatch="////", edgecolor="white", label="missing: reason below"))
-    return handles
+def legend(ratios: pd.Series, above: str, below: str) -> list[Artist]:
+    """Which side is the faster one where the ratio is above and below 1, of the sides that there are."""
+    sides = (
+        (ratios >= 1, Patch(facecolor=COLORS(NORM(1.3)), label=f"above 1: {above} is faster")),
+        (ratios < 1, Patch(facecolor=COLORS(NORM(1 / 1.3)), label=f"below 1: {below} is faster")),
+    )
+    return [patch for some, patch in sides if some.any()]
 
 
 def draw_ratios(
@@ -40,7 +37,7 @@ def draw_ratios(
     horizontal: str,
     order: Sequence[Any] | None = None,
 ) -> None:
-    """Draws one cell per case of `grid`, by two of its columns, with the ratio of that case, hatched where it has none.
+    """Draws one cell per case of `grid`, by two of its columns, with the ratio of that case, a dash where it has none.
 
     ratios: case_hash and ratio; order: the values of the vertical axis from below, sorted if they are not given.
     """
@@ -49,14 +46,12 @@ def draw_ratios(
     known = known.merge(ratios[["case_hash", "ratio"]], on="case_hash", how="left")
     values = known.pivot(index=vertical, columns=horizontal, values="ratio").reindex(index=rows, columns=columns)
     table = values.to_numpy(dtype=float)
-    panel.imshow(np.log2(table), cmap=COLORS, norm=NORM, aspect="auto", origin="lower")
+    panel.imshow(table, cmap=COLORS, norm=NORM, aspect="auto", origin="lower")
     for (y, x), value in np.ndenumerate(table):
         if np.isnan(value):
-            cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=style.MISSING, edgecolor="white", hatch="////", lw=0)
-            panel.add_patch(cell)
+            panel.text(x, y, "–", ha="center", va="center", color="#777777")
             continue
-        red, green, blue, _ = COLORS(NORM(np.log2(value)))
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
+        dark = style.contrast(COLORS(NORM(value))) > 4
         panel.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if dark else style.INK)
     _border(panel, table)
     panel.grid(False)

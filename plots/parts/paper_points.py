@@ -14,7 +14,7 @@ from tritonmoe_bench.experiments.analysis.published import claim
 from . import style
 
 STAR: dict[str, Any] = {
-    "color": "#d0003c", "marker": "*", "ms": 6.5, "mec": "white", "mew": 0.5, "ls": "none", "zorder": 5,
+    "color": style.CLAIM, "marker": "*", "ms": 6.5, "mec": "white", "mew": 0.5, "ls": "none", "zorder": 5,
 }  # fmt: skip
 """How a published point looks."""
 
@@ -24,11 +24,6 @@ def draw_band(axes: Axes, claim_id: str) -> None:
     figures = claim(claim_id)
     axes.axhspan(figures["low"], figures["high"], color=style.BAND, lw=0, zorder=0.5)
     axes.axhline(1, color=style.INK, lw=0.7, zorder=0.6)
-
-
-def band_text(claim_id: str) -> str:
-    figures = claim(claim_id)
-    return f"Band: {figures['low']:.2f} to {figures['high']:.2f}, as the paper claims; stars: its own points."
 
 
 def handles() -> list[Artist]:

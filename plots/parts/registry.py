@@ -1,6 +1,7 @@
 """Finds the figures: every module of this folder that defines NAME, TITLE, STUDIES and draw(results) -> Figure.
 
-A faulty one costs no other: it is left out, and `broken` says why.
+A faulty one costs no other: it is left out, and `broken` says why. TITLE says what the figure shows; the sentence above
+it, which says what its rows say, is the figure's own and comes from them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ NO_SWEEP = ("portability", "tune")
 
 @dataclass(frozen=True)
 class Picture:
-    """name: of the files; title: above the figure; studies: the CSVs that it needs, all of them; file: its module."""
+    """name: of the files; title: above the figure; studies: the CSVs that it is drawn from, the one that it cannot
+    do without first; file: its module."""
 
     name: str
     title: str

@@ -13,14 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib import rcParams
+from matplotlib.colors import to_rgb
 
 from tritonmoe_bench.experiments.analysis import names
 
-FONT_PT = 7.0
+FONT_PT, SMALL_PT = 7.0, 5.2
+"""Of all text, at the width that a figure is drawn for; the small one is that of the line of provenance alone."""
 INK = "#222222"
-GREY = "#8c8c8c"
-BAND = "#e9e3d0"
+GREY = "#a6a6a6"
+"""Of systems that are shown for the range that they span, not one by one."""
+BAND = "#ebe5d3"
 MISSING = "#d9d9d9"
+CLAIM = "#d0003c"
+"""Of what the paper claims."""
+LEAST_CONTRAST = 3.0
+"""Of a system's colour to white."""
 
 
 Line = Any
@@ -45,27 +52,27 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "fast": ("#c1002f", "*"),
     "paper_fused": ("#e66100", "o"),
     "paper_fused_graph": ("#8f2d00", "s"),
-    "paper_unfused": ("#f2a65a", "o", DASH),
+    "paper_unfused": ("#c26a12", "o", DASH),
     "megablocks_sparse": ("#0b2f66", "^"),
-    "megablocks_grouped_cublas": ("#8fc1ea", "v", DASHDOT),
+    "megablocks_grouped_cublas": ("#4a90d9", "v", DASHDOT),
     "megablocks_grouped_cutlass": ("#2f7fc1", "D", DASH),
     "vllm": ("#00684a", "P"),
-    "vllm_tuned": ("#2aa876", "P", DASH),
-    "sglang": ("#79c99e", "X", DASHDOT),
+    "vllm_tuned": ("#1f9e6b", "P", DASH),
+    "sglang": ("#3f9a6d", "X", DASHDOT),
     "openai_triton_kernels": ("#4b7f13", "p"),
     "scattermoe": ("#9c8f1f", "h", DASH),
-    "tritonmoe": ("#c9b037", "8", DASHDOT),
+    "tritonmoe": ("#5c4300", "8", DASHDOT),
     "cutlass_grouped": ("#0f7f8c", "<"),
-    "cublas_grouped": ("#6cc5cf", ">"),
+    "cublas_grouped": ("#1b98a6", ">"),
     "cublas_streams": ("#0a4d57", "d", DASH),
     "deep_gemm": ("#3c9aa8", "^", DASHDOT),
     "torch_grouped_mm": ("#9b72cf", "<", DASHDOT),
     "torch_grouped_mm_compiled": ("#4a1f86", ">", DASH),
-    "torch_loop": ("#c7b6e6", "d", DOT),
+    "torch_loop": ("#a07cc9", "d", DOT),
     "tutel": ("#7a4a2b", "H"),
     "tutel_megablocks": ("#b5835a", "4", DASH),
     "fastmoe": ("#a97c50", "1", DASH),
-    "deepspeed_moe": ("#c9a27e", "2", DASHDOT),
+    "deepspeed_moe": ("#b07f55", "2", DASHDOT),
     "magma_vbatched": ("#7d8b99", "3", DOT),
 }
 """Colour, marker and line style of each listed system (experiments/analysis/names.py)."""
@@ -86,8 +93,20 @@ def look(name: str) -> Look:
     if name in LOOKS:
         return Look(label, family, *LOOKS[name])
     seed = zlib.crc32(name.encode())
-    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(_hue(family), _SHADES[seed % 9], 0.75))
-    return Look(label, family, f"#{red:02x}{green:02x}{blue:02x}", *_UNUSED[seed // 9 % len(_UNUSED)])
+    shade = _SHADES[seed % 9]
+    while contrast(color := _hex(colorsys.hls_to_rgb(_hue(family), shade, 0.75))) < LEAST_CONTRAST:
+        shade -= 0.02
+    return Look(label, family, color, *_UNUSED[seed // 9 % len(_UNUSED)])
+
+
+def contrast(color: Any) -> float:
+    """Of a colour to white, from 1 to 21, by WCAG 2."""
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color))
+    return 1.05 / (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05)
+
+
+def _hex(parts: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 def _hue(family: str) -> float:
@@ -103,8 +122,8 @@ def apply() -> None:
     """Sets matplotlib's defaults for all figures. Text stays text in the PDF."""
     rcParams.update({
         "font.family": "DejaVu Sans", "font.size": FONT_PT, "axes.titlesize": FONT_PT + 0.5, "axes.labelsize": FONT_PT,
-        "xtick.labelsize": FONT_PT, "ytick.labelsize": FONT_PT, "legend.fontsize": FONT_PT, "figure.titlesize": 9.0,
-        "figure.titleweight": "bold", "text.color": INK, "axes.edgecolor": "#666666", "axes.labelcolor": INK,
+        "xtick.labelsize": FONT_PT, "ytick.labelsize": FONT_PT, "legend.fontsize": FONT_PT,
+        "figure.titlesize": FONT_PT + 1.5, "figure.titleweight": "bold", "text.color": INK, "axes.edgecolor": "#666666", "axes.labelcolor": INK,
         "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
         "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "ytick.minor.size": 1.5,
         "ytick.minor.width": 0.4, "axes.grid": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.5,
@@ -120,6 +139,14 @@ MODEL_LOOKS: tuple[tuple[str, str, Line], ...] = (
     ("#8f2d00", "o", "-"),
     ("#2f7fc1", "^", DASH),
     ("#111111", "s", DASHDOT),
-    ("#9b72cf", "D", DOT),
+    ("#8a5cc2", "D", DOT),
+    ("#4b7f13", "v", "-"),
 )
-"""Colour, marker and line of each model, in the order of all figures, where lines are models."""
+"""Colour, marker and line of models, in the order of all figures."""
+
+
+def model_look(model: str) -> tuple[str, str, Line]:
+    """Colour, marker and line of a model where lines are models: the same in every figure."""
+    listed = list(names.MODEL_LABELS)
+    place = listed.index(model) if model in listed else zlib.crc32(model.encode())
+    return MODEL_LOOKS[place % len(MODEL_LOOKS)]

@@ -74,9 +74,9 @@ def test_a_figure_of_few_rows_is_drawn_or_says_what_it_lacks(which, name, few):
 
 def test_figures_that_need_another_system_are_skipped_with_a_line(few, tmp_path, capsys):
     arguments = [f"results={few('only fast and the limit')}", f"out={tmp_path}", "dpi=50"]
-    assert draw.main([*arguments, "only=[fused_vs_unfused,headline,throughput]"]) == 0
+    assert draw.main([*arguments, "only=[paper_ratios,headline,throughput]"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
     skipped = [line for line in told.out.splitlines() if "skipped" in line]
-    assert [line.split(":")[0] for line in skipped] == ["fused_vs_unfused", "headline"]
+    assert [line.split(":")[0] for line in skipped] == ["headline", "paper_ratios"]
     assert all("has no " in line and "python experiments/sweep.py study=" in line for line in skipped)

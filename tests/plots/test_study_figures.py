@@ -1,15 +1,19 @@
-"""The figures of the studies decode, fusion and heights, and that of errors: they show the numbers of the CSVs."""
+"""The figures of decode, fusion, heights and energy, and that of errors: they show the numbers of the CSVs."""
+
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 
-from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis import compare
 from tritonmoe_bench.experiments.analysis import results as data
-from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT, crossing, errors
+from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT, crossing
+from tritonmoe_bench.experiments.analysis.names import model_label
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.claims.fusion import process_noise
-from tritonmoe_bench.plots import accuracy
+from tritonmoe_bench.plots import accuracy, energy
 from tritonmoe_bench.plots.parts import registry, style
 
 MODELS = ["mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b"]
@@ -31,6 +35,10 @@ def pairs(tokens, ratios):
     return pd.DataFrame({"tokens": tokens, "ratio": ratios})
 
 
+def printed(figure):
+    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
 @pytest.mark.parametrize(
     ("ratios", "expected"),
     [
@@ -50,60 +58,65 @@ def test_crossing_does_not_depend_on_the_order_of_rows():
     assert crossing(pairs([16, 1, 4], [0.25, 2.0, 0.5])) == pytest.approx(2)
 
 
-def test_decode_shows_the_ratio_its_crossing_and_both_errors(drawn, results):
+def lines_of(panel):
+    """The lines of models, in their order."""
+    return [line for line in panel.lines if line.get_marker() not in ("None", "")]
+
+
+def test_decode_shows_the_ratio_of_each_model_and_its_crossings(drawn, results):
     table, rows = latencies(results, "decode"), results.study("decode").rows
-    found = errors(rows)
-    for column, model in enumerate(MODELS):
-        above, below = drawn["decode"].axes[column], drawn["decode"].axes[column + len(MODELS)]
-        assert above.get_title() == names.model_label(model)
+    panel = drawn["ablations"].axes[0]
+    for line, model in zip(lines_of(panel), MODELS, strict=True):
         here = table.loc[model]
-        ratio = (here[EXPERT] / here[OUTPUT]).to_numpy()
-        line = next(line for line in above.lines if len(line.get_xdata()) == len(ratio))
-        np.testing.assert_allclose(line.get_ydata(), ratio)
-        (diamond,) = [line for line in above.lines if line.get_marker() == "D"]
-        assert diamond.get_xdata()[0] == pytest.approx(
-            crossing(compare.ratios(rows[rows["model"] == model], OUTPUT, [EXPERT], "best"))
-        )
-        mine = found[found["model"] == model]
-        drawn_errors = [list(line.get_ydata()) for line in below.lines]
-        assert drawn_errors == [list(mine[name]) for name in ("output", "expert", "plain")]
+        np.testing.assert_allclose(line.get_ydata(), (here[EXPERT] / here[OUTPUT]).to_numpy())
+    found = [
+        crossing(compare.ratios(rows[rows["model"] == model], OUTPUT, [EXPERT], "best")) for model in MODELS
+    ]  # fmt: skip
+    crossings = sorted(tokens for tokens in found if tokens is not None)
+    assert f"pays below {crossings[0]:.1f}–{crossings[-1]:.1f} tokens" in printed(drawn["ablations"])
 
 
-def test_fusion_prints_each_ratio_over_the_band_of_two_processes(drawn, results):
+def test_fusion_shows_each_ratio_over_the_band_of_two_processes(drawn, results):
     table = latencies(results, "fusion")
     noise, repeats = process_noise(results.study("fusion").rows)
     ratio = table["fast"] / table["fastvariant_gather"]
     assert repeats == len(ratio)
     assert noise == pytest.approx(np.exp(np.abs(np.log(ratio)).max()))
-    for panel, model in zip(drawn["fusion"].axes, MODELS):
+    for line, model in zip(lines_of(drawn["ablations"].axes[1]), MODELS, strict=True):
         here = table.loc[model]
-        expected = [f"{value:.2f}" for value in here["fastvariant_permute"] / here["fastvariant_gather"]]
-        assert [text.get_text() for text in panel.texts] == expected
-    printed = " ".join(" ".join(text.get_text() for text in drawn["fusion"].texts).split())
-    assert f"{100 * (noise - 1):.1f} % over {repeats} points" in printed
+        np.testing.assert_allclose(line.get_ydata(), here["fastvariant_permute"] / here["fastvariant_gather"])
+    assert f"the {100 * (noise - 1):.1f} % by which two processes differ" in printed(drawn["ablations"])
 
 
-def test_heights_map_holds_every_ratio_and_the_best_height(drawn, results):
+def test_heights_are_means_over_the_batch_sizes_with_their_range(drawn, results):
     table = latencies(results, "heights")
     fixed = [f"fastvariant_fixed{height}" for height in (16, 64, 128)]
     ratios = table[fixed].div(table["fastvariant_dynamic"], axis=0).assign(best=lambda wide: wide.min(axis=1))
-    figure = drawn["dynamic_heights"]
-    assert len(figure.axes) == 4 * 3
-    for index, panel in enumerate(figure.axes):
-        row, column = divmod(index, 3)
-        here = ratios.xs((32, 128, 512)[column], level="tokens")[[*fixed, "best"][row]]
-        assert sorted(text.get_text() for text in panel.texts) == sorted(f"{value:.2f}" for value in here)
-    lowest = figure.axes[0].get_yticklabels()[0].get_text()
-    assert lowest == "Mixtral-8x7B\n8 experts"
-    printed = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-    assert printed[(3, 0)] == f"{ratios.loc[('mixtral', 32, 2.0), fixed[0]]:.2f}"
+    for panel, column in zip(drawn["ablations"].axes[2:], (fixed[1], "best"), strict=True):
+        for line, bars, model in zip(lines_of(panel), panel.collections, MODELS, strict=True):
+            here = ratios.loc[model, column].unstack("skew")
+            np.testing.assert_allclose(line.get_ydata(), np.exp(np.log(here).mean()))
+            spans = [segment[:, 1] for segment in bars.get_segments()]
+            np.testing.assert_allclose(spans, np.stack([here.min(), here.max()], axis=1))
+
+
+@pytest.mark.parametrize("left", [("decode",), ("fusion", "heights")])
+def test_ablations_of_the_studies_that_there_are(results, left, tmp_path):
+    (tmp_path / "fixture-gpu").mkdir()
+    for study in left:
+        shutil.copy(results.path(study), tmp_path / "fixture-gpu")
+    figure = registry.figures()["ablations"].draw(Results(tmp_path, "fixture-gpu"))
+    pyplot.close(figure)
+    assert len(figure.axes) == {1: 1, 2: 3}[len(left)]
+    assert all(f"{study}.csv" in printed(figure) for study in left)
 
 
 def test_accuracy_has_the_median_of_every_system_in_each_dtype(drawn, results):
     rows = pd.concat([results.study(name).rows for name in ("headline", "throughput")])
     known = accuracy.errors(rows)
     labels = [label.get_text() for label in drawn["accuracy"].axes[0].get_yticklabels()]
-    assert labels == [style.look(name).label for name in compare.systems(rows) if name != "stream"]
+    named = [style.look(name).label for name in compare.systems(known) if name != "stream"]
+    assert labels == [*named, EXPERT, OUTPUT]
     for panel, dtype in zip(drawn["accuracy"].axes, ("bf16", "fp16")):
         assert panel.get_title() == dtype
         for name in ("fast", "paper_fused", "megablocks_sparse"):
@@ -119,9 +132,21 @@ def test_accuracy_has_the_median_of_every_system_in_each_dtype(drawn, results):
     ]
 
 
+def test_power_starts_at_nothing_and_energy_is_over_that_of_stream(drawn, results):
+    rows = energy.over_stream(compare.timed(compare.plain(results.study("energy").rows), "best"))
+    models = rows["model"].nunique()
+    above, below = drawn["energy"].axes[:models], drawn["energy"].axes[models:]
+    assert below[0].get_ylim()[0] == 0
+    here = rows[(rows["model"] == "mixtral") & (rows["skew"] == 0) & (rows["implementation"] == "fast")]
+    for panel, column in ((above[0], "over_stream"), (below[0], "power_w")):
+        line = next(line for line in panel.lines if line.get_label() == "fast")
+        assert list(line.get_ydata()) == list(here.sort_values("tokens")[column])
+    assert above[0].get_title() == model_label("mixtral")
+
+
 def test_heights_without_a_fixed_one_name_the_study(results, tmp_path):
     rows = pd.read_csv(results.path("heights"), dtype="string")
     (tmp_path / "fixture-gpu").mkdir()
     rows[rows["implementation"] == "stream"].to_csv(tmp_path / "fixture-gpu" / "heights.csv", index=False)
-    with pytest.raises(data.MissingStudy, match="study=heights"):
-        registry.figures()["dynamic_heights"].draw(Results(tmp_path, "fixture-gpu"))
+    with pytest.raises(data.MissingStudy, match="study=decode"):
+        registry.figures()["ablations"].draw(Results(tmp_path, "fixture-gpu"))

@@ -28,7 +28,7 @@ from tritonmoe_bench.experiments.table import store
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = make_results.DEVICE
 IDS = [claim["id"] for claim in yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))]
-FIGURES = ("ratio_to_megablocks", "headline", "skew_map")
+FIGURES = ("throughput", "headline", "skew")
 
 
 class Page(HTMLParser):
@@ -98,7 +98,7 @@ def test_markdown_links_to_pictures_that_exist(written):
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert [Path(picture).stem for picture in pictures] == list(FIGURES)
     assert all((written / "results" / picture).exists() for picture in pictures)
-    assert f"../plots/figures/{DEVICE}/ratio_to_megablocks.png" in pictures
+    assert f"../plots/figures/{DEVICE}/throughput.png" in pictures
 
 
 def test_readme_block_is_replaced_and_nothing_else(written):
@@ -108,7 +108,7 @@ def test_readme_block_is_replaced_and_nothing_else(written):
     assert first.endswith(render.END + "\n\nkept\n")
     assert "old" not in first.splitlines()
     assert all(first.count(f"| {claim} |") == 1 for claim in IDS)
-    assert f"](plots/figures/{DEVICE}/ratio_to_megablocks.png)" in first
+    assert f"](plots/figures/{DEVICE}/throughput.png)" in first
     render.write_report(written / "results", written / "plots" / "figures", DEVICE, readme)
     assert readme.read_text(encoding="utf-8") == first
 
