@@ -21,6 +21,7 @@ from matplotlib.ticker import PercentFormatter
 from tritonmoe_bench.experiments.analysis import compare
 from tritonmoe_bench.experiments.analysis.headline import geometric_mean, peers
 from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT, family_of, in_order, model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.noise import apart
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting.texts import say
 from tritonmoe_bench.experiments.table.limits import below_limit
@@ -73,7 +74,7 @@ def relative(rows: pd.DataFrame) -> pd.DataFrame:
     fastest = fastest[["case_hash", "p50_us", "p80_us"]]
     best = best.merge(fastest, on="case_hash", suffixes=("", "_fastest"))
     return best.assign(
-        ratio=best["p50_us"] / best["p50_us_fastest"], same=best["p20_us"] <= best["p80_us_fastest"]
+        ratio=best["p50_us"] / best["p50_us_fastest"], same=best["p20_us"] <= best["p80_us_fastest"] * apart(best)
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -67,27 +69,25 @@ def _all_bytes(panel: Axes, counted: pd.DataFrame, models: list[str]) -> None:
     for _, rows in others.groupby(["model", "implementation"]):
         rows = rows.sort_values("tokens")
         panel.plot(rows["tokens"], rows["over"], **lines.THIN)
-    for (model, name), rows in shown.groupby(["model", "implementation"]):
-        color, marker, _ = style.model_look(model)
-        rows = rows.sort_values("tokens")
-        panel.plot(rows["tokens"], rows["over"], color=color, ls=LINES[name][1], marker=marker, ms=2.2)
-    largest = shown[shown["tokens"] == shown["tokens"].max()].sort_values("over")
-    for _, row in largest.groupby("implementation").tail(1).iterrows():
-        panel.annotate(LINES[row["implementation"]][0], (row["tokens"], row["over"]), (5, 0), va="center",
-                       textcoords="offset points", color=style.model_look(row["model"])[0])  # fmt: skip
+    largest = shown[shown["tokens"] == shown["tokens"].max()]
+    for name, (words, line) in LINES.items():
+        for model in models:
+            color, marker, _ = style.model_look(model)
+            rows = shown[(shown["model"] == model) & (shown["implementation"] == name)].sort_values("tokens")
+            panel.plot(rows["tokens"], rows["over"], color=color, ls=line, marker=marker, ms=2.2)
+        for _, row in largest[largest["implementation"] == name].sort_values("over").tail(1).iterrows():
+            panel.annotate(words, (row["tokens"], row["over"]), (5, 0), va="center", textcoords="offset points",
+                           color=style.model_look(str(row["model"]))[0])  # fmt: skip
     panel.axhline(1, color=style.INK, lw=0.6, zorder=1)
     panel.set_ylim(0, ROOM * max(1.0, shown["over"].max()))
     panel.set_title("all bytes / compulsory")
 
 
-def _extremes(saved: pd.DataFrame) -> dict[str, float]:
-    """The largest saving up to the headline's batch and at any, and where the latter is."""
+def _extremes(saved: pd.DataFrame) -> dict[str, Any]:
+    """The largest saving up to the headline's batch and at any, and at how many tokens the latter is."""
     early = saved.loc[saved["tokens"] <= HEADLINE_TOKENS, "saving"]
-    top = saved.loc[saved["saving"].idxmax()]
-    return {
-        "early": max(early, default=None), "most": top["saving"], "model": names.model_label(top["model"]),
-        "tokens": int(top["tokens"]),
-    }  # fmt: skip
+    top = saved.sort_values("saving", kind="stable").iloc[-1]
+    return {"early": max(early, default=None), "most": top["saving"], "tokens": int(top["tokens"])}
 
 
 def _handles(models: list[str], counted: pd.DataFrame) -> list[Artist]:

@@ -11,17 +11,18 @@ from PIL.PngImagePlugin import PngInfo
 
 from .registry import Picture
 
-COLORS = 48
+COLORS = 32
 """At most so many in a PNG's palette."""
 APART = 16
 """Between two colours of a palette, of the 441 from black to white."""
+MOST_BYTES = 100_000
+SMALLER = (1, 0.9, 0.8, 0.7, 0.6)
+"""Shares of the pixels across, of which a PNG has the first with which it is no larger than MOST_BYTES."""
 
 
 def png(figure: Figure, picture: Picture, dpi: int) -> bytes:
     """The figure as pixels of few colours; `dpi` 0 is the figure's own. The report reads the texts that it carries:
     Title (what is shown), Description (the sentence above it) and Source (the studies)."""
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=dpi or "figure")
     texts = PngInfo()
     for key, text in (
         ("Title", picture.title),
@@ -29,9 +30,14 @@ def png(figure: Figure, picture: Picture, dpi: int) -> bytes:
         ("Source", ", ".join(picture.studies)),
     ):
         texts.add_itxt(key, text)
-    with Image.open(drawn) as pixels:
-        few = _few_colors(pixels.convert("RGB"))
-    few.save(packed, "PNG", optimize=True, pnginfo=texts)
+    for share in SMALLER:
+        drawn, packed = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=share * (dpi or figure.dpi))
+        with Image.open(drawn) as pixels:
+            few = _few_colors(pixels.convert("RGB"))
+        few.save(packed, "PNG", optimize=True, pnginfo=texts)
+        if packed.tell() <= MOST_BYTES:
+            break
     return packed.getvalue()
 
 

@@ -22,7 +22,7 @@ from . import style
 
 COLUMN_IN, WIDTH_IN = 3.4, 7.0
 """One column and two columns of a paper."""
-DPI = 200
+DPI = 190
 """Of the PNGs of two columns; text is measured at it too, as its width depends on it a little."""
 COLUMN_DPI = 300
 """Of the PNGs of one column, which pages show larger."""

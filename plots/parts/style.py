@@ -123,15 +123,16 @@ def apply() -> None:
     rcParams.update({
         "font.family": "DejaVu Sans", "font.size": FONT_PT, "axes.titlesize": FONT_PT + 0.5, "axes.labelsize": FONT_PT,
         "xtick.labelsize": FONT_PT, "ytick.labelsize": FONT_PT, "legend.fontsize": FONT_PT,
-        "figure.titlesize": FONT_PT + 1.5, "figure.titleweight": "bold", "text.color": INK, "axes.edgecolor": "#666666", "axes.labelcolor": INK,
-        "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "ytick.minor.size": 1.5,
-        "ytick.minor.width": 0.4, "axes.grid": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.5,
-        "axes.axisbelow": True, "lines.linewidth": 1.0, "lines.markersize": 3.2, "lines.markeredgewidth": 0.8,
-        "hatch.linewidth": 0.5, "legend.frameon": False, "legend.handlelength": 2.6, "legend.columnspacing": 1.2,
-        "legend.borderpad": 0.3, "legend.borderaxespad": 0.0, "legend.labelspacing": 0.35,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titlepad": 3.0, "axes.labelpad": 2.0,
-        "xtick.major.pad": 2.0, "ytick.major.pad": 2.0, "pdf.fonttype": 42, "mathtext.default": "regular",
+        "figure.titlesize": FONT_PT + 1.5, "figure.titleweight": "bold", "text.color": INK,
+        "axes.edgecolor": "#666666", "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5, "ytick.minor.size": 1.5, "ytick.minor.width": 0.4, "axes.grid": True,
+        "grid.color": "#e3e3e3", "grid.linewidth": 0.5, "axes.axisbelow": True, "lines.linewidth": 1.0,
+        "lines.markersize": 3.2, "lines.markeredgewidth": 0.8, "hatch.linewidth": 0.5, "legend.frameon": False,
+        "legend.handlelength": 2.6, "legend.columnspacing": 1.2, "legend.borderpad": 0.3, "legend.borderaxespad": 0.0,
+        "legend.labelspacing": 0.35, "axes.spines.top": False, "axes.spines.right": False, "axes.titlepad": 3.0,
+        "axes.labelpad": 2.0, "xtick.major.pad": 2.0, "ytick.major.pad": 2.0, "pdf.fonttype": 42,
+        "mathtext.default": "regular",
     })  # fmt: skip
 
 

@@ -232,23 +232,10 @@ def test_the_headline_prints_each_lead_and_counts_them(drawn, results):
     sentence = " ".join(drawn["headline"].get_suptitle().split())
     ahead = (best["low"] > 1).sum()
     assert f"at {ahead} of {len(best)} points, by {100 * (product ** (1 / len(best)) - 1):.0f} %" in sentence
+    same = ((best["low"] <= 1) & (best["high"] >= 1)).sum()
+    assert (f"{same} are ties" in sentence) == bool(same)
     peers = {f"ahead of {style.look(name).label}" for name in best["other"]}
     assert {label for label in legend_labels(drawn["headline"]) if label.startswith("ahead of ")} == peers
-
-
-def test_noise_between_runs_is_that_of_leads_measured_twice():
-    best = pd.DataFrame({"case_hash": list("abc"), "other": "vllm", "ratio": [1.0, 1.1, 1.2]})
-    columns = ("status", "launch", "model", "dtype", "num_experts", "tokens", "skew")
-    same = dict(zip(columns, ("ok", "graph", "mixtral", "bf16", 8, 1, 0.0)))
-    rows = [
-        {"run_id": "r", "case_hash": case, "implementation": name, **same,
-         **dict.fromkeys(("p50_us", "p20_us", "p80_us"), latency)}
-        for case, ratio in zip("abc", (1.0, 1.1, 1.32)) for name, latency in (("fast", 1.0), ("vllm", ratio))
-    ]  # fmt: skip
-    noise, repeats = headline_data.between_runs(best, pd.DataFrame(rows))
-    assert repeats == 3
-    assert noise == pytest.approx(1.1**0.8 - 1)  # the ninth decile of 0, 0 and 10 %
-    assert headline_data.between_runs(best, pd.DataFrame(rows).assign(case_hash="d")) == (0.0, 0)
 
 
 def test_packed_weights_have_panels_of_their_own(drawn, results):
