@@ -133,7 +133,7 @@ def plain(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of one dtype, gating and routing, for figures that show one: bf16, plain softmax and drawn routing where
     there are such rows."""
     for column, first in (("dtype", "bf16"), ("gating", "softmax"), ("routing", "drawn")):
-        values = sorted(rows[column].unique())
+        values = sorted(rows[column].unique()) if column in rows else []
         rows = rows[rows[column] == (first if first in values else values[0])] if values else rows
     return rows
 
