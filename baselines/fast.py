@@ -90,7 +90,7 @@ class Fast(Implementation):
 
             def few() -> torch.Tensor:
                 inner = launch_few_gate_up(x, gate_up, experts, scores, tiles.gate_up)
-                return launch_few_down(inner, down, experts, x.dtype, tiles.down)
+                return launch_few_down(inner, down, experts, scores, torch.empty_like(x), tiles.down)
 
             return [("router", route), ("expert_ffn", few)]
 

@@ -1,7 +1,7 @@
 """The Triton kernels and the pipelines made of them. Imports nothing from the rest of the project.
 
 The pipelines and what describes them are here; a single kernel is imported from the file that is called after it. Torch
-and triton are loaded when a name first needs them, so that `Gating` serves where neither is installed.
+and triton are loaded when a name first needs them, so that `Gating` and `Activation` serve where neither is installed.
 """
 
 from __future__ import annotations
@@ -9,19 +9,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .activation import ACTIVATIONS, Activation
 from .gating import GATINGS, Gating
 
 if TYPE_CHECKING:
-    from .fast.layer import fast_moe
+    from .fast.layer import fast_experts, fast_moe
     from .paper.pipeline import paper_moe, paper_stages
     from .paper.tiles import GemmTile, Tiles, default_tiles
 
-__all__ = ["GATINGS", "Gating", "GemmTile", "Tiles", "default_tiles", "fast_moe", "paper_moe", "paper_stages"]
+__all__ = [
+    "ACTIVATIONS", "GATINGS", "Activation", "Gating", "GemmTile", "Tiles", "default_tiles", "fast_experts", "fast_moe",
+    "paper_moe", "paper_stages",
+]  # fmt: skip
 
 _MODULE_OF = {
     "GemmTile": "paper.tiles",
     "Tiles": "paper.tiles",
     "default_tiles": "paper.tiles",
+    "fast_experts": "fast.layer",
     "fast_moe": "fast.layer",
     "paper_moe": "paper.pipeline",
     "paper_stages": "paper.pipeline",

@@ -12,7 +12,7 @@ DTYPES = (torch.float16, torch.bfloat16)
 MAX_TOP_K = 32
 MAX_EXPERTS = 1024
 MAX_SLOTS = 8192 * MAX_TOP_K
-"""Token-expert pairs that the kernels take at once; `in_chunks` cuts larger batches."""
+"""Token-expert pairs that the kernels take at once; `chunks` cuts larger batches."""
 
 
 def check_tensor(
@@ -25,11 +25,7 @@ def check_tensor(
     Raises TypeError for what is no tensor or has another dtype; ValueError for another rank, size, device or a last
     dimension that is not contiguous.
     """
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in dtypes:
-        allowed = " or ".join(str(dtype) for dtype in dtypes)
-        raise TypeError(f"{name} must be {allowed}, got {tensor.dtype}: convert it with .to()")
+    tensor = _check_type(name, tensor, dtypes)
     actual = tensor.shape
     if len(actual) != len(shape) or not all(
         size == want if isinstance(want, int) else size > 0 or want == "tokens" for size, want in zip(actual, shape)
@@ -40,10 +36,18 @@ def check_tensor(
         raise ValueError(
             f"{name} must have stride 1 in its last dimension, got strides {tensor.stride()}: call .contiguous()"
         )
-    if like is None:
-        _check_device(name, tensor)
-    elif tensor.device != like.device:
-        raise ValueError(f"{name} is on {tensor.device}, the other tensors are on {like.device}: move it there")
+    _check_place(name, tensor, like)
+    return tensor
+
+
+def check_rows(
+    name: str, tensor: object, dtypes: tuple[torch.dtype, ...], like: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As `check_tensor` for a tensor [..., hidden] of any leading dimensions and strides."""
+    tensor = _check_type(name, tensor, dtypes)
+    if not tensor.dim() or not tensor.shape[-1]:
+        raise ValueError(f"{name} must have shape [..., hidden], got {list(tensor.shape)}: hidden may not be 0")
+    _check_place(name, tensor, like)
     return tensor
 
 
@@ -101,6 +105,22 @@ def check_num_experts(num_experts: object) -> int:
     if not 1 <= num_experts <= MAX_EXPERTS:
         raise ValueError(f"num_experts={num_experts}: allowed are 1 to {MAX_EXPERTS}")
     return num_experts
+
+
+def _check_type(name: str, tensor: object, dtypes: tuple[torch.dtype, ...]) -> torch.Tensor:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in dtypes:
+        allowed = " or ".join(str(dtype) for dtype in dtypes)
+        raise TypeError(f"{name} must be {allowed}, got {tensor.dtype}: convert it with .to()")
+    return tensor
+
+
+def _check_place(name: str, tensor: torch.Tensor, like: torch.Tensor | None) -> None:
+    if like is None:
+        _check_device(name, tensor)
+    elif tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device}, the other tensors are on {like.device}: move it there")
 
 
 def _transposed(name: str, actual: torch.Size, shape: tuple[int | str, ...]) -> str:

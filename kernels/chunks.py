@@ -9,11 +9,15 @@ import torch
 from .checks import MAX_SLOTS
 
 
-def in_chunks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, top_k: int) -> torch.Tensor:
-    """`run` over x [tokens, hidden], at most `MAX_SLOTS` slots at a time: each chunk bit by bit as if alone."""
+def chunks(tokens: int, top_k: int) -> list[slice]:
+    """The rows of each chunk, of at most `MAX_SLOTS` slots; none for no tokens."""
     most = MAX_SLOTS // top_k
-    if not x.shape[0]:
+    return [slice(start, min(start + most, tokens)) for start in range(0, tokens, most)]
+
+
+def in_chunks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, top_k: int) -> torch.Tensor:
+    """`run` over x [tokens, hidden], chunk by chunk: each bit by bit as if alone."""
+    parts = chunks(x.shape[0], top_k)
+    if not parts:
         return x.new_empty(x.shape)
-    if x.shape[0] <= most:
-        return run(x)
-    return torch.cat([run(rows) for rows in x.split(most)])
+    return run(x) if len(parts) == 1 else torch.cat([run(x[part]) for part in parts])

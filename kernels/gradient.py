@@ -24,9 +24,14 @@ class _Inference(torch.autograd.Function):
 
 def inference_only(run: Callable[..., torch.Tensor], *arguments: object) -> torch.Tensor:
     """`run(*arguments)`. If an argument requires a gradient, so does the output: a backward pass through it raises."""
-    if torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in arguments):
+    if needs_gradient(*arguments):
         return _Inference.apply(run, *arguments)
     return run(*arguments)
+
+
+def needs_gradient(*arguments: object) -> bool:
+    """Whether a gradient would be asked for of one of the arguments."""
+    return torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in arguments)
 
 
 @torch.library.custom_op("tritonmoe::no_gradient", mutates_args=(), schema="(Tensor grad, Tensor like) -> Tensor")

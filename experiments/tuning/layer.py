@@ -77,7 +77,8 @@ def stage_call(candidate: Candidate, batch: Batch) -> Callable[[], torch.Tensor]
         if candidate.stage == "few_gate_up":
             return lambda: launch_few_gate_up(batch.x, layer.gate_up, experts, weights, tile)
         hidden = batch.hidden.float()
-        return lambda: launch_few_down(hidden, layer.down, experts, batch.x.dtype, tile)
+        y = torch.empty_like(batch.x)
+        return lambda: launch_few_down(hidden, layer.down, experts, weights, y, tile)
     assert isinstance(tile, FastTile)
     blocks, tiles = batch.blocks(candidate.block_m), FastTiles(candidate.block_m, tile, tile)
     if candidate.stage == "gate_up":

@@ -13,6 +13,7 @@ from ..paper.schedule import max_blocks
 from ..paper.tiles import GROUP_M
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import target_of
+from .local import Local, expert_of, lookup
 from .routing import launch_top_k
 
 _FREE_REGISTERS = {"maxnreg": 255}
@@ -30,7 +31,7 @@ class Blocks:
 
     weights: float32 [tokens, top_k]. order: int32 [N], the slot at each row in expert order. table: int32
     [LINES, num_blocks], one column per row block, with the lines EXPERT, ROW, ROWS, FIRST, NEIGHBOURS. Unused columns
-    stand last and are 0.
+    stand last and are 0. Slots without an expert here are in no block, and not in `order`, whose end is not written.
     """
 
     weights: torch.Tensor
@@ -38,10 +39,10 @@ class Blocks:
     table: torch.Tensor
 
 
-@triton.jit(do_not_specialize=["num_slots", "num_blocks"])
+@triton.jit(do_not_specialize=["num_slots", "num_blocks", "num_global"])
 def _place_kernel(
-    experts, order, table, num_slots, num_blocks,
-    NUM_EXPERTS: tl.constexpr, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr,
+    experts, expert_map, order, table, num_slots, num_blocks, num_global,
+    NUM_EXPERTS: tl.constexpr, LOCAL: tl.constexpr, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_B: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program e places the slots of expert e, behind all of lower experts and in their own order, and its blocks."""
@@ -51,12 +52,20 @@ def _place_kernel(
     lanes = tl.arange(0, BLOCK_S)  # [BLOCK_S]
     index = tl.arange(0, BLOCK_E)  # [BLOCK_E]
     counts = tl.zeros([BLOCK_E], dtype=tl.int32)
+    # Lanes without an expert, as those past the last slot, count for expert 0, and are taken off again.
+    idle = tl.full([], 0, tl.int32)
     for start in range(0, num_slots, BLOCK_S):
         slots = start + lanes
-        # Lanes past the last slot count for expert 0, and are taken off again.
-        chosen = tl.load(experts + slots, mask=slots < num_slots, other=0)
+        if LOCAL is not None:
+            chosen = expert_of(experts, expert_map, num_global, slots, slots < num_slots, LOCAL)
+            idle += tl.sum((chosen == LOCAL).to(tl.int32), axis=0)
+            chosen = tl.where(chosen == LOCAL, 0, chosen)
+        else:
+            chosen = tl.load(experts + slots, mask=slots < num_slots, other=0)
         counts += tl.histogram(chosen, BLOCK_E)
-    counts -= tl.where(index == 0, tl.cdiv(num_slots, BLOCK_S) * BLOCK_S - num_slots, 0)
+    if LOCAL is None:
+        idle = tl.cdiv(num_slots, BLOCK_S) * BLOCK_S - num_slots
+    counts -= tl.where(index == 0, idle, 0)
     blocks = tl.cdiv(counts, BLOCK_M)
     first_row = tl.sum(tl.where(index < expert, counts, 0), axis=0)
     count = tl.sum(tl.where(index == expert, counts, 0), axis=0)
@@ -66,7 +75,10 @@ def _place_kernel(
     row = first_row
     for start in range(0, num_slots, BLOCK_S):
         slots = start + lanes
-        mine = tl.load(experts + slots, mask=slots < num_slots, other=NUM_EXPERTS) == expert
+        if LOCAL is not None:
+            mine = expert_of(experts, expert_map, num_global, slots, slots < num_slots, LOCAL) == expert
+        else:
+            mine = tl.load(experts + slots, mask=slots < num_slots, other=NUM_EXPERTS) == expert
         rank = tl.cumsum(mine.to(tl.int32), axis=0)  # counts from 1
         tl.store(order + row + rank - 1, slots, mask=mine)
         row += tl.sum(mine.to(tl.int32), axis=0)
@@ -89,15 +101,19 @@ def _place_kernel(
             tl.store(table + num_blocks * line + unused, tl.zeros([BLOCK_B], dtype=tl.int32), mask=unused < num_blocks)
 
 
-def launch_place(experts: torch.Tensor, num_experts: int, block_m: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(order, table) as in `Blocks`, of row blocks of at most block_m rows; experts: int32 [tokens, top_k]."""
+def launch_place(
+    experts: torch.Tensor, num_experts: int, block_m: int, local: Local | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(order, table) as in `Blocks`, of row blocks of at most block_m rows; experts: int32 [tokens, top_k], or int64
+    where `local` says which of them are here."""
     num_slots, device = experts.numel(), experts.device
     num_blocks = max_blocks(num_slots, num_experts, block_m)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
     table = torch.empty((LINES.value, num_blocks), dtype=torch.int32, device=device)
     block_s = min(triton.next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
     _place_kernel[(num_experts,)](
-        experts, order, table, num_slots, num_blocks, NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M,
+        experts=experts, order=order, table=table, num_slots=num_slots, num_blocks=num_blocks,
+        NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M, **lookup(local),
         BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
         num_warps=4 if block_s <= 1024 else 8, **_FREE_REGISTERS if target_of(device).nvidia_major else {},
         **launch_options(device),
@@ -106,8 +122,14 @@ def launch_place(experts: torch.Tensor, num_experts: int, block_m: int) -> tuple
 
 
 def launch_routing(
-    logits: torch.Tensor, top_k: int, gating: Gating, correction_bias: torch.Tensor | None, block_m: int
+    logits: torch.Tensor,
+    top_k: int,
+    gating: Gating,
+    correction_bias: torch.Tensor | None,
+    block_m: int,
+    router_bias: torch.Tensor | None = None,
+    invariant: bool = False,
 ) -> Blocks:
     """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]."""
-    experts, weights = launch_top_k(logits, top_k, gating, correction_bias)
+    experts, weights = launch_top_k(logits, top_k, gating, correction_bias, router_bias, invariant)
     return Blocks(weights, *launch_place(experts, logits.shape[2], block_m))

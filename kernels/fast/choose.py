@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..target import Target, target_of
@@ -41,6 +43,12 @@ def choose_tiles(
         return INTERPRETER
     shape = (num_experts, top_k, hidden_dim, ffn_dim)
     return tuned_tiles(device, shape, tokens) or heuristic_tiles(target_of(device), *shape, tokens)
+
+
+def invariant_tiles(device: torch.device, shape: tuple[int, int, int, int]) -> FastTiles:
+    """One tile for all blocks of a layer in any batch. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
+    tiles = INTERPRETER if device.type == "cpu" else tiled(target_of(device), *shape, tokens=1)
+    return replace(tiles, dynamic=False)
 
 
 def heuristic_tiles(

@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 
 from ..formats.fp8_block import Fp8Block
-from ..gating import Gating
 from ..pdl import launch_options, release_next, wait_for_previous
 from .e4m3 import operands, unpack_e4m3
-from .routing import launch_top_k
+from .epilogue import PLAIN, Epilogue, activate
+from .local import Local, expert_of, lookup
 from .tile_types import FewTile, FewTiles
 
 
@@ -31,17 +31,13 @@ def _scaled(values, scales, matrix, n_block, k, start, N: tl.constexpr, K: tl.co
 
 
 @triton.jit
-def _few_gate_up_kernel(
-    x, gate_up, scales, hidden, experts, weights, stride_token,
-    TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
-    BLOCK_N: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
+def _few_gate_up(
+    x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert,
+    TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, ON_INPUT: tl.constexpr,
+    BLOCK_N: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """hidden[slot] = silu(gate) * up * weight of the slot, float32 [N, FFN]."""
-    wait_for_previous(PDL)
-    release_next(PDL)
+    """A few neurons of a slot, by its expert."""
     columns: tl.constexpr = (FFN + BLOCK_N - 1) // BLOCK_N
-    slot = tl.program_id(0) // columns
-    expert = tl.load(experts + slot).to(tl.int64)
     n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     k = tl.arange(0, STEP)  # [STEP]
     row = x + (slot // TOP_K).to(tl.int64) * stride_token + k
@@ -64,8 +60,39 @@ def _few_gate_up_kernel(
         gate_sum += unpack_e4m3(gate_tile, tl.float32) * gate_values[None, :]
         up_sum += unpack_e4m3(up_tile, tl.float32) * up_values[None, :]
     gate_value = tl.sum(gate_sum, axis=1)
-    product = gate_value * tl.sigmoid(gate_value) * tl.sum(up_sum, axis=1) * tl.load(weights + slot)
+    up_value = tl.sum(up_sum, axis=1)
+    weight = tl.load(weights + slot).to(tl.float32)
+    if ON_INPUT:
+        gate_value *= weight
+        up_value *= weight
+    if bias is not None:
+        gate_value += tl.load(bias + expert * (2 * FFN) + n, mask=n < FFN, other=0.0).to(tl.float32)
+        up_value += tl.load(bias + expert * (2 * FFN) + FFN + n, mask=n < FFN, other=0.0).to(tl.float32)
+    product = activate(gate_value, up_value, ACTIVATION)
+    if not ON_INPUT:
+        product *= weight
     tl.store(hidden + slot * FFN + n, product, mask=n < FFN)
+
+
+@triton.jit(do_not_specialize=["num_global"])
+def _few_gate_up_kernel(
+    x, gate_up, scales, bias, hidden, experts, expert_map, weights, stride_token, num_global,
+    LOCAL: tl.constexpr, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr,
+    ON_INPUT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """hidden[slot] = act(gate, up) * weight of the slot, float32 [N, FFN]; a slot without an expert here has none."""
+    wait_for_previous(PDL)
+    release_next(PDL)
+    slot = tl.program_id(0) // ((FFN + BLOCK_N - 1) // BLOCK_N)
+    if LOCAL is None:
+        expert = tl.load(experts + slot).to(tl.int64)
+        _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert,
+                     TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP)  # fmt: skip
+    else:
+        expert = expert_of(experts, expert_map, num_global, slot, True, LOCAL).to(tl.int64)
+        if expert < LOCAL:
+            _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert,
+                         TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP)  # fmt: skip
 
 
 @triton.jit
@@ -88,72 +115,116 @@ def _few_values(hidden, scales, expert, n_block, slot, k, start, N: tl.constexpr
     return _scaled(values, scales, expert, n_block, k, start, N, K)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_global"])
 def _few_down_kernel(
-    hidden, down, scales, y, experts,
-    TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    hidden, down, scales, bias, y, experts, expert_map, weights, num_global,
+    LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     BLOCK_N: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """y[token] = sum over its experts of down @ hidden, which is weighted already."""
+    """y[token] = sum over its experts here of down @ hidden, which is weighted already, and of the weighted bias.
+
+    weights: of the biases; None where they have none.
+    """
     columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     even: tl.constexpr = K % STEP == 0 and N % BLOCK_N == 0
     slot = tl.program_id(0) // columns * TOP_K
     n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     block = tl.program_id(0) % columns * BLOCK_N // 128
     k = tl.arange(0, STEP)  # [STEP]
-    # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the first
-    # weights can be on their way, while `hidden` is not.
-    first = tl.load(experts + slot)
-    weights = _few_weights(down, first, n, k, 0, N, K, even)
-    wait_for_previous(PDL)
-    release_next(PDL)
-    total = unpack_e4m3(weights, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, N, K, even)
+    if LOCAL is None:
+        # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the
+        # first weights can be on their way, while `hidden` is not.
+        first = tl.load(experts + slot)
+        tile = _few_weights(down, first, n, k, 0, N, K, even)
+        wait_for_previous(PDL)
+        release_next(PDL)
+        total = unpack_e4m3(tile, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, N, K, even)
+    else:
+        wait_for_previous(PDL)
+        release_next(PDL)
+        total = tl.zeros([BLOCK_N, STEP], dtype=tl.float32)
+    biases = tl.zeros([BLOCK_N], dtype=tl.float32)
     for j in tl.static_range(TOP_K):
-        expert = tl.load(experts + slot + j)
-        for start in tl.range(STEP if j == 0 else 0, K, STEP):
-            weights = _few_weights(down, expert, n, k, start, N, K, even)
+        if LOCAL is None:
+            expert = tl.load(experts + slot + j)
+            begin = STEP if j == 0 else 0
+            end = K
+        else:
+            expert = expert_of(experts, expert_map, num_global, slot + j, True, LOCAL)
+            begin = 0
+            end = tl.where(expert < LOCAL, K, 0)
+        for start in tl.range(begin, end, STEP):
+            tile = _few_weights(down, expert, n, k, start, N, K, even)
             values = _few_values(hidden, scales, expert, block, slot + j, k, start, N, K, even)
-            total += unpack_e4m3(weights, tl.float32) * values  # [BLOCK_N, STEP]
+            total += unpack_e4m3(tile, tl.float32) * values  # [BLOCK_N, STEP]
+        if bias is not None:
+            rows = N
+            if LOCAL is not None:
+                rows = tl.where(expert < LOCAL, N, 0)
+            inside = n < rows
+            own = tl.load(bias + expert * N + n, mask=inside, other=0.0).to(tl.float32)
+            if weights is not None:
+                weight = tl.load(weights + slot + j).to(tl.float32)
+                own = tl.where(inside, own * weight, 0.0)
+            biases += own
+    outputs = tl.sum(total, axis=1)
+    if bias is not None:
+        outputs += biases
     y_row = y + (slot // TOP_K).to(tl.int64) * N
-    tl.store(y_row + n, tl.sum(total, axis=1).to(y.dtype.element_ty), mask=n < N)
+    tl.store(y_row + n, outputs.to(y.dtype.element_ty), mask=n < N)
 
 
 def launch_few(
     x: torch.Tensor,
-    logits: torch.Tensor,
+    experts: torch.Tensor,
+    weights: torch.Tensor,
     gate_up: torch.Tensor | Fp8Block,
     down: torch.Tensor | Fp8Block,
-    top_k: int,
-    gating: Gating,
-    correction_bias: torch.Tensor | None,
     tiles: FewTiles,
-) -> torch.Tensor:
-    """y [tokens, hidden] in the dtype of x, of logits [parts, tokens, num_experts]."""
-    experts, weights = launch_top_k(logits, top_k, gating, correction_bias)
-    hidden = launch_few_gate_up(x, gate_up, experts, weights, tiles.gate_up)
-    return launch_few_down(hidden, down, experts, x.dtype, tiles.down)
+    y: torch.Tensor,
+    epilogue: Epilogue = PLAIN,
+    local: Local | None = None,
+) -> None:
+    """Writes y [tokens, hidden]; experts, weights: [tokens, top_k]."""
+    hidden = launch_few_gate_up(x, gate_up, experts, weights, tiles.gate_up, epilogue, local)
+    launch_few_down(hidden, down, experts, weights, y, tiles.down, epilogue, local)
 
 
 def launch_few_gate_up(
-    x: torch.Tensor, gate_up: torch.Tensor | Fp8Block, experts: torch.Tensor, weights: torch.Tensor, tile: FewTile
+    x: torch.Tensor,
+    gate_up: torch.Tensor | Fp8Block,
+    experts: torch.Tensor,
+    weights: torch.Tensor,
+    tile: FewTile,
+    epilogue: Epilogue = PLAIN,
+    local: Local | None = None,
 ) -> torch.Tensor:
     """hidden float32 [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]."""
     ffn, k = gate_up.shape[1] // 2, gate_up.shape[2]
     hidden = torch.empty((experts.numel(), ffn), dtype=torch.float32, device=x.device)
     _few_gate_up_kernel[(experts.numel() * triton.cdiv(ffn, tile.block_n),)](
-        x, *operands(gate_up), hidden, experts, weights, x.stride(0), TOP_K=experts.shape[1], FFN=ffn, K=k,
-        **tile.constants(), **launch_options(x.device),
+        x, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, weights=weights, stride_token=x.stride(0),
+        TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants, ON_INPUT=epilogue.weights_on_input,
+        **lookup(local), **tile.constants(), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
 
 def launch_few_down(
-    hidden: torch.Tensor, down: torch.Tensor | Fp8Block, experts: torch.Tensor, dtype: torch.dtype, tile: FewTile
+    hidden: torch.Tensor,
+    down: torch.Tensor | Fp8Block,
+    experts: torch.Tensor,
+    weights: torch.Tensor,
+    y: torch.Tensor,
+    tile: FewTile,
+    epilogue: Epilogue = PLAIN,
+    local: Local | None = None,
 ) -> torch.Tensor:
-    """y [tokens, hidden] of that dtype."""
+    """y [tokens, hidden], which it writes; hidden is weighted already, and weights are for the bias alone."""
     (tokens, top_k), (n, k) = experts.shape, down.shape[1:]
-    y = torch.empty((tokens, n), dtype=dtype, device=hidden.device)
     _few_down_kernel[(tokens * triton.cdiv(n, tile.block_n),)](
-        hidden, *operands(down), y, experts, TOP_K=top_k, N=n, K=k, **tile.constants(), **launch_options(hidden.device)
-    )
+        hidden, *operands(down), epilogue.down_bias, y, experts,
+        weights=None if epilogue.weights_on_input or epilogue.down_bias is None else weights,
+        TOP_K=top_k, N=n, K=k, **lookup(local), **tile.constants(), **launch_options(hidden.device),
+    )  # fmt: skip
     return y

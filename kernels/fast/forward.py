@@ -1,4 +1,4 @@
-"""The forward of `fast`: logits, routing, gate and up, down, combine."""
+"""The forward of `fast`: logits, routing, gate and up, down, combine; or what is left of it where routing is given."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import torch
 import triton
 import triton.language as tl
 
-from ..checks import check_contiguous, check_layer, check_tensor
-from ..chunks import in_chunks
-from ..gating import Gating
+from ..chunks import chunks
 from ..pdl import launch_options, release_next, wait_for_previous
-from ..weighting import weighted_by_down
-from .blocks import launch_routing
-from .choose import choose_tiles
+from .arguments import check_arguments
+from .choose import choose_tiles, invariant_tiles
+from .epilogue import PLAIN, Epilogue
+from .experts import Experts
 from .few import launch_few
 from .gemm import launch_down, launch_gate_up
-from .logits import launch_logits
+from .local import Local, expert_of, lookup
+from .packed import invariant_packed_tiles, launch_packed, packed_tiles, quantized
+from .route import Chosen, Router
 from .tile_types import FastTiles, FewTiles
 
 
-@triton.jit(do_not_specialize=["num_tokens"])
+@triton.jit(do_not_specialize=["num_tokens", "num_global"])
 def _combine_kernel(
-    out, weights, y, num_tokens,
-    TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
+    out, weights, experts, expert_map, y, num_tokens, num_global,
+    LOCAL: tl.constexpr, TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y[t] = sum over j of weights[t, j] * out[t, j], in float32, one program for a piece of a token.
 
-    weights: None where `out` holds the weighted outputs already.
+    weights: None where `out` holds the weighted outputs already. Slots without an expert here have no outputs.
     """
     wait_for_previous(PDL)
     release_next(PDL)
@@ -34,76 +35,94 @@ def _combine_kernel(
     column = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)  # [BLOCK_H]
     total = tl.zeros([BLOCK_H], dtype=tl.float32)
     for j in tl.static_range(TOP_K):
-        values = tl.load(out + (token * TOP_K + j) * HIDDEN + column, mask=column < HIDDEN, other=0.0)
-        if weights is None:
-            total += values.to(tl.float32)
-        else:
-            total += tl.load(weights + token * TOP_K + j) * values.to(tl.float32)
+        end = HIDDEN
+        if LOCAL is not None:
+            expert = expert_of(experts, expert_map, num_global, token * TOP_K + j, True, LOCAL)
+            end = tl.where(expert < LOCAL, HIDDEN, 0)
+        inside = column < end
+        values = tl.load(out + (token * TOP_K + j) * HIDDEN + column, mask=inside, other=0.0).to(tl.float32)
+        if weights is not None:
+            values = tl.load(weights + token * TOP_K + j).to(tl.float32) * values
+            if LOCAL is not None:
+                values = tl.where(inside, values, 0.0)
+        total += values
     tl.store(y + token * HIDDEN + column, total.to(y.dtype.element_ty), mask=column < HIDDEN)
 
 
-def forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles) -> torch.Tensor:
-    """What `fast_moe` does, with its arguments, where no graph is being traced."""
-    gating = Gating() if gating is None else gating
-    _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
-
-    def run(rows: torch.Tensor) -> torch.Tensor:
-        return _forward(rows, router_weight, gate_up, down, top_k, gating, correction_bias, tiles)
-
-    return in_chunks(run, x, top_k)
-
-
-def _forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles) -> torch.Tensor:
-    """What `forward` does with a batch that the kernels take at once, once it is checked."""
-    tokens, hidden = x.shape
-    num_experts, ffn = down.shape[0], down.shape[2]
-    tiles = tiles or choose_tiles(x.device, num_experts, top_k, hidden, ffn, tokens)
-    logits = launch_logits(x, router_weight)
-    if isinstance(tiles, FewTiles):
-        return launch_few(x, logits, gate_up, down, top_k, gating, correction_bias, tiles)
-    tiles = tiles.fitting(gate_up, down)
-    blocks = launch_routing(logits, top_k, gating, correction_bias, tiles.block_m)
-    inner = launch_gate_up(x, gate_up, blocks, top_k, tiles)
-    return launch_combine(launch_down(inner, down, blocks, tiles), blocks.weights)
-
-
-def launch_combine(out: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """y [tokens, hidden] in the dtype of out, [N, hidden] from `launch_down`; weights: float32 [tokens, top_k]."""
-    (tokens, top_k), hidden = weights.shape, out.shape[1]
-    y = torch.empty((tokens, hidden), dtype=out.dtype, device=out.device)
-    block_h = min(triton.next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
-    _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
-        out, None if weighted_by_down(out.dtype) else weights, y, tokens,
-        TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(out.device),
-    )  # fmt: skip
+def forward(
+    x: torch.Tensor,
+    route: Router | Chosen,
+    experts: Experts,
+    tiles: FastTiles | FewTiles | None = None,
+    invariant: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What `fast_moe` and `fast_experts` do where no graph is being traced. Raises TypeError or ValueError."""
+    check_arguments(x, route, experts, tiles, invariant, out)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    rows, outputs = _rows(x), y if y.dim() == 2 else y.view(-1, y.shape[-1])
+    parts = chunks(rows.shape[0], route.top_k)
+    if len(parts) == 1:
+        _forward(rows, route, experts, tiles, invariant, outputs)
+    else:
+        for part in parts:
+            _forward(rows[part], route.of(part), experts, tiles, invariant, outputs[part])
     return y
 
 
-def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles) -> None:
-    check_layer(x, router_weight, gate_up, down, top_k)
-    num_experts = router_weight.shape[0]
-    if tiles is not None and not isinstance(tiles, FastTiles | FewTiles):
-        raise TypeError(f"tiles must be FastTiles or FewTiles, got {type(tiles).__name__}")
-    if isinstance(tiles, FewTiles) and x.shape[0] * top_k * max(down.shape[1:]) >= 2**31:
-        raise ValueError(f"{x.shape[0]} tokens are too many for FewTiles: their offsets have 32 bits")
-    for name, tensor in (("router_weight", router_weight), ("gate_up", gate_up), ("down", down)):
-        check_contiguous(name, tensor)
-    check_gating(gating, correction_bias, num_experts, top_k, x)
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """x as [tokens, hidden], each row without gaps; copied only where it has to be."""
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
 
-def check_gating(gating, correction_bias, num_experts: int, top_k: int, x: torch.Tensor) -> None:
-    """Raises TypeError or ValueError for a gating that does not go with its bias or with the experts."""
-    if not isinstance(gating, Gating):
-        raise TypeError(f"gating must be a Gating, got {type(gating).__name__}")
-    if gating.correction_bias != (correction_bias is not None):
-        raise ValueError("correction_bias must be given exactly when the gating has one")
-    if correction_bias is not None:
-        check_tensor("correction_bias", correction_bias, (num_experts,), (torch.float32,), x)
-    if gating.groups > 1:
-        members = num_experts // gating.groups
-        if num_experts % gating.groups or members < 2:
-            raise ValueError(
-                f"{num_experts} experts in {gating.groups} groups: groups must have the same size, two experts or more"
-            )
-        if top_k > gating.top_groups * members:
-            raise ValueError(f"top_k={top_k} does not fit into {gating.top_groups} groups of {members} experts")
+def _forward(x, route, experts, tiles, invariant, y) -> None:
+    """What `forward` does with a batch that the kernels take at once, once it is checked."""
+    tiles = tiles or layer_tiles(x, route, experts, invariant)
+    if isinstance(tiles, FewTiles):
+        chosen, weights = route.choose(x)
+        launch_few(x, chosen, weights, experts.gate_up, experts.down, tiles, y, experts.epilogue, route.local)
+        return
+    if experts.packed:
+        quantized_rows = quantized(x, experts)
+        blocks = route.blocks(x, tiles.block_m, invariant)
+        outputs = launch_packed(*quantized_rows, experts, blocks, route.top_k, x.dtype, tiles)
+    else:
+        tiles = tiles.fitting(experts.gate_up, experts.down)
+        blocks = route.blocks(x, tiles.block_m, invariant)
+        inner = launch_gate_up(x, experts.gate_up, blocks, route.top_k, tiles, experts.epilogue)
+        outputs = launch_down(inner, experts.down, blocks, tiles, experts.epilogue)
+    chosen = route.experts if isinstance(route, Chosen) else None
+    launch_combine(outputs, blocks.weights, y, experts.epilogue, chosen, route.local)
+
+
+def layer_tiles(
+    x: torch.Tensor, route: Router | Chosen, experts: Experts, invariant: bool = False
+) -> FastTiles | FewTiles:
+    """The tiles that a layer gets for x [tokens, hidden]."""
+    shape = (route.num_experts, route.top_k, x.shape[1], experts.down.shape[2])
+    if experts.packed:
+        return (invariant_packed_tiles if invariant else packed_tiles)(x, experts, shape)
+    return invariant_tiles(x.device, shape) if invariant else choose_tiles(x.device, *shape, x.shape[0])
+
+
+def launch_combine(
+    out: torch.Tensor,
+    weights: torch.Tensor,
+    y: torch.Tensor | None = None,
+    epilogue: Epilogue = PLAIN,
+    experts: torch.Tensor | None = None,
+    local: Local | None = None,
+) -> torch.Tensor:
+    """y [tokens, hidden], written if it is given, else new in the dtype of out, [N, hidden] from `launch_down`.
+
+    weights: float32 or 16 bits [tokens, top_k]. experts: ids [tokens, top_k], where `local` says which are here.
+    """
+    (tokens, top_k), hidden = weights.shape, out.shape[1]
+    y = torch.empty((tokens, hidden), dtype=out.dtype, device=out.device) if y is None else y
+    block_h = min(triton.next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
+    _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
+        out, epilogue.for_combine(weights, out.dtype), experts, y=y, num_tokens=tokens,
+        TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **lookup(local), **launch_options(out.device),
+    )  # fmt: skip
+    return y

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 
 from ..pdl import launch_options, release_next, wait_for_previous
-from ..weighting import weighted_by_down
 from .blocks import EXPERT, FIRST, NEIGHBOURS, ROW, ROWS, Blocks
+from .epilogue import PLAIN, Epilogue, inner_of, scatter, store
 from .tile_types import FastTiles
 
 
@@ -123,43 +123,19 @@ def _product(
 
 
 @triton.jit
-def _activate(both, ROWS: tl.constexpr, BLOCK_N: tl.constexpr):
-    """silu(gate) * up of both side by side: [ROWS, 2 * BLOCK_N] -> [ROWS, BLOCK_N]."""
-    gate, up = tl.split(tl.permute(tl.reshape(both, (ROWS, 2, BLOCK_N)), (0, 2, 1)))
-    return gate * tl.sigmoid(gate) * up
-
-
-@triton.jit
-def _store(out, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Writes values [rows, BLOCK_N] into their rows of a column of tiles of out [slots, N]."""
-    n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    place = out + (row.to(tl.int64) * N)[:, None] + n[None, :]
-    inside = in_rows[:, None] & (n < N)[None, :]
-    tl.store(place, values.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _scatter(out, order, weights, m, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Writes values [rows, BLOCK_N] to their slots order[m], times the weights of the slots if there are weights."""
-    slot = tl.load(order + m, mask=in_rows, other=0)
-    if weights is not None:
-        values *= tl.load(weights + slot, mask=in_rows, other=0.0)[:, None]
-    _store(out, slot, in_rows, values, column, N, BLOCK_N)
-
-
-@triton.jit
 def _gate_up_tile(
     # operands
-    x, gate_up, hidden,
+    x, gate_up, bias, hidden,
     # schedule
-    order, expert, row, rows, column,
+    order, weights, expert, row, rows, column,
     # shape
     stride_token, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr, BULK: tl.constexpr,
+    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BULK: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """hidden[r] = silu(gate @ x[token of r]) * (up @ x[token of r]) for the rows r of a block."""
+    """hidden[r] = act(gate @ x[token of r], up @ x[token of r]) for the rows r of a block, with the bias, and x times
+    weights[slot of r], if there are."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
     a = x + (tl.load(order + row + m, mask=m < rows, other=0) // TOP_K).to(tl.int64) * stride_token
     m_tail = m
@@ -169,16 +145,19 @@ def _gate_up_tile(
         a_tail = x + (tl.load(order + row + m_tail, mask=m_tail < rows, other=0) // TOP_K).to(tl.int64) * stride_token
     both, both_tail = _product(a, a_tail, m < rows, m_tail < rows, gate_up, expert, column,
                                FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-    _store(hidden, row + m, m < rows, _activate(both, HEIGHT, BLOCK_N), column, FFN, BLOCK_N)
+    order += row
+    inner = inner_of(both, order, weights, bias, m, m < rows, expert, column, FFN, HEIGHT, BLOCK_N, ACTIVATION)
+    store(hidden, row + m, m < rows, inner, column, FFN, BLOCK_N)
     if TAIL > 0:
-        product_tail = _activate(both_tail, TAIL, BLOCK_N)
-        _store(hidden, row + m_tail, m_tail < rows, product_tail, column, FFN, BLOCK_N)
+        inner = inner_of(both_tail, order, weights, bias, m_tail, m_tail < rows, expert, column,
+                         FFN, TAIL, BLOCK_N, ACTIVATION)  # fmt: skip
+        store(hidden, row + m_tail, m_tail < rows, inner, column, FFN, BLOCK_N)
 
 
 @triton.jit
 def _down_tile(
     # operands
-    hidden, down, out,
+    hidden, down, bias, out,
     # schedule
     order, weights, expert, row, rows, column,
     # shape
@@ -187,7 +166,8 @@ def _down_tile(
     BLOCK_N: tl.constexpr, BULK: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """out[slot of r] = down @ hidden[r] for the rows r of a block, times weights[slot of r] if there are weights."""
+    """out[slot of r] = down @ hidden[r] for the rows r of a block, plus the bias, times weights[slot of r], if there
+    are."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
     a = hidden + (row + m).to(tl.int64) * K
     m_tail = m
@@ -197,9 +177,9 @@ def _down_tile(
         a_tail = hidden + (row + m_tail).to(tl.int64) * K
     total, tail = _product(a, a_tail, m < rows, m_tail < rows, down, expert, column,
                            N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
-    _scatter(out, order + row, weights, m, m < rows, total, column, N, BLOCK_N)
+    scatter(out, order + row, weights, bias, m, m < rows, total, expert, column, N, BLOCK_N)
     if TAIL > 0:
-        _scatter(out, order + row, weights, m_tail, m_tail < rows, tail, column, N, BLOCK_N)
+        scatter(out, order + row, weights, bias, m_tail, m_tail < rows, tail, expert, column, N, BLOCK_N)
 
 
 @triton.jit
@@ -214,26 +194,26 @@ def _climb(TILE: tl.constexpr, arguments, rows, SHAPE: tl.constexpr, LADDER: tl.
 @triton.jit(do_not_specialize=["num_blocks"])
 def _gate_up_kernel(
     # operands
-    x, gate_up, hidden,
+    x, gate_up, bias, hidden,
     # schedule
-    order, table, num_blocks,
+    order, weights, table, num_blocks,
     # shape
     stride_token, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
+    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
     expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N))
     if rows > 0:
-        arguments = (x, gate_up, hidden, order, expert, row, rows, column, stride_token)
-        _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, BLOCK_N, BULK), LADDER)
+        arguments = (x, gate_up, bias, hidden, order, weights, expert, row, rows, column, stride_token)
+        _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, ACTIVATION, BLOCK_N, BULK), LADDER)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
 def _down_kernel(
     # operands
-    hidden, down, out,
+    hidden, down, bias, out,
     # schedule
     order, weights, table, num_blocks,
     # shape
@@ -247,32 +227,40 @@ def _down_kernel(
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:
-        arguments = (hidden, down, out, order, weights, expert, row, rows, column)
+        arguments = (hidden, down, bias, out, order, weights, expert, row, rows, column)
         _climb(_down_tile, arguments, rows, (N, K, BLOCK_N, BULK), LADDER)
 
 
 def launch_gate_up(
-    x: torch.Tensor, gate_up: torch.Tensor, blocks: Blocks, top_k: int, tiles: FastTiles
+    x: torch.Tensor,
+    gate_up: torch.Tensor,
+    blocks: Blocks,
+    top_k: int,
+    tiles: FastTiles,
+    epilogue: Epilogue = PLAIN,
 ) -> torch.Tensor:
     """hidden [N, ffn] in expert order, in the dtype of x."""
     tile, ffn, k = tiles.gate_up, gate_up.shape[1] // 2, gate_up.shape[2]
     hidden = torch.empty((x.shape[0] * top_k, ffn), dtype=x.dtype, device=x.device)
     num_blocks = blocks.table.shape[1]
     _gate_up_kernel[(num_blocks * triton.cdiv(ffn, tile.block_n),)](
-        x, tile.operand(gate_up.view(-1, ffn, k), 2), hidden, blocks.order, blocks.table, num_blocks, x.stride(0),
-        TOP_K=top_k, FFN=ffn, K=k, **tiles.constants(tile), **launch_options(x.device),
+        x, tile.operand(gate_up.view(-1, ffn, k), 2), epilogue.gate_up_bias, hidden,
+        blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks, x.stride(0),
+        TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants, **tiles.constants(tile), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
 
-def launch_down(hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tiles: FastTiles) -> torch.Tensor:
-    """out [N, hidden] in slot order, in the dtype of hidden; times the weights of the slots if `weighted_by_down`."""
+def launch_down(
+    hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tiles: FastTiles, epilogue: Epilogue = PLAIN
+) -> torch.Tensor:
+    """out [N, hidden] in slot order, in the dtype of hidden, as far as `Epilogue.for_down` weighted by the routing."""
     tile, n, k = tiles.down, *down.shape[1:]
     out = torch.empty((hidden.shape[0], n), dtype=hidden.dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
-    weights = blocks.weights if weighted_by_down(hidden.dtype) else None
     _down_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
-        hidden, tile.operand(down), out, blocks.order, weights, blocks.table, num_blocks,
+        hidden, tile.operand(down), epilogue.down_bias, out,
+        blocks.order, epilogue.for_down(blocks.weights, out.dtype), blocks.table, num_blocks,
         N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out

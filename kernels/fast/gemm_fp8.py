@@ -16,10 +16,10 @@ import triton.language as tl
 
 from ..formats.fp8_block import Fp8Block
 from ..pdl import launch_options, release_next, wait_for_previous
-from ..weighting import weighted_by_down
 from .blocks import Blocks
 from .e4m3 import operands, quantize_groups, unpack_e4m3
-from .gemm import _activate, _climb, _locate, _multiply, _scatter, _store
+from .epilogue import PLAIN, Epilogue, inner_of, scatter, store
+from .gemm import _climb, _locate, _multiply
 from .tile_types import FastTiles
 
 
@@ -83,22 +83,22 @@ def _store_hidden(hidden, hidden_scales, row, in_rows, values, column, N: tl.con
     if hidden.dtype.element_ty == tl.float8e4nv:
         values, scale = quantize_groups(values)
         tl.store(hidden_scales + row.to(tl.int64) * (N // BLOCK_N) + column, scale, mask=in_rows)
-    _store(hidden, row, in_rows, values, column, N, BLOCK_N)
+    store(hidden, row, in_rows, values, column, N, BLOCK_N)
 
 
 @triton.jit
 def _gate_up_fp8_tile(
     # operands
-    x, x_scales, gate_up, gate_up_scales, hidden, hidden_scales, stride_token,
+    x, x_scales, gate_up, gate_up_scales, bias, hidden, hidden_scales, stride_token,
     # schedule
-    order, expert, row, rows, column,
+    order, weights, expert, row, rows, column,
     # shape
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr,
+    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """hidden[r] = silu(gate @ x[token of r]) * (up @ x[token of r]) for the rows r of a block."""
+    """As `_gate_up_tile` in gemm.py."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
     token = (tl.load(order + row + m, mask=m < rows, other=0) // TOP_K).to(tl.int64)
     m_tail = m
@@ -111,17 +111,19 @@ def _gate_up_fp8_tile(
         x + token_tail * stride_token, x_scales + token_tail * (K // BLOCK_K), m_tail < rows,
         gate_up, gate_up_scales, expert, column, FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
-    product = _activate(both, HEIGHT, BLOCK_N)
-    _store_hidden(hidden, hidden_scales, row + m, m < rows, product, column, FFN, BLOCK_N)
+    order += row
+    inner = inner_of(both, order, weights, bias, m, m < rows, expert, column, FFN, HEIGHT, BLOCK_N, ACTIVATION)
+    _store_hidden(hidden, hidden_scales, row + m, m < rows, inner, column, FFN, BLOCK_N)
     if TAIL > 0:
-        product_tail = _activate(both_tail, TAIL, BLOCK_N)
-        _store_hidden(hidden, hidden_scales, row + m_tail, m_tail < rows, product_tail, column, FFN, BLOCK_N)
+        inner = inner_of(both_tail, order, weights, bias, m_tail, m_tail < rows, expert, column,
+                         FFN, TAIL, BLOCK_N, ACTIVATION)  # fmt: skip
+        _store_hidden(hidden, hidden_scales, row + m_tail, m_tail < rows, inner, column, FFN, BLOCK_N)
 
 
 @triton.jit
 def _down_fp8_tile(
     # operands
-    hidden, hidden_scales, down, down_scales, out,
+    hidden, hidden_scales, down, down_scales, bias, out,
     # schedule
     order, weights, expert, row, rows, column,
     # shape
@@ -130,7 +132,7 @@ def _down_fp8_tile(
     BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """out[slot of r] = down @ hidden[r] for the rows r of a block, times weights[slot of r] if there are weights."""
+    """As `_down_tile` in gemm.py."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
     place = (row + m).to(tl.int64)
     m_tail = m
@@ -143,36 +145,36 @@ def _down_fp8_tile(
         hidden + place_tail * K, hidden_scales + place_tail * (K // BLOCK_K), m_tail < rows,
         down, down_scales, expert, column, N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
-    _scatter(out, order + row, weights, m, m < rows, total, column, N, BLOCK_N)
+    scatter(out, order + row, weights, bias, m, m < rows, total, expert, column, N, BLOCK_N)
     if TAIL > 0:
-        _scatter(out, order + row, weights, m_tail, m_tail < rows, tail, column, N, BLOCK_N)
+        scatter(out, order + row, weights, bias, m_tail, m_tail < rows, tail, expert, column, N, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
 def _gate_up_fp8_kernel(
     # operands
-    x, x_scales, gate_up, gate_up_scales, hidden, hidden_scales, stride_token,
+    x, x_scales, gate_up, gate_up_scales, bias, hidden, hidden_scales, stride_token,
     # schedule
-    order, table, num_blocks,
+    order, weights, table, num_blocks,
     # shape
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
+    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     tl.static_assert(not BULK)
     wait_for_previous(PDL)
     release_next(PDL)
     expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N))
     if rows > 0:
-        arguments = (x, x_scales, gate_up, gate_up_scales, hidden, hidden_scales, stride_token,
-                     order, expert, row, rows, column)  # fmt: skip
-        _climb(_gate_up_fp8_tile, arguments, rows, (TOP_K, FFN, K, BLOCK_N), LADDER)
+        arguments = (x, x_scales, gate_up, gate_up_scales, bias, hidden, hidden_scales, stride_token,
+                     order, weights, expert, row, rows, column)  # fmt: skip
+        _climb(_gate_up_fp8_tile, arguments, rows, (TOP_K, FFN, K, ACTIVATION, BLOCK_N), LADDER)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
 def _down_fp8_kernel(
     # operands
-    hidden, hidden_scales, down, down_scales, out,
+    hidden, hidden_scales, down, down_scales, bias, out,
     # schedule
     order, weights, table, num_blocks,
     # shape
@@ -185,7 +187,7 @@ def _down_fp8_kernel(
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:
-        arguments = (hidden, hidden_scales, down, down_scales, out, order, weights, expert, row, rows, column)
+        arguments = (hidden, hidden_scales, down, down_scales, bias, out, order, weights, expert, row, rows, column)
         _climb(_down_fp8_tile, arguments, rows, (N, K, BLOCK_N), LADDER)
 
 
@@ -196,6 +198,7 @@ def launch_gate_up_fp8(
     blocks: Blocks,
     top_k: int,
     tiles: FastTiles,
+    epilogue: Epilogue = PLAIN,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(hidden [N, ffn] in expert order, its scales float32 [N, ffn / block_n] of the tiles of gate and up).
 
@@ -209,9 +212,10 @@ def launch_gate_up_fp8(
     hidden_scales = torch.empty((slots, ffn // tile.block_n), dtype=torch.float32, device=x.device) if a8 else None
     num_blocks = blocks.table.shape[1]
     _gate_up_fp8_kernel[(num_blocks * triton.cdiv(ffn, tile.block_n),)](
-        x, x_scales if a8 else gate_up.scales, *operands(gate_up),
-        hidden, hidden_scales if a8 else gate_up.scales, x.stride(0), blocks.order, blocks.table, num_blocks,
-        TOP_K=top_k, FFN=ffn, K=k, **tiles.constants(tile), **launch_options(x.device),
+        x, x_scales if a8 else gate_up.scales, *operands(gate_up), epilogue.gate_up_bias,
+        hidden, hidden_scales if a8 else gate_up.scales, x.stride(0),
+        blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks,
+        TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants, **tiles.constants(tile), **launch_options(x.device),
     )  # fmt: skip
     return hidden, hidden_scales
 
@@ -223,18 +227,15 @@ def launch_down_fp8(
     blocks: Blocks,
     dtype: torch.dtype,
     tiles: FastTiles,
+    epilogue: Epilogue = PLAIN,
 ) -> torch.Tensor:
-    """out [N, hidden] in slot order, of that dtype; hidden and hidden_scales as `launch_gate_up_fp8` gives them.
-
-    The outputs are multiplied by the weights of their slots if `weighted_by_down`.
-    """
+    """out [N, hidden] in slot order, of that dtype; hidden and hidden_scales as `launch_gate_up_fp8` gives them."""
     tile, (_, n, k) = tiles.down, down.shape
     out = torch.empty((hidden.shape[0], n), dtype=dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
-    weights = blocks.weights if weighted_by_down(dtype) else None
     _down_fp8_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
-        hidden, down.scales if hidden_scales is None else hidden_scales, *operands(down), out,
-        blocks.order, weights, blocks.table, num_blocks,
+        hidden, down.scales if hidden_scales is None else hidden_scales, *operands(down), epilogue.down_bias, out,
+        blocks.order, epilogue.for_down(blocks.weights, dtype), blocks.table, num_blocks,
         N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out

@@ -21,6 +21,8 @@ SPLIT_TOKENS = 128
 PIECE = 512
 """The least of the hidden dimension that a program sums, where it is split."""
 MAX_PARTS = 8
+INVARIANT_BLOCK = 32
+"""Tokens of a program where a token's logits are to be the same bits in any batch."""
 
 
 @triton.jit
@@ -75,15 +77,18 @@ def _split_logits_kernel(
     tl.store(place, total, mask=(token < num_tokens)[:, None] & (expert < num_experts)[None, :])
 
 
-def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
-    """float32 [parts, tokens, num_experts]; router_weight in the dtype of x, or float32, which is not rounded."""
+def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool = False) -> torch.Tensor:
+    """float32 [parts, tokens, num_experts]; router_weight in the dtype of x, or float32, which is not rounded.
+
+    invariant: one kernel and one split for any number of tokens.
+    """
     (tokens, hidden), num_experts = x.shape, router_weight.shape[0]
-    if tokens > SPLIT_TOKENS and may_call(x.device):
+    if tokens > SPLIT_TOKENS and may_call(x.device) and not invariant:
         half_sums = x.dtype == torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation
         if x.is_cuda and x.dtype == router_weight.dtype and not half_sums:  # with which it refuses float32 results
             return torch.mm(x, router_weight.t(), out_dtype=torch.float32)[None]
         return (x.float() @ router_weight.float().t())[None]
-    if tokens <= FEW_TOKENS:
+    if tokens <= FEW_TOKENS and not invariant:
         logits = torch.empty((1, tokens, num_experts), dtype=torch.float32, device=x.device)
         # Two rows of a float32 router do not fit into the registers, with Triton 3.9 on sm_100.
         block_e = 2 if num_experts > 128 and router_weight.dtype == x.dtype else 1
@@ -93,10 +98,10 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor) -> torch.Tensor:
         )  # fmt: skip
         return logits
     block_k = 128 if router_weight.dtype == x.dtype else 64
-    parts = min(MAX_PARTS, triton.cdiv(hidden, PIECE)) if tokens <= SPLIT_TOKENS else 1
+    parts = min(MAX_PARTS, triton.cdiv(hidden, PIECE)) if tokens <= SPLIT_TOKENS or invariant else 1
     span = triton.cdiv(triton.cdiv(hidden, parts), block_k) * block_k
     parts = triton.cdiv(hidden, span)
-    block_t = min(max(16, triton.next_power_of_2(tokens)), 64)
+    block_t = INVARIANT_BLOCK if invariant else min(max(16, triton.next_power_of_2(tokens)), 64)
     block_e = min(max(16, triton.next_power_of_2(num_experts)), 32)
     logits = torch.empty((parts, tokens, num_experts), dtype=torch.float32, device=x.device)
     _split_logits_kernel[(triton.cdiv(tokens, block_t), triton.cdiv(num_experts, block_e), parts)](

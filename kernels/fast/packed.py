@@ -5,21 +5,19 @@ The router reads x as it is. Then, where the GPU has fp8 units, x is quantised f
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from ..checks import DTYPES, check_contiguous, check_router_weight, check_tensor, check_top_k
-from ..chunks import in_chunks
+from ..checks import MAX_SLOTS, check_contiguous
 from ..formats import Packed
 from ..formats.fp8_block import Fp8Block
-from ..gating import Gating
 from ..target import INTERPRETER, Target, target_of
-from .blocks import launch_routing
+from .blocks import Blocks
 from .choose import few_tiles
 from .e4m3 import launch_quantize_rows
-from .few import launch_few
-from .forward import check_gating, launch_combine
+from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
-from .logits import launch_logits
 from .tile_types import FastTile, FastTiles, FewTiles
 
 SUPPORTED = (Fp8Block,)
@@ -27,40 +25,41 @@ FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
 
 
-def forward_packed(
-    x: torch.Tensor,
-    router_weight: torch.Tensor,
-    gate_up: torch.Tensor | Packed,
-    down: torch.Tensor | Packed,
+def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(rows, scales) of x as the experts' format multiplies them; no scales for 16 bits."""
+    return launch_quantize_rows(x) if _activations(x, experts) == "a8" else (x, None)
+
+
+def launch_packed(
+    rows: torch.Tensor,
+    scales: torch.Tensor | None,
+    experts: Experts,
+    blocks: Blocks,
     top_k: int,
-    gating: Gating | None,
-    correction_bias: torch.Tensor | None,
-    tiles: FastTiles | FewTiles | None,
-    activations: str | None,
+    dtype: torch.dtype,
+    tiles: FastTiles,
 ) -> torch.Tensor:
-    """`fast_moe` of packed weights, with its arguments. Raises TypeError or ValueError, before any launch."""
-    gating = Gating() if gating is None else gating
-    _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, activations)
-    assert isinstance(gate_up, Fp8Block)
-    assert isinstance(down, Fp8Block)
-    activations = activations or default_activations(target_of(x.device))
-
-    def run(rows: torch.Tensor) -> torch.Tensor:
-        return _forward(rows, router_weight, gate_up, down, top_k, gating, correction_bias, tiles, activations)
-
-    return in_chunks(run, x, top_k)
+    """out [N, hidden] in slot order, of that dtype, by both GEMMs; rows, scales: of `quantized`."""
+    assert isinstance(experts.gate_up, Fp8Block)
+    assert isinstance(experts.down, Fp8Block)
+    inner = launch_gate_up_fp8(rows, scales, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
+    return launch_down_fp8(*inner, experts.down, blocks, dtype, tiles, experts.epilogue)
 
 
-def _forward(x, router_weight, gate_up, down, top_k, gating, correction_bias, tiles, activations) -> torch.Tensor:
-    """What `forward_packed` does with a batch that the kernels take at once, once it is checked."""
-    tiles = tiles or fp8_tiles(target_of(x.device), *_layer(down, top_k), x.shape[0], activations)
-    if isinstance(tiles, FewTiles):
-        return launch_few(x, launch_logits(x, router_weight), gate_up, down, top_k, gating, correction_bias, tiles)
-    rows, scales = launch_quantize_rows(x) if activations == "a8" else (x, None)
-    blocks = launch_routing(launch_logits(x, router_weight), top_k, gating, correction_bias, tiles.block_m)
-    inner, inner_scales = launch_gate_up_fp8(rows, scales, gate_up, blocks, top_k, tiles)
-    out = launch_down_fp8(inner, inner_scales, down, blocks, x.dtype, tiles)
-    return launch_combine(out, blocks.weights)
+def packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles | FewTiles:
+    """The tiles of a layer for x. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
+    return fp8_tiles(target_of(x.device), *shape, x.shape[0], _activations(x, experts))
+
+
+def invariant_packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles:
+    """One tile for all blocks of a layer in any batch: that of the largest ones."""
+    tiles = fp8_tiles(target_of(x.device), *shape, MAX_SLOTS, _activations(x, experts))
+    assert isinstance(tiles, FastTiles)
+    return replace(tiles, dynamic=False)
+
+
+def _activations(x: torch.Tensor, experts: Experts) -> str:
+    return experts.activations or default_activations(target_of(x.device))
 
 
 def default_activations(target: Target) -> str:
@@ -90,12 +89,6 @@ def fp8_tiles(
     return FastTiles(64, FastTile(64, 128, 4, stages, 128, stages), FastTile(64, 128, 4, stages, 128, stages))
 
 
-def _layer(down: Packed, top_k: int) -> tuple[int, int, int, int]:
-    """(num_experts, top_k, hidden, ffn)."""
-    num_experts, hidden, ffn = down.shape
-    return num_experts, top_k, hidden, ffn
-
-
 def _swapped(block_n: int, num_warps: int, stages: int) -> FastTile:
     return FastTile(block_n, 128, num_warps, stages, 128, stages, swap=True, small_swap=True)
 
@@ -104,20 +97,18 @@ def _kind(weights: object) -> str:
     return weights.name if isinstance(weights, Packed) else type(weights).__name__
 
 
-def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, activations) -> None:
-    check_tensor("x", x, ("tokens", "hidden"), DTYPES, None)
+def check_packed(x: torch.Tensor, experts: Experts, num_experts: int) -> None:
+    """Raises TypeError or ValueError for packed weights that do not fit x [..., hidden] or each other."""
+    gate_up, down, activations = experts.gate_up, experts.down, experts.activations
     for name, packed in (("gate_up", gate_up), ("down", down)):
         if not isinstance(packed, SUPPORTED):
             allowed = ", ".join(kind.name for kind in SUPPORTED)
             raise TypeError(f"{name} must be packed as {allowed}, got {_kind(packed)}")
     if type(gate_up) is not type(down):
-        raise TypeError(f"gate_up is packed as {gate_up.name} and down as {down.name}: both must be the same")
-    hidden = x.shape[1]
-    check_contiguous("router_weight", check_router_weight(router_weight, x))
-    num_experts = router_weight.shape[0]
-    check_top_k(top_k, num_experts)
-    ffn = down.shape[2]
+        raise TypeError(f"gate_up is packed as {_kind(gate_up)} and down as {_kind(down)}: both must be the same")
+    hidden, ffn = x.shape[-1], down.shape[2]
     for name, packed, shape in (("gate_up", gate_up, (2 * ffn, hidden)), ("down", down, (hidden, ffn))):
+        assert isinstance(packed, Packed)
         if packed.shape != (num_experts, *shape):
             raise ValueError(f"{name} must have shape {[num_experts, *shape]}, got {list(packed.shape)}")
         packed.check(ffn if name == "gate_up" else hidden, shape[1])  # gate and up share no block
@@ -129,4 +120,3 @@ def _check(x, router_weight, gate_up, down, top_k, gating, correction_bias, acti
         raise ValueError(f"activations={activations!r}: allowed are 'a8' and 'a16'")
     if activations == "a8" and not (target_of(x.device).has_fp8 or target_of(x.device) == INTERPRETER):
         raise ValueError("activations='a8' needs a GPU with fp8 units: take 'a16'")
-    check_gating(gating, correction_bias, num_experts, top_k, x)

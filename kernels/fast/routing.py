@@ -35,12 +35,15 @@ def _rank(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _sum_parts(logits, token, expert, mask, num_tokens, PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr):
-    """The logits [tokens, experts] of the tokens and experts, 0 outside of the mask."""
+def _sum_parts(logits, router_bias, token, expert, mask, num_tokens, PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr):
+    """The logits [tokens, experts] of the tokens and experts, with the router's bias if it has one; 0 outside of the
+    mask."""
     place = logits + token[:, None] * NUM_EXPERTS + expert
     logit = tl.load(place, mask=mask, other=0.0)
     for part in tl.static_range(1, PARTS):
         logit += tl.load(place + part * num_tokens * NUM_EXPERTS, mask=mask, other=0.0)
+    if router_bias is not None:
+        logit += tl.load(router_bias + expert, mask=mask, other=0.0).to(tl.float32)
     return logit
 
 
@@ -55,7 +58,7 @@ def _expert_of(lane, MEMBERS: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 def _choose(
-    logits, bias, token, num_tokens, scale,
+    logits, router_bias, bias, token, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
     RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -74,7 +77,8 @@ def _choose(
     inside = column < NUM_EXPERTS
     if MEMBERS < LANES:
         inside = inside & (lane % LANES < MEMBERS)
-    logit = _sum_parts(logits, token, column, (token < num_tokens)[:, None] & inside, num_tokens, PARTS, NUM_EXPERTS)
+    mask = (token < num_tokens)[:, None] & inside
+    logit = _sum_parts(logits, router_bias, token, column, mask, num_tokens, PARTS, NUM_EXPERTS)
     if SIGMOID:
         score = tl.sigmoid(logit)  # [BLOCK_T, BLOCK_E]
     else:
@@ -115,7 +119,7 @@ def _choose(
         experts = _expert_of(taken, MEMBERS, LANES)
         # To select the scores from registers would take BLOCK_E * BLOCK_K of them: they are computed again.
         mask = (token < num_tokens)[:, None] & (position < TOP_K)
-        weights = _sum_parts(logits, token, experts, mask, num_tokens, PARTS, NUM_EXPERTS)
+        weights = _sum_parts(logits, router_bias, token, experts, mask, num_tokens, PARTS, NUM_EXPERTS)
         weights = tl.sigmoid(weights) if SIGMOID else tl.exp(weights - highest) / total
         weights = tl.where(position < TOP_K, weights, 0.0)
     if RENORMALIZE:
@@ -125,7 +129,7 @@ def _choose(
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _top_k_kernel(
-    logits, bias, weights, experts, num_tokens, scale,
+    logits, router_bias, bias, weights, experts, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
     RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -135,7 +139,7 @@ def _top_k_kernel(
     release_next(PDL)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
     chosen, value = _choose(
-        logits, bias, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID, RENORMALIZE, HAS_BIAS,
+        logits, router_bias, bias, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID, RENORMALIZE, HAS_BIAS,
         GROUPS, TOP_GROUPS, RANKED, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K,
     )  # fmt: skip
     position = tl.arange(0, BLOCK_K)[None, :]
@@ -167,20 +171,30 @@ def is_ranked(padded: int, top_k: int, is_amd: bool = False) -> bool:
 
 
 def launch_top_k(
-    logits: torch.Tensor, top_k: int, gating: Gating, correction_bias: torch.Tensor | None
+    logits: torch.Tensor,
+    top_k: int,
+    gating: Gating,
+    correction_bias: torch.Tensor | None,
+    router_bias: torch.Tensor | None = None,
+    invariant: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(experts int32, weights float32), each [tokens, top_k], of logits [parts, tokens, num_experts]."""
+    """(experts int32, weights float32), each [tokens, top_k], of logits [parts, tokens, num_experts].
+
+    router_bias [num_experts] is added to the logits. invariant: the program of a token is the same in any batch.
+    """
     (parts, num_tokens, num_experts), device = logits.shape, logits.device
     weights = torch.empty((num_tokens, top_k), dtype=torch.float32, device=device)
     experts = torch.empty((num_tokens, top_k), dtype=torch.int32, device=device)
     padded = lanes(num_experts, gating.groups)
     pairs = padded**2
     ranked = is_ranked(padded, top_k, target_of(device).is_amd)
-    block_t = min(triton.next_power_of_2(num_tokens), max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs))
+    block_t = max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs)
+    if not invariant:
+        block_t = min(triton.next_power_of_2(num_tokens), block_t)
     num_warps = min(max(block_t * pairs // 2048, 1), 8) if ranked else max(padded // 1024, 1)
     _top_k_kernel[(triton.cdiv(num_tokens, block_t),)](
-        logits, logits if correction_bias is None else correction_bias, weights, experts, num_tokens, gating.scale,
-        RANKED=ranked, BLOCK_T=block_t, num_warps=num_warps,
+        logits, router_bias, logits if correction_bias is None else correction_bias,
+        weights, experts, num_tokens, gating.scale, RANKED=ranked, BLOCK_T=block_t, num_warps=num_warps,
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),
     )  # fmt: skip
     return experts, weights

@@ -62,9 +62,8 @@ ERRORS = {
     "x in float32": (
         {"x": zeros(TOKENS, HIDDEN, dtype=FP32)},
         TypeError, "x must be torch.float16 or torch.bfloat16, got torch.float32"),
-    "x of three dimensions": (
-        {"x": zeros(1, TOKENS, HIDDEN)}, ValueError, "x must have shape [tokens, hidden], got [1, 4, 32]"),
-    "x by columns": ({"x": by_columns(TOKENS, HIDDEN)}, ValueError, "x must have stride 1 in its last dimension"),
+    "x of no hidden": (
+        {"x": zeros(TOKENS, 0)}, ValueError, "x must have shape [..., hidden], got [4, 0]: hidden may not be 0"),
     "x nowhere": (
         {"x": lambda device: torch.zeros(TOKENS, HIDDEN, dtype=BF16, device="meta")},
         ValueError, "x is on meta: move it to a GPU"),

@@ -84,7 +84,7 @@ def test_both_kernels_alone(dtype, device):
     expected = torch.nn.functional.silu(gate) * up * weights[..., None].double()
     assert hidden.dtype == torch.float32
     torch.testing.assert_close(hidden.view(tokens, top_k, ffn).double(), expected, rtol=2e-5, atol=1e-6)
-    y = launch_few_down(hidden, down, experts, x.dtype, SMALL_FEW.down)
+    y = launch_few_down(hidden, down, experts, weights, torch.empty_like(x), SMALL_FEW.down)
     exact = torch.einsum("tjn,tjhn->th", expected, down.double()[experts.long()])
     # One rounding of the result, and none before: half a unit in the last place, and what float32 adds to it.
     assert y.dtype == x.dtype

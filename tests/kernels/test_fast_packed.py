@@ -103,9 +103,9 @@ def test_a_compiled_layer_gives_the_eager_numbers(device, gating, backend):
 
 def test_the_operator_is_what_pytorch_asks_of_one(device):
     _, _, x, (router, gate_up, down, top_k, _) = layer(device, 3)
-    parts = (x, router, gate_up.raw(), gate_up.scales, down.raw(), down.scales)
-    arguments = (*parts, "fp8_block", top_k, "softmax", False, 1, 1, 1.0, None, "a16")
-    torch.library.opcheck(torch.ops.tritonmoe.fast_moe_packed.default, arguments)
+    arguments = (x, router, gate_up.raw(), down.raw(), top_k, "softmax", False, 1, 1, 1.0, None)
+    packed = {"gate_up_scales": gate_up.scales, "down_scales": down.scales, "quant": "fp8_block", "activations": "a16"}
+    torch.library.opcheck(torch.ops.tritonmoe.fast_moe.default, arguments, packed)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

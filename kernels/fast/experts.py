@@ -1,0 +1,31 @@
+"""The experts of a layer, as `fast` takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..formats import Packed
+from .epilogue import PLAIN, Epilogue
+
+
+@dataclass(frozen=True)
+class Experts:
+    """gate_up [num_experts, 2 * ffn, hidden] and down [num_experts, hidden, ffn], both tensors or both packed.
+
+    activations: ``a8`` or ``a16``, what packed weights are multiplied with; None: by the device.
+    """
+
+    gate_up: torch.Tensor | Packed
+    down: torch.Tensor | Packed
+    epilogue: Epilogue = PLAIN
+    activations: str | None = None
+
+    @property
+    def packed(self) -> bool:
+        return isinstance(self.gate_up, Packed) or isinstance(self.down, Packed)
+
+    @property
+    def num_experts(self) -> int:
+        return self.down.shape[0]
