@@ -83,7 +83,7 @@ def check_layer(x: object, router_weight: object, gate_up: object, down: object,
 def check_router_weight(router_weight: object, x: torch.Tensor) -> torch.Tensor:
     """`router_weight` [num_experts, hidden], in the dtype of x or float32. Raises TypeError or ValueError."""
     dtypes = (x.dtype, torch.float32)
-    router_weight = check_tensor("router_weight", router_weight, ("num_experts", x.shape[1]), dtypes, x)
+    router_weight = check_tensor("router_weight", router_weight, ("num_experts", x.shape[-1]), dtypes, x)
     check_num_experts(router_weight.shape[0])
     return router_weight
 

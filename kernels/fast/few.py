@@ -61,8 +61,8 @@ def _few_gate_up(
         up_sum += unpack_e4m3(up_tile, tl.float32) * up_values[None, :]
     gate_value = tl.sum(gate_sum, axis=1)
     up_value = tl.sum(up_sum, axis=1)
-    weight = tl.load(weights + slot).to(tl.float32)
     if ON_INPUT:
+        weight = tl.load(weights + slot).to(tl.float32)
         gate_value *= weight
         up_value *= weight
     if bias is not None:
@@ -70,7 +70,7 @@ def _few_gate_up(
         up_value += tl.load(bias + expert * (2 * FFN) + FFN + n, mask=n < FFN, other=0.0).to(tl.float32)
     product = activate(gate_value, up_value, ACTIVATION)
     if not ON_INPUT:
-        product *= weight
+        product *= tl.load(weights + slot).to(tl.float32)
     tl.store(hidden + slot * FFN + n, product, mask=n < FFN)
 
 

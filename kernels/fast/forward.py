@@ -40,12 +40,12 @@ def _combine_kernel(
             expert = expert_of(experts, expert_map, num_global, token * TOP_K + j, True, LOCAL)
             end = tl.where(expert < LOCAL, HIDDEN, 0)
         inside = column < end
-        values = tl.load(out + (token * TOP_K + j) * HIDDEN + column, mask=inside, other=0.0).to(tl.float32)
-        if weights is not None:
-            values = tl.load(weights + token * TOP_K + j).to(tl.float32) * values
-            if LOCAL is not None:
-                values = tl.where(inside, values, 0.0)
-        total += values
+        values = tl.load(out + (token * TOP_K + j) * HIDDEN + column, mask=inside, other=0.0)
+        if weights is None:
+            total += values.to(tl.float32)
+        else:
+            weighted = tl.load(weights + token * TOP_K + j).to(tl.float32) * values.to(tl.float32)
+            total += weighted if LOCAL is None else tl.where(inside, weighted, 0.0)
     tl.store(y + token * HIDDEN + column, total.to(y.dtype.element_ty), mask=column < HIDDEN)
 
 

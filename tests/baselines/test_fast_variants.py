@@ -77,7 +77,7 @@ def test_gather_and_permute_run_the_gemms_on_the_same_tiles(device, monkeypatch)
 
         def __getitem__(self, grid):
             def launch(*arguments, **constants):
-                order = arguments[3].tolist()
+                order = arguments[4].tolist()
                 seen.append((grid, order == sorted(order), constants.pop("TOP_K", None), constants))
                 return self.kernel[grid](*arguments, **constants, **({"TOP_K": seen[-1][2]} if seen[-1][2] else {}))
 
