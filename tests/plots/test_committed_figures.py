@@ -13,7 +13,7 @@ from matplotlib import pyplot
 
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.analysis.results import Results
-from tritonmoe_bench.plots.parts import registry
+from tritonmoe_bench.plots.parts import files, registry
 
 pytestmark = pytest.mark.slow
 RECORDED = json.loads(figure_data.FIXTURE.read_text(encoding="utf-8"))
@@ -31,6 +31,15 @@ def shuffled(tmp_path_factory):
 
 def test_every_figure_is_recorded():
     assert set(RECORDED) == set(registry.figures())
+
+
+def test_what_is_committed_is_drawn_small_and_nothing_else():
+    """What a study has no rows for yet, no figure shows."""
+    drawn = {path.stem: path for path in (ROOT / "plots" / "figures" / "nvidia-h200").glob("*.png")}
+    assert set(drawn) <= set(registry.figures())
+    for path in drawn.values():
+        assert path.stat().st_size <= files.MOST_BYTES, path
+        assert path.with_suffix(".pdf").exists()
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))

@@ -1,14 +1,17 @@
 """plots/draw.py as it is run: as a file, from the CSVs alone."""
 
+import io
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from tritonmoe_bench.plots import draw
-from tritonmoe_bench.plots.parts import registry
+from tritonmoe_bench.plots.parts import files, registry
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_TORCH = """
@@ -65,13 +68,33 @@ def test_nothing_to_draw_is_an_error(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path / 'typo'} is no folder of results\n"
 
 
-def test_the_same_csvs_give_the_same_files(fixture_results, tmp_path):
-    for folder in ("first", "second"):
-        arguments = [f"results={fixture_results}", f"out={tmp_path / folder}", "dpi=50"]
-        assert draw.main([*arguments, "only=energy"]) == 0
-    for ending in ("png", "pdf"):
-        first, second = (tmp_path / folder / "fixture-gpu" / f"energy.{ending}" for folder in ("first", "second"))
-        assert first.read_bytes() == second.read_bytes()
+def test_the_same_rows_in_any_order_give_the_same_files(fixture_results, tmp_path, capsys):
+    shuffled = tmp_path / "shuffled"
+    shutil.copytree(fixture_results, shuffled)
+    for path in shuffled.glob("*/*.csv"):
+        pd.read_csv(path, dtype="string").sample(frac=1, random_state=5).to_csv(path, index=False)
+    for folder, rows in (("first", fixture_results), ("second", shuffled)):
+        assert draw.main([f"results={rows}", f"out={tmp_path / folder}", "dpi=50"]) == 0
+    capsys.readouterr()
+    first, second = (tmp_path / folder / "fixture-gpu" for folder in ("first", "second"))
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(f"{name}.{ending}" for name in registry.figures() for ending in ("png", "pdf"))
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_a_png_has_a_palette_a_size_for_the_web_and_what_the_report_reads(drawn, fixture_results):
+    for name in ("ranking", "skew"):  # of all, those with the most on them
+        picture = registry.figures()[name]
+        with Image.open(io.BytesIO(files.png(drawn[name], picture, 0))) as png:
+            assert png.mode == "P"
+            assert png.info["Description"] == " ".join(drawn[name].get_suptitle().split())
+            assert png.info["Title"] == picture.title
+            assert png.info["Source"] == ", ".join(picture.studies)
+            kept = png.convert("RGB").getcolors(png.width * png.height)
+        assert (255, 255, 255) in [color for _, color in kept]
+        assert len(kept) <= files.COLORS
+        assert len(files.png(drawn[name], picture, 300)) <= files.MOST_BYTES
 
 
 GOOD = "energy"
