@@ -36,6 +36,7 @@ class Fast(Implementation):
     source = "kernels/fast/layer.py"
     needs_gpu = False
     quants = ("none", "fp8_block")
+    facts = ("float32_router", "shared_ffn")
 
     def version(self) -> str:
         from tritonmoe_bench import __version__
@@ -45,6 +46,8 @@ class Fast(Implementation):
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 
+        if case.quant != "none" and case.facts.shared_ffn:
+            return unsupported(f"quant={case.quant}: run here without a shared expert")
         if case.num_experts > MAX_EXPERTS or case.top_k > MAX_TOP_K:
             return unsupported(f"takes up to {MAX_EXPERTS} experts and top_k up to {MAX_TOP_K}")
         return OK
@@ -58,13 +61,16 @@ class Fast(Implementation):
     def build(self, case: Case, weights: Weights) -> Forward:
         from tritonmoe_bench.kernels.fast.layer import fast_moe
 
+        from .parts.shared_expert import adds_shared
+        from .parts.silu_gate import silu_and_mul
+
         if case.quant != "none":
             packed = (weights.router(), weights.packed_gate_up(), weights.packed_down(), case.top_k, case.gate)
             correction = weights.correction_bias()
             return lambda x: fast_moe(x, *packed, correction_bias=correction)
         layer = (weights.router(), weights.gate_up(), weights.down(), case.top_k, case.gate)
-        bias = weights.correction_bias()
-        return lambda x: fast_moe(x, *layer, correction_bias=bias)
+        bias, add_shared = weights.correction_bias(), adds_shared(case, weights, silu_and_mul)
+        return lambda x: add_shared(x, fast_moe(x, *layer, correction_bias=bias))
 
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both

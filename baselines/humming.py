@@ -20,6 +20,7 @@ from .install import trees
 from .install.installed import first_line, installed_version
 from .parts.conversions import Conversions
 from .parts.in_build import run_once
+from .parts.serving import OF_ROUTER
 from .vllm import Vllm, router_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Humming(Vllm):
     label = "Humming"
     source = f"PyPI humming-kernels {VERSION}: humming_forward, in the order of vLLM's HummingIndexedExperts"
     quants: ClassVar[tuple[str, ...]] = ("fp8_block", "mxfp4", "int4", "int4_g32")
+    facts = OF_ROUTER
     input_dtype: ClassVar[str | None] = None
 
     def __init__(self) -> None:

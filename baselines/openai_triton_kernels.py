@@ -1,9 +1,10 @@
 """OpenAI's triton_kernels: routing, then `matmul_ogs` twice, with gather, scatter and the activation inside the GEMMs.
 
-vLLM's wheel ships it. Its own SwiGLU is the clamped one of gpt-oss, so the adapter gives it SiLU x up as a fused
-activation (baselines/parts/silu_mul.py), which needs gate and up columns interleaved. It chooses its tiles itself.
-Activations have 16 bits. Weights of 16 bits have their reduced dimension last, as in its own bf16 benchmark; those in
-mxfp4 lie as it swizzles them for the GPU, and their GEMMs are not split along the sum on Hopper: both as vLLM has it.
+vLLM's wheel ships it. Its own SwiGLU is the clamped one of gpt-oss; for another layer the adapter gives it SiLU x up
+as a fused activation (baselines/parts/silu_mul.py). Both need gate and up columns interleaved. It chooses its tiles
+itself. Activations have 16 bits. Weights of 16 bits have their reduced dimension last, as in its own bf16 benchmark;
+those in mxfp4 lie as it swizzles them for the GPU, and their GEMMs are not split along the sum on Hopper: both as vLLM
+has it. A shared expert is PyTorch's (baselines/parts/shared_expert.py), in 16 bits.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class OpenaiTritonKernels(ConfiguredInBuild):
     family = "triton_kernels"
     source = f"PyPI vllm {vllm_tree.VERSION}, vllm/third_party/triton_kernels"
     quants = ("none", "mxfp4")
+    facts = ("activation", "router_bias", "float32_router", "expert_bias", "shared_ffn")
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +66,8 @@ class OpenaiTritonKernels(ConfiguredInBuild):
         if case.gate not in (Gating(), Gating(renormalize=True)):
             return unsupported(f"gating={case.gating}: triton_kernels routes by softmax, over all experts or over the "
                                "chosen ones")  # fmt: skip
+        if case.facts.shared_ffn and case.quant != "none":
+            return unsupported(f"quant={case.quant}: the shared expert is run in 16 bits alone, by PyTorch's GEMMs")
         if case.top_k & (case.top_k - 1):
             return unsupported(f"top_k={case.top_k}: its top-k kernel needs a power of two")
         return OK
@@ -75,23 +79,27 @@ class OpenaiTritonKernels(ConfiguredInBuild):
         from triton_kernels.matmul_ogs_details import opt_flags
         from triton_kernels.routing import routing
 
-        from .parts.silu_mul import silu_mul
+        from .parts.interleaved import interleaved_bias
+        from .parts.shared_expert import adds_shared
 
-        router = weights.router()
+        router, router_bias = weights.router(), weights.router_bias()
         (gate_up, gate_up_scale), (down, down_scale) = self._operands(weights)
         top_k, before_top_k = case.top_k, not case.gate.renormalize
-        activation = FusedActivation(FnSpecs("silu_mul", silu_mul, ()), (), 2)
+        # Its biases are float32.
+        biases = [None if bias is None else bias.float() for bias in (interleaved_bias(weights), weights.down_bias())]
+        activation, add_shared = FusedActivation(*_activation(case, FnSpecs), 2), adds_shared(case, weights)
         opt_flags.reset_opt_flags_constraints()
         if case.quant == "mxfp4" and torch.cuda.get_device_capability()[0] == 9:
             opt_flags.update_opt_flags_constraints({"split_k": 1})
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            logits = torch.nn.functional.linear(x, router)
+            logits = torch.nn.functional.linear(x.to(router.dtype), router, router_bias)
             data, gather, scatter = routing(logits, top_k, sm_first=before_top_k)
-            hidden = matmul_ogs(x, gate_up, None, data, gather_indx=gather, fused_activation=activation,
+            hidden = matmul_ogs(x, gate_up, biases[0], data, gather_indx=gather, fused_activation=activation,
                                 precision_config=PrecisionConfig(weight_scale=gate_up_scale))  # fmt: skip
-            return matmul_ogs(hidden, down, None, data, scatter_indx=scatter, gammas=data.gate_scal,
-                              precision_config=PrecisionConfig(weight_scale=down_scale))  # fmt: skip
+            y = matmul_ogs(hidden, down, biases[1], data, scatter_indx=scatter, gammas=data.gate_scal,
+                           precision_config=PrecisionConfig(weight_scale=down_scale))  # fmt: skip
+            return add_shared(x, y)
 
         with _recorded(module, "make_opt_flags") as chosen:
             run_once(forward, case, weights)
@@ -109,17 +117,10 @@ def _operands(weights: Weights) -> Operands:
 
 
 def _interleaved(weights: Weights) -> Operands:
-    """16-bit weights, gate and up in turns; made expert by expert."""
-    import torch
+    """16-bit weights, gate and up in turns."""
+    from .parts.interleaved import interleaved_gate_up
 
-    case = weights.case
-    shape = (case.num_experts, case.ffn_dim, 2, case.hidden_dim)
-    pairs = torch.empty(shape, dtype=weights.dtype, device=weights.device)
-    for index in range(case.num_experts):
-        gate, up, _ = weights.expert(index)
-        pairs[index, :, 0].copy_(gate)
-        pairs[index, :, 1].copy_(up)
-    return (pairs.flatten(1, 2).transpose(1, 2), None), (weights.down("nk").transpose(1, 2), None)
+    return (interleaved_gate_up(weights).transpose(1, 2), None), (weights.down("nk").transpose(1, 2), None)
 
 
 def _swizzled(weights: Weights) -> Operands:
@@ -143,6 +144,19 @@ def _swizzled(weights: Weights) -> Operands:
 
     gate_up, down = weights.packed_gate_up(), weights.packed_down()
     return swizzled(in_turns(gate_up.values), in_turns(gate_up.scales)), swizzled(down.values, down.scales)
+
+
+def _activation(case: Case, specs: Callable[..., Any]) -> tuple[Any, tuple[float, ...]]:
+    """The function that is fused into the gate and up GEMM, as its `FnSpecs`, and its arguments."""
+    if case.facts.activation == "silu":
+        from .parts.silu_mul import silu_mul
+
+        return specs("silu_mul", silu_mul, ()), ()
+    from triton_kernels.swiglu import swiglu_fn
+
+    from tritonmoe_bench.experiments.workload.reference import SWIGLU_ALPHA, SWIGLU_LIMIT
+
+    return specs("swiglu", swiglu_fn, ("alpha", "limit")), (SWIGLU_ALPHA, SWIGLU_LIMIT)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonmoe_bench.experiments.implementation.contract import Case, Forward, Weights
+from tritonmoe_bench.experiments.implementation.contract import NEEDS, Case, Forward, Weights
 
 from .install import sglang_tree
 from .install.installed import first_line
@@ -43,6 +43,7 @@ class Sglang(ServingSystem):
     family = "serving"
     source = f"PyPI sglang {sglang_tree.VERSION}: fused_experts, moe_fused_gate and its shipped tile tables"
     quants = tuple(TABLE_KINDS)
+    facts = tuple(NEEDS)
 
     def version(self) -> str:
         return sglang_tree.version()
@@ -59,6 +60,8 @@ class Sglang(ServingSystem):
     def build(self, case: Case, weights: Weights) -> Forward:
         from sglang.srt.layers.moe.moe_runner import MoeRunnerConfig
 
+        from .parts.shared_expert import adds_shared
+
         fused_moe = sglang_tree.one_gpu()
         w13, w2, options = _operands(case, weights)
         route, router_gemm = _router(case, weights)
@@ -66,10 +69,13 @@ class Sglang(ServingSystem):
         runner = MoeRunnerConfig(
             num_experts=case.num_experts, num_local_experts=case.num_experts, top_k=case.top_k,
             hidden_size=case.hidden_dim, intermediate_size_per_partition=case.ffn_dim, inplace=False,
+            apply_router_weight_on_input=case.facts.weights_on_input, **_clamped(case),
         )  # fmt: skip
+        biases = {"b1": weights.gate_up_bias(), "b2": weights.down_bias()} if case.facts.expert_bias else {}
+        add_shared = adds_shared(case, weights, fused_moe.silu_and_mul)
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            return fused_moe.fused_experts(x, w13, w2, (*route(x), None), runner, **options)
+            return add_shared(x, fused_moe.fused_experts(x, w13, w2, (*route(x), None), runner, **options, **biases))
 
         run_once(forward, case, weights)
         self.configured(case, f"{_tiles(case, w13, w2)} {router_gemm} {compiled}")
@@ -86,6 +92,15 @@ def _operands(case: Case, weights: Weights) -> tuple[torch.Tensor, torch.Tensor,
     return gate_up.values, down.values, options
 
 
+def _clamped(case: Case) -> dict[str, Any]:
+    """What SGLang's runner wants to know of the clamped SwiGLU; nothing for another activation."""
+    if case.facts.activation == "silu":
+        return {}
+    from tritonmoe_bench.experiments.workload.reference import SWIGLU_ALPHA, SWIGLU_LIMIT
+
+    return {"gemm1_alpha": SWIGLU_ALPHA, "gemm1_clamp_limit": SWIGLU_LIMIT, "gate_up_interleaved": False}
+
+
 def _router(case: Case, weights: Weights) -> tuple[Route, str]:
     """x -> (float32 weights, int32 experts), both [tokens, top_k]: the router GEMM and SGLang's Triton router.
 
@@ -94,7 +109,7 @@ def _router(case: Case, weights: Weights) -> tuple[Route, str]:
     import torch
     from sglang.kernels.ops.moe.moe_fused_gate import moe_fused_gate
 
-    router, bias = weights.router(), weights.correction_bias()
+    router, router_bias, bias = weights.router(), weights.router_bias(), weights.correction_bias()
     if bias is None:
         bias = torch.zeros(case.num_experts, dtype=torch.float32, device=weights.device)
     gate, top_k = case.gate, case.top_k
@@ -103,7 +118,10 @@ def _router(case: Case, weights: Weights) -> tuple[Route, str]:
         own_gemm, whose = _router_gemm(case.num_experts, case.hidden_dim)
 
     def route(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = own_gemm(x, router, torch.float32) if own_gemm else torch.nn.functional.linear(x, router)
+        rows = x.to(router.dtype)
+        logits = (
+            own_gemm(x, router, torch.float32) if own_gemm else torch.nn.functional.linear(rows, router, router_bias)
+        )
         return moe_fused_gate(
             logits, bias, top_k, scoring_func=gate.scoring, renormalize=gate.renormalize,
             routed_scaling_factor=gate.scale, apply_routed_scaling_factor_on_output=gate.scale != 1.0,

@@ -1,8 +1,9 @@
-"""`stream`: the measured limit, the time to read the active experts' weights and nothing else."""
+"""`stream`: the measured limit, the time to read the weights of the active experts and the shared one, nothing else."""
 
 from __future__ import annotations
 
 from tritonmoe_bench.experiments.implementation.contract import (
+    NEEDS,
     OK,
     QUANTS,
     Case,
@@ -21,6 +22,7 @@ class Stream(Implementation):
     source = "kernels/stream.py"
     computes_layer = False
     quants = QUANTS
+    facts = tuple(NEEDS)
 
     def __init__(self) -> None:
         self._chosen: dict[str, str] = {}
@@ -38,9 +40,10 @@ class Stream(Implementation):
         from tritonmoe_bench.experiments.workload.routing import draw_routing
         from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
 
-        counts = torch.from_numpy(draw_routing(case).counts)
-        active = counts.nonzero().flatten().to(torch.int32).to(weights.device)
         flat = weights.flat()
+        read = torch.ones(len(flat), dtype=torch.bool)
+        read[: case.num_experts] = torch.from_numpy(draw_routing(case).counts > 0)
+        active = read.nonzero().flatten().to(torch.int32).to(weights.device)
         best = min(STREAM_TILES, key=lambda tile: quick_us(lambda: stream(flat, active, tile)))
         self._chosen[case.case_hash] = f"words={best.words} steps={best.steps} warps={best.num_warps}"
         return lambda x: stream(flat, active, best)

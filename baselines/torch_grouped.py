@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tritonmoe_bench.experiments.implementation.contract import (
+    NEEDS,
     Case,
     Check,
     Forward,
@@ -19,6 +20,7 @@ class TorchGroupedMm(Implementation):
     name = "torch_grouped_mm"
     family = "pytorch"
     source = "torch.nn.functional.grouped_mm"
+    facts = tuple(NEEDS)
 
     def version(self) -> str:
         from importlib.metadata import version
@@ -41,25 +43,36 @@ class TorchGroupedMm(Implementation):
 
     def _forward(self, case: Case, weights: Weights) -> Forward:
         import torch
-        from torch.nn.functional import grouped_mm, silu
+        from torch.nn.functional import grouped_mm
 
-        from tritonmoe_bench.experiments.workload.reference import route
+        from tritonmoe_bench.experiments.workload.reference import activate, route_rows
 
-        router, bias = weights.router(), weights.correction_bias()
+        from .parts.shared_expert import adds_shared
+
+        facts, add_shared = case.facts, adds_shared(case, weights)
+        router, biases = weights.router(), (weights.correction_bias(), weights.router_bias())
+        gate_up_bias, down_bias = weights.gate_up_bias(), weights.down_bias()
         gate_up, down = weights.gate_up().transpose(1, 2), weights.down().transpose(1, 2)
         top_k, ffn_dim, gating, num_experts = case.top_k, case.ffn_dim, case.gate, case.num_experts
         every_expert = torch.arange(num_experts, device=router.device)
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            scores, experts = route(x @ router.T, top_k, gating, bias)
+            scores, experts = route_rows(x, router, top_k, gating, *biases)
             order = experts.flatten().argsort(stable=True)
-            ends = torch.searchsorted(experts.flatten()[order], every_expert, right=True).to(torch.int32)
-            hidden = grouped_mm(x[order // top_k], gate_up, offs=ends)
-            hidden = silu(hidden[:, :ffn_dim]) * hidden[:, ffn_dim:]
-            out = grouped_mm(hidden, down, offs=ends)
+            by_expert = experts.flatten()[order]
+            ends = torch.searchsorted(by_expert, every_expert, right=True).to(torch.int32)
+            rows = x[order // top_k]
+            if facts.weights_on_input:
+                rows = rows * scores.flatten()[order].to(x.dtype).unsqueeze(1)
+                scores = torch.ones_like(scores)
+            both = grouped_mm(rows, gate_up, offs=ends)
+            both = both if gate_up_bias is None else both + gate_up_bias[by_expert]
+            out = grouped_mm(activate(both[:, :ffn_dim], both[:, ffn_dim:], facts.activation), down, offs=ends)
+            out = out if down_bias is None else out + down_bias[by_expert]
             # Back in slot order, the k rows of a token lie together: no scattered addition is needed.
             slots = torch.empty_like(out).index_copy_(0, order, out)
-            return torch.bmm(scores.to(x.dtype).unsqueeze(1), slots.view(-1, top_k, x.shape[1])).squeeze(1)
+            y = torch.bmm(scores.to(x.dtype).unsqueeze(1), slots.view(-1, top_k, x.shape[1])).squeeze(1)
+            return add_shared(x, y)
 
         return forward
 
@@ -76,7 +89,7 @@ class TorchGroupedMmCompiled(TorchGroupedMm):
     def build(self, case: Case, weights: Weights) -> Forward:
         import torch
 
-        shape = (case.weights_key, case.top_k, case.gating)
+        shape = (case.weights_key, case.top_k, case.gating, case.layer)
         if shape != self._shape:
             # Else the next shape would turn the weights' own dimensions into run-time values, and slower kernels.
             torch._dynamo.reset()

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Implementation, Weights
+from tritonmoe_bench.experiments.implementation.contract import (
+    NEEDS,
+    OK,
+    Case,
+    Check,
+    Forward,
+    Implementation,
+    Weights,
+)
 
 
 class TorchLoop(Implementation):
@@ -11,6 +19,7 @@ class TorchLoop(Implementation):
     source = "torch"
     host_sync = "the loop over experts runs on the host and waits for the list of active experts and their rows"
     needs_gpu = False
+    facts = tuple(NEEDS)
 
     def version(self) -> str:
         from importlib.metadata import version
@@ -25,9 +34,9 @@ class TorchLoop(Implementation):
 
         router, gate_up, down = weights.router(), weights.gate_up(), weights.down()
         gate, up = gate_up[:, : case.ffn_dim], gate_up[:, case.ffn_dim :]
-        bias = weights.correction_bias()
+        bias, parts = weights.correction_bias(), weights.parts()
 
         def expert(index):
             return gate[index], up[index], down[index]
 
-        return lambda x: moe_forward(x, router, expert, case.top_k, case.gate, bias, dtype=x.dtype)
+        return lambda x: moe_forward(x, router, expert, case.top_k, case.gate, bias, x.dtype, parts=parts)

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Weights, unsupported
+from tritonmoe_bench.experiments.implementation.contract import NEEDS, OK, Case, Check, Forward, Weights, unsupported
 
 from .install import trees, vllm_tree
 from .install.installed import first_line, installed_version
@@ -47,6 +47,7 @@ class Vllm(ServingSystem):
     family = "vllm"
     source = f"PyPI vllm {vllm_tree.VERSION}: fused_experts, fused_topk and its shipped tile tables"
     quants = tuple(TABLE_KINDS)
+    facts = tuple(NEEDS)
 
     def version(self) -> str:
         return trees.record(trees.folder("vllm"))["vllm"] if self.search_path() else installed_version("vllm")
@@ -101,13 +102,19 @@ def _forward(case: Case, weights: Weights, tile: Tile | None) -> Forward:
     from vllm.model_executor.layers.fused_moe import override_config
     from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
 
+    from .parts.shared_expert import adds_shared
+
     w13, w2, quant_config = _operands(case, weights)
-    route = router_of(case, weights)
+    route, add_shared = router_of(case, weights), adds_shared(case, weights, _silu_and_mul)
+    options = {"apply_router_weight_on_input": case.facts.weights_on_input, "quant_config": quant_config}
+    if case.facts.activation != "silu":
+        from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+
+        options["activation"] = MoEActivation.SWIGLUOAI
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         topk_weights, topk_ids = route(x)
-        return fused_experts(x, w13, w2, topk_weights, topk_ids, inplace=False, apply_router_weight_on_input=False,
-                             quant_config=quant_config)  # fmt: skip
+        return add_shared(x, fused_experts(x, w13, w2, topk_weights, topk_ids, inplace=False, **options))
 
     if tile is None:
         return forward
@@ -119,10 +126,27 @@ def _forward(case: Case, weights: Weights, tile: Tile | None) -> Forward:
     return with_tile
 
 
+def _silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    hidden = gate_up.new_empty((gate_up.shape[0], gate_up.shape[1] // 2))
+    torch.ops._C.silu_and_mul(hidden, gate_up)
+    return hidden
+
+
 def _operands(case: Case, weights: Weights) -> tuple[torch.Tensor, torch.Tensor, FusedMoEQuantConfig | None]:
-    """([E, 2 * ffn, hidden], gate rows first; [E, hidden, ffn]; what vLLM wants to know of packed weights)."""
+    """([E, 2 * ffn, hidden], gate rows first, or in turn with up rows for the clamped activation; [E, hidden, ffn];
+    what vLLM wants to know of biases and packed weights)."""
     if case.quant == "none":
-        return weights.gate_up("nk"), weights.down("nk"), None
+        from .parts.interleaved import interleaved_bias, interleaved_gate_up
+
+        in_turn, biases = case.facts.activation != "silu", None
+        if case.facts.expert_bias:
+            from vllm.model_executor.layers.fused_moe.config import biased_moe_quant_config
+
+            bias = interleaved_bias(weights) if in_turn else weights.gate_up_bias()
+            biases = biased_moe_quant_config(bias, weights.down_bias())
+        return interleaved_gate_up(weights) if in_turn else weights.gate_up("nk"), weights.down("nk"), biases
     from vllm.model_executor.layers.fused_moe import config
 
     # Where vLLM sees a deep_gemm, it rounds the scales of activations up to powers of two, for this kernel too.
@@ -143,12 +167,14 @@ def router_of(case: Case, weights: Weights) -> Route:
     from vllm import _custom_ops as ops
     from vllm.model_executor.layers.fused_moe.router.fused_topk_router import fused_topk
 
-    router, bias = weights.router(), weights.correction_bias()
+    router, router_bias, bias = weights.router(), weights.router_bias(), weights.correction_bias()
     top_k, gate = case.top_k, case.gate
     own_gemm = _has_router_gemm(case, torch.cuda.get_device_capability())
 
     def logits(x: torch.Tensor) -> torch.Tensor:
-        return ops.dsv3_router_gemm(x, router, x.dtype) if own_gemm else torch.nn.functional.linear(x, router)
+        if own_gemm:
+            return ops.dsv3_router_gemm(x, router, x.dtype)
+        return torch.nn.functional.linear(x.to(router.dtype), router, router_bias)
 
     def plain(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return fused_topk(x, logits(x), top_k, gate.renormalize, scoring_func=gate.scoring)[:2]

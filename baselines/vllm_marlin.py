@@ -15,6 +15,7 @@ from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check,
 from .install import vllm_tree
 from .parts.conversions import Conversions
 from .parts.in_build import run_once
+from .parts.serving import OF_ROUTER
 from .vllm import Vllm, router_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class VllmMarlin(Vllm):
     name = "vllm_marlin"
     source = f"PyPI vllm {vllm_tree.VERSION}: fused_marlin_moe, fused_topk"
     quants = ("fp8_block", "mxfp4", "int4", "int4_g32")
+    facts = OF_ROUTER
 
     def __init__(self) -> None:
         super().__init__()

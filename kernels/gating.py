@@ -50,5 +50,7 @@ GATINGS: dict[str, Gating] = {
     "sigmoid_renorm": Gating(scoring="sigmoid", renormalize=True),
     "deepseek_v3": Gating("sigmoid", True, groups=8, top_groups=4, correction_bias=True, scale=2.5),
     "kimi_k2": Gating("sigmoid", True, correction_bias=True, scale=2.827),
+    "glm_4_5": Gating("sigmoid", True, correction_bias=True, scale=2.5),
+    "minimax_m2": Gating("sigmoid", True, correction_bias=True),
 }
 """By the name that stands in configs and in the column `gating` of the CSVs."""

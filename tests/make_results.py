@@ -11,7 +11,6 @@ import csv
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,7 @@ def _traffic_row(
 
 def _identity(study: str, case: Case, implementation: str) -> dict[str, Any]:
     return {
-        "run_id": f"SYNTHETIC-{study}", "study": study, **asdict(case), "case_hash": case.case_hash,
+        "run_id": f"SYNTHETIC-{study}", "study": study, **case.cells, "case_hash": case.case_hash,
         "implementation": implementation, "implementation_version": made_up.system(implementation)[-1],
         "revision": 1, "method_revision": "workload1+latency2+default", "config": "synthetic", **ENVIRONMENT,
         "timestamp_utc": STAMP,

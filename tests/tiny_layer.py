@@ -22,21 +22,44 @@ VARIED = [
 ]
 """What forwards by expert are tried on: dtypes, batch sizes, numbers of experts, gatings and skews."""
 
+NATIVE = [
+    {"router_bias": True},
+    {"float32_router": True},
+    {"expert_bias": True},
+    {"activation": "gpt_oss", "expert_bias": True, "router_bias": True},
+    {"shared_ffn": 48},
+    {"shared_ffn": 80, "shared_gate": True, "float32_router": True},
+    {"weights_on_input": True},
+]
+"""Facts of native layers that systems are tried on."""
+
 
 def case(**fields) -> Case:
     """The tiny layer, but for these fields."""
     return Case(**{**TINY, **fields})
 
 
+def native(facts, **fields) -> Case:
+    """The tiny layer with these facts of a native one, and renormalised softmax."""
+    return case(**{"model": "t", "gating": "softmax_renorm", "layer": "native", "facts": facts, **fields})
+
+
+def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """What a system's own kernel of that name computes."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gate) * up
+
+
 def errors(forward, point: Case, weights: Weights) -> tuple[float, float]:
     """Errors, against the float32 reference, of the forward and of PyTorch's own 16-bit computation."""
     x = activations(point, draw_routing(point), "cpu")
     arguments = (x, weights.router(), weights.expert, point.top_k, point.gate, weights.correction_bias())
-    exact = moe_forward(*arguments)
+    parts = weights.parts()
+    exact = moe_forward(*arguments, parts=parts)
     y = forward(x)
     assert y.shape == x.shape
     assert y.dtype == x.dtype
-    return relative_error(y, exact), relative_error(moe_forward(*arguments, dtype=x.dtype), exact)
+    return relative_error(y, exact), relative_error(moe_forward(*arguments, dtype=x.dtype, parts=parts), exact)
 
 
 def error_of(adapter, point: Case) -> float:

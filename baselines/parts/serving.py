@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Tile = dict[str, int]
 Route = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
 """x -> (float32 weights, int32 experts), both [tokens, top_k]."""
+OF_ROUTER = ("router_bias", "float32_router")
+"""Facts of a native layer that its experts have no part in."""
 ROUTER_TOKENS = 16
 """Up to so many tokens both have a router GEMM of their own, for DeepSeek-V3's gate, in bf16 and from Hopper on."""
 
@@ -39,6 +41,10 @@ class ServingSystem(ConfiguredInBuild):
         if not plain and not (gate.scoring == "sigmoid" and gate.correction_bias):
             return unsupported(f"gating={case.gating}: {self.label} has softmax or sigmoid over all experts, "
                                "renormalised or not, and sigmoid with a correction bias, in groups or not")  # fmt: skip
+        if case.quant != "none" and set(case.facts.needs) - {*OF_ROUTER}:
+            return unsupported(
+                f"quant={case.quant}: run here with SwiGLU experts alone, without biases or a shared expert"
+            )
         return self.check_shape(case)
 
     def check_shape(self, case: Case) -> Check:
@@ -47,7 +53,9 @@ class ServingSystem(ConfiguredInBuild):
 
 
 def router_gemm_serves(case: Case, capability: tuple[int, int]) -> bool:
-    """Whether batch, dtype and GPU are those of the router GEMM; each system has its own condition on the shape."""
+    """Whether batch, dtype, layer and GPU are those of the router GEMM; each system has a condition on shapes."""
+    if case.facts.float32_router or case.facts.router_bias:
+        return False
     return case.tokens <= ROUTER_TOKENS and case.dtype == "bf16" and capability >= (9, 0)
 
 

@@ -23,3 +23,8 @@ def silu_gate(gate_up: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     block = min(triton.next_power_of_2(ffn), 2048 if hidden.is_cuda else 2**16)
     _silu_gate_kernel[(num_rows, triton.cdiv(ffn, block))](gate_up, hidden, FFN=ffn, BLOCK=block)
     return hidden
+
+
+def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """`silu_gate` into a new tensor."""
+    return silu_gate(gate_up, gate_up.new_empty((gate_up.shape[0], gate_up.shape[1] // 2)))

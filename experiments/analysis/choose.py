@@ -20,6 +20,7 @@ from ..table.current import newest, read_run
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
 from ..workload.config import VARIANT, load_model, model_names
+from ..workload.layer import LAYERS
 from ..workload.recorded import DRAWN
 from ..workload.shards import shard
 from .compare import ordered, timed
@@ -56,6 +57,7 @@ class Question:
     dtype: str = key("bf16", "one of", [*DTYPES, *DTYPE_NAMES])
     gating: str = key("softmax", "one of", GATINGS)
     quant: str = key("none", "how the experts' weights are packed, one of", QUANTS)
+    layer: str = key("plain", "native is the model's own layer, with its own gating, one of", LAYERS)
     num_experts: int = key(0, "as measured under the model's name; 0 is the model's own")
     top_k: int = key(0, "as measured under the model's name; 0 is the model's own")
     ffn_dim: int = key(0, "as measured under the model's name; 0 is the model's own")
@@ -78,7 +80,7 @@ def answer(question: Question) -> str:
     rows = pd.concat(runs.values())
     shape = _shape(question, rows[SHAPE].drop_duplicates())
     rows = _of_shape(rows, shape, question, device)
-    for name in ("dtype", "gating", "quant"):
+    for name in ("layer", "dtype", *["gating"] * (question.layer == "plain"), "quant"):
         measured = sorted(rows[name].unique())
         rows = rows[rows[name] == getattr(question, name)]
         if rows.empty:
@@ -153,7 +155,7 @@ def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int
 def _check_case(question: Question, shape: tuple[str, int, int, int, int]) -> None:
     """Raises PlanError for what no sweep could measure."""
     try:
-        Case(*shape, question.tokens, question.skew, 0, question.dtype, question.gating, question.quant)
+        Case(*shape, question.tokens, question.skew, 0, question.dtype, question.gating, question.quant, question.layer)
     except ValueError as error:
         raise PlanError(str(error)) from None
 
@@ -178,7 +180,8 @@ def _measures(question: Question) -> str:
 
 def _sweep(question: Question) -> str:
     """The command that measures what is asked: its defaults are a question's own."""
-    names = ["model", "num_experts", "top_k", "ffn_dim", "tp", "ep", "tokens", "skew", "dtype", "gating", "quant"]
+    names = ["model", "num_experts", "top_k", "ffn_dim", "tp", "ep", "tokens", "skew", "dtype", "gating", "quant",
+             "layer"]  # fmt: skip
     asked = [name for name in names if getattr(question, name) != getattr(Question, name)]
     keys = [f"model.{name}" if name in SHAPE[1:] else name for name in asked]
     values = [f"{key}={getattr(question, name)}" for key, name in zip(keys, asked)]
@@ -202,8 +205,9 @@ def _text(question: Question, device: str, rows: pd.DataFrame, paths: dict[str, 
     tokens = nearest(rows["tokens"], question.tokens)
     rows = rows[rows["tokens"] == tokens]
     packed = f", {question.quant}" if question.quant != "none" else ""
+    packed += ", the model's own layer" if question.layer == "native" else ""
     lines = [f"{_shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {skew:g}, "
-             f"{question.dtype}, {question.gating}{packed}, on {device}"]  # fmt: skip
+             f"{question.dtype}, {rows['gating'].iloc[0]}{packed}, on {device}"]  # fmt: skip
     if tokens != question.tokens:
         apart = max(tokens / question.tokens, question.tokens / tokens)
         lines.append(

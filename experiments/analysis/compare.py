@@ -130,9 +130,10 @@ def systems(rows: pd.DataFrame) -> list[str]:
 
 
 def plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one dtype, gating and routing, for figures that show one: bf16, plain softmax and drawn routing where
-    there are such rows."""
-    for column, first in (("dtype", "bf16"), ("gating", "softmax"), ("routing", "drawn")):
+    """The rows of one dtype, layer, gating and routing, for figures that show one: bf16, the plain layer, plain softmax
+    and drawn routing where there are such rows."""
+    firsts = (("dtype", "bf16"), ("layer", "plain"), ("gating", "softmax"), ("routing", "drawn"))
+    for column, first in firsts:
         values = sorted(rows[column].unique()) if column in rows else []
         rows = rows[rows[column] == (first if first in values else values[0])] if values else rows
     return rows

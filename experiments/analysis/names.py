@@ -29,6 +29,11 @@ MODEL_LABELS = {
     "gpt_oss_20b": "gpt-oss-20b",
     "gpt_oss_120b": "gpt-oss-120b",
     "kimi_k2": "Kimi-K2",
+    "qwen3_next_80b_a3b": "Qwen3-Next-80B-A3B",
+    "qwen3_5_35b_a3b": "Qwen3.5-35B-A3B",
+    "glm_4_5": "GLM-4.5",
+    "minimax_m2": "MiniMax-M2",
+    "llama_4_scout": "Llama-4-Scout",
 }
 """Labels of the models, in the order of panels: the paper's first."""
 SYSTEMS = {

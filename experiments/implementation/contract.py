@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from ..workload.case import QUANTS as QUANTS
 from ..workload.case import Case as Case  # what an adapter is asked for
+from ..workload.layer import NEEDS as NEEDS
 
 if TYPE_CHECKING:
     import torch
 
     from tritonmoe_bench.kernels.formats import Packed
+
+    from ..workload.reference import Parts
 
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 Layout = Literal["nk", "kn"]
@@ -81,7 +84,10 @@ class Weights(Protocol):
     set_index: int
 
     def router(self) -> torch.Tensor:
-        """[num_experts, hidden_dim]."""
+        """[num_experts, hidden_dim], in the case's dtype, or float32 for a layer with a float32 router."""
+
+    def router_bias(self) -> torch.Tensor | None:
+        """[num_experts] in the case's dtype, added to the logits; None for a router without."""
 
     def correction_bias(self) -> torch.Tensor | None:
         """float32 [num_experts], added to the scores when experts are chosen; None for gatings without one."""
@@ -90,10 +96,29 @@ class Weights(Protocol):
         """Freshly made (gate [ffn, hidden], up [ffn, hidden], down [hidden, ffn]) of one expert, in the case's dtype;
         packed weights unpacked, in float32."""
 
-    def packed_gate_up(self) -> Packed:
-        """Matrices [2 * ffn, hidden] of all experts in the case's weight format, gate rows then up rows."""
+    def parts(self) -> Parts:
+        """What the native layer has beside router and experts, as `moe_forward` of workload/reference.py takes it."""
 
-    def packed_down(self) -> Packed:
+    def gate_up_bias(self) -> torch.Tensor | None:
+        """[num_experts, 2 * ffn], added to gate and up; None for experts without."""
+
+    def down_bias(self) -> torch.Tensor | None:
+        """[num_experts, hidden], added to down's output before the routing weight; None for experts without."""
+
+    def shared_gate_up(self) -> torch.Tensor:
+        """[2 * shared_ffn, hidden] of the shared expert, gate rows then up rows."""
+
+    def shared_down(self) -> torch.Tensor:
+        """[hidden, shared_ffn] of the shared expert."""
+
+    def shared_router(self) -> torch.Tensor | None:
+        """[1, hidden], whose product with x, through a sigmoid, multiplies the shared expert's output; None if none."""
+
+    def packed_gate_up(self, with_shared: bool = False) -> Packed:
+        """Matrices [2 * ffn, hidden] of all experts in the case's weight format, gate rows then up rows. with_shared:
+        the shared expert, which is then as wide as the others, stands behind them; so below."""
+
+    def packed_down(self, with_shared: bool = False) -> Packed:
         """Matrices [hidden, ffn] of all experts in the case's weight format."""
 
     def gate(self, layout: Layout = "nk") -> torch.Tensor:
@@ -102,14 +127,15 @@ class Weights(Protocol):
     def up(self, layout: Layout = "nk") -> torch.Tensor:
         """[num_experts, ffn, hidden], or [num_experts, hidden, ffn] for ``kn``."""
 
-    def gate_up(self, layout: Layout = "nk") -> torch.Tensor:
+    def gate_up(self, layout: Layout = "nk", with_shared: bool = False) -> torch.Tensor:
         """[num_experts, 2 * ffn, hidden], gate rows then up rows, or [num_experts, hidden, 2 * ffn] for ``kn``."""
 
-    def down(self, layout: Layout = "nk") -> torch.Tensor:
+    def down(self, layout: Layout = "nk", with_shared: bool = False) -> torch.Tensor:
         """[num_experts, hidden, ffn], or [num_experts, ffn, hidden] for ``kn``."""
 
     def flat(self) -> torch.Tensor:
-        """int32 [num_experts, expert_bytes / 4] of random words, as many bytes as the layer's, for `stream`."""
+        """int32 [num_experts + shared, expert_bytes / 4] of random words, as many bytes as the layer's, for `stream`:
+        the rows behind the experts stand for the shared one."""
 
     def release(self) -> None:
         """Drops every tensor made so far."""
@@ -123,6 +149,7 @@ class Implementation(ABC):
     host_sync: empty if `forward` never waits for the GPU, so that a CUDA graph can hold it, else why it cannot;
     revision: a number to raise when this adapter, or a kernel of ours behind it, may run at another speed than before:
     rows of an older revision are measured again; quants: the weight formats that it computes with;
+    facts: the parts of a model's own layer that it computes, names of `NEEDS` in workload/layer.py;
     needs_gpu: whether it cannot run without an NVIDIA GPU;
     computes_layer: whether its output is the layer's, to be checked against the reference (false for the streaming
     limit alone).
@@ -133,6 +160,7 @@ class Implementation(ABC):
     source: ClassVar[str]
     host_sync: ClassVar[str] = ""
     quants: ClassVar[tuple[str, ...]] = ("none",)
+    facts: ClassVar[tuple[str, ...]] = ()
     revision: ClassVar[int] = 1
     needs_gpu: ClassVar[bool] = True
     computes_layer: ClassVar[bool] = True
@@ -146,9 +174,12 @@ class Implementation(ABC):
         """Whether `build` can be asked for this case on this machine."""
 
     def answer(self, case: Case) -> Check:
-        """`check`, but for a weight format that is not among `quants`."""
+        """`check`, but for a weight format that is not among `quants`, and parts of a layer not among `facts`."""
         if case.quant not in self.quants:
             return unsupported(f"quant={case.quant}: it computes with {', '.join(self.quants)}")
+        lacking = [NEEDS[name] for name in case.facts.needs if name not in self.facts]
+        if lacking:
+            return unsupported(f"layer=native: {case.model} needs {' and '.join(lacking)}")
         return self.check(case)
 
     @abstractmethod

@@ -52,8 +52,8 @@ class Bench:
 
     def cold_sets(self, case: Case) -> int:
         """How many weight sets make a chain of forwards cold; 0 if the L2 has to be flushed before each instead."""
-        active_bytes = draw_routing(case).active_experts * case.expert_bytes
-        return weight_sets(active_bytes, self.l2_bytes, case.weight_bytes, self.settings) if self.timed else 1
+        read_bytes = case.read_bytes(draw_routing(case).active_experts)
+        return weight_sets(read_bytes, self.l2_bytes, case.weight_bytes, self.settings) if self.timed else 1
 
     def reference(
         self, case: Case, x: torch.Tensor, weights: Weights, bits: str, name: str = "x"
@@ -68,11 +68,12 @@ class Bench:
             kept = torch.load(path, map_location=self.device)
             return kept["y"], kept["torch_rel_error"]
         arguments = (x, weights.router(), weights.expert, case.top_k, case.gate, weights.correction_bias())
-        y = moe_forward(*arguments)
+        parts = weights.parts()
+        y = moe_forward(*arguments, parts=parts)
         if bits == "a8":
-            own = moe_forward(*arguments, quantize=quantize_fp8)
+            own = moe_forward(*arguments, quantize=quantize_fp8, parts=parts)
         else:
-            own = moe_forward(*arguments, dtype=TORCH_DTYPE[case.dtype])
+            own = moe_forward(*arguments, dtype=TORCH_DTYPE[case.dtype], parts=parts)
         error = relative_error(own, y)
         partial = path.with_suffix(".partial")
         torch.save({"y": y.cpu(), "torch_rel_error": error}, partial)

@@ -34,7 +34,8 @@ CLASS_LINE = re.compile(r"^class (?P<name>\w+)\((Kind|Measurement)(, ABC)?\):", 
 """The line by which the file of a kind is found: to import every file would load torch."""
 
 POINT = (
-    "model", "num_experts", "top_k", "hidden_dim", "ffn_dim", "seed", "dtype", "gating", "quant", "routing", "skew",
+    "model", "num_experts", "top_k", "hidden_dim", "ffn_dim", "seed", "dtype", "gating", "quant", "routing", "layer",
+    "skew",
     "tokens",
 )  # fmt: skip
 """What tells the cases of a closing table apart, in its order."""

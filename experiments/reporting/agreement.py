@@ -57,7 +57,7 @@ def pairs(reference: pd.DataFrame, frame: pd.DataFrame, noise: Mapping[bool, flo
     own = own[own["implementation"] != LIMIT].merge(reference[SHAPE].drop_duplicates(), on=SHAPE)
     there = {key: group.set_index("implementation")["p50_us"] for key, group in reference.groupby(POINT)}
     rows = []
-    for key, group in own[own["gating"] == "softmax"].groupby(POINT):
+    for key, group in own[(own["gating"] == "softmax") & (own["layer"] == "plain")].groupby(POINT):
         here, other = group.set_index("implementation"), there[key]
         for first, second in itertools.combinations(sorted(set(here.index) & set(other.index)), 2):
             a, b = here.loc[first], here.loc[second]

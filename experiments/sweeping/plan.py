@@ -16,9 +16,10 @@ from ..measure.method import method_revision
 from ..table.limits import LIMIT
 from ..workload.arguments import WANTED
 from ..workload.case import DTYPE_NAMES, Case
-from ..workload.config import VARIANT, GridConfig, PlanError, SweepConfig, load_model, systems
+from ..workload.config import VARIANT, GridConfig, ModelConfig, PlanError, SweepConfig, load_model, systems
+from ..workload.layer import PLAIN_LAYER
 from ..workload.recorded import DRAWN, chosen, spelled_out
-from ..workload.shards import shard
+from ..workload.shards import shard, shared_part
 
 ConfigStore.instance().store(name="schema", node=SweepConfig)
 
@@ -113,23 +114,27 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
     dtypes = [DTYPE_NAMES.get(name, name) for name in _values("dtype", config.dtype, grid.dtype, str)]
     quants = _values("quant", config.quant, grid.quant, str)
     routings = _routings(_values("routing", config.routing, grid.routing, str))
+    layers = _values("layer", config.layer, grid.layer, str)
     ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
     cases = []
     for model in models:
         _check_plain("model.name", model.name)
-    for model, (tp, ep), dtype, quant, routing in itertools.product(models, ways, dtypes, quants, routings):
+    kinds = itertools.product(models, ways, dtypes, quants, routings, layers)
+    for model, (tp, ep), dtype, quant, routing, layer in kinds:
         shapes = itertools.product(
             grid.num_experts or [model.num_experts], grid.top_k or [model.top_k], grid.ffn_dim or [model.ffn_dim]
         )
         own = skews if routing == DRAWN or config.skew is not None else [0.0]  # recorded routing has its own skew
         for (experts, top_k, ffn), skew, count in itertools.product(shapes, own, tokens):
-            gating = model.native_gating if config.gating == "native" else config.gating
             name, experts, ffn = shard(model.name, experts, top_k, ffn, tp, ep)
+            shape = (name, experts, top_k, model.hidden_dim, ffn)
+            facts = shared_part(model.name, model.facts(), tp) if layer == "native" else PLAIN_LAYER
+            packed = model.native_quant if quant == "native" else quant
             try:
-                shape = (name, experts, top_k, model.hidden_dim, ffn)
                 if routing != DRAWN:
                     chosen(routing, experts, top_k, count, config.seed)
-                cases.append(Case(*shape, count, skew, config.seed, dtype, gating, quant, routing=routing))
+                gating = _gating(config.gating, layer, model)
+                cases.append(Case(*shape, count, skew, config.seed, dtype, gating, packed, routing, layer, facts))
             except ValueError as error:
                 raise PlanError(str(error)) from None
     return cases
@@ -141,6 +146,13 @@ def _routings(names: Sequence[str]) -> list[str]:
         return [each for name in names for each in spelled_out(name)]
     except ValueError as error:
         raise PlanError(str(error)) from None
+
+
+def _gating(asked: str, layer: str, model: ModelConfig) -> str:
+    """The gating of a point. Raises ValueError for another one than the native layer's own."""
+    if layer == "native" and asked not in ("softmax", "native", model.native_gating):
+        raise ValueError(f"gating={asked}: layer=native of {model.name} has {model.native_gating}")
+    return model.native_gating if "native" in (asked, layer) else asked
 
 
 def _check_settings(config: SweepConfig) -> None:

@@ -60,7 +60,13 @@ CASE = (
         "`drawn` from skew and seed, or file, layer and digest of the recording that it comes from.",
         unstated="drawn",
     ),
-    Column("case_hash", str, "Hash of the case: the columns from `model` to `routing`."),
+    Column(
+        "layer",
+        str,
+        "`plain`, softmax gating and SwiGLU experts, or `native`, the model's own layer (conf/model).",
+        unstated="plain",
+    ),
+    Column("case_hash", str, "Hash of the case: the columns from `model` to `layer`, and what its native layer has."),
 )
 IMPLEMENTATION = (
     Column("implementation", str, "The system that was measured, by the name of its adapter."),

@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,7 +158,7 @@ class Run:
 
     def _full(self, case: Case, row: dict[str, Any]) -> dict[str, Any]:
         full = {
-            "run_id": self.record["run_id"], "study": self.study, **asdict(case), "case_hash": case.case_hash,
+            "run_id": self.record["run_id"], "study": self.study, **case.cells, "case_hash": case.case_hash,
             **{name: self.environment[name] for name in names(ENVIRONMENT) if name in self.environment},
             "timestamp_utc": now_utc(), **row,
         }  # fmt: skip

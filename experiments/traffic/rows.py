@@ -9,7 +9,6 @@ kernel and argument under their own names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -56,7 +55,7 @@ def traffic_rows(case: Case, implementation: str, method: str, tiles: AnyTiles |
     routing = draw_routing(case)
     tiles = tiles or tiles_of(case, implementation)
     common = {
-        **asdict(case), "case_hash": case.case_hash, "implementation": implementation, "method": method,
+        **case.cells, "case_hash": case.case_hash, "implementation": implementation, "method": method,
         "config": _config(implementation, tiles),
         "active_experts": routing.active_experts,
     }  # fmt: skip

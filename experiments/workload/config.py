@@ -15,6 +15,7 @@ from tritonmoe_bench.kernels.gating import GATINGS
 
 from .arguments import PlanError, key
 from .case import DTYPES, MAX_TOKENS, QUANTS
+from .layer import LAYERS, Layer
 from .recorded import DRAWN
 from .recorded import names as recordings
 from .settings import TimingSettings
@@ -30,7 +31,11 @@ SHARED = {"counters": "traffic"}
 
 @dataclass
 class ModelConfig:
-    """A shape of conf/model/. `native_gating` names the model's own gating, see kernels/gating.py."""
+    """A shape of conf/model/, with what its layer is in the model itself, which `layer=native` asks for.
+
+    native_gating: a name of kernels/gating.py; native_quant: the weight format that the model is published in; the
+    other fields are those of `Layer`.
+    """
 
     name: str = MISSING
     num_experts: int = MISSING
@@ -38,10 +43,26 @@ class ModelConfig:
     hidden_dim: int = MISSING
     ffn_dim: int = MISSING
     native_gating: str = "softmax"
+    native_quant: str = "none"
+    activation: str = "silu"
+    router_bias: bool = False
+    float32_router: bool = False
+    expert_bias: bool = False
+    shared_ffn: int = 0
+    shared_gate: bool = False
+    weights_on_input: bool = False
 
     def __post_init__(self) -> None:
-        if self.native_gating not in GATINGS:
-            raise PlanError(f"native_gating={self.native_gating}: allowed are {', '.join(GATINGS)}")
+        for name, known in (("native_gating", GATINGS), ("native_quant", QUANTS)):
+            if getattr(self, name) not in known:
+                raise PlanError(f"{name}={getattr(self, name)}: allowed are {', '.join(known)}")
+
+    def facts(self) -> Layer:
+        """The model's own layer. Raises PlanError for one that cannot be."""
+        try:
+            return Layer(**{each.name: getattr(self, each.name) for each in fields(Layer)})
+        except ValueError as error:
+            raise PlanError(f"model={self.name}: {error}") from None
 
 
 @dataclass
@@ -58,6 +79,7 @@ class GridConfig:
     dtype: list[str] = field(default_factory=lambda: ["bf16"])
     quant: list[str] = field(default_factory=lambda: ["none"])
     routing: list[str] = field(default_factory=lambda: [DRAWN])
+    layer: list[str] = field(default_factory=lambda: ["plain"])
     num_experts: list[int] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
     ffn_dim: list[int] = field(default_factory=list)
@@ -109,12 +131,20 @@ class SweepConfig:
         "each chooses top_k of its experts (model.top_k=1 where a token arrives once per expert); one number or a list",
     )
     gating: str = key("softmax", "one of", [*GATINGS, "native (the model's own)"])
-    quant: Any = key(None, "how the experts' weights are packed: one or a list of", QUANTS)
+    quant: Any = key(
+        None, "how the experts' weights are packed: one or a list of", [*QUANTS, "native (as the model is published)"]
+    )
     routing: Any = key(
         None,
         f"{DRAWN}, from skew and seed, or recorded: <file>, of which every layer is a point, or <file>:<layer>; the "
         "file is a path to an .npz, or a name of conf/recorded; one or a list of",
         lambda: [DRAWN, *recordings()],
+    )
+    layer: Any = key(
+        None,
+        "plain, with softmax gating and SwiGLU experts, or native, as in the model: its own gating, activation, biases "
+        "and shared experts; one or a list of",
+        LAYERS,
     )
     seed: int = key(0, "of routing, activations and weights")
     implementations: Any = key(

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from tritonmoe_bench.kernels.gating import LEAST_SUM, Gating
 
-Expert = Callable[[int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+from .layer import PLAIN_LAYER, Layer
+
+Matrices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Gate, up and down of one expert, or their biases."""
+Expert = Callable[[int], Matrices]
+SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702
+"""Of the clamped SwiGLU: `swiglu_limit` in the config.json of gpt-oss, and `alpha` of its experts' code."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a native layer has beside router and experts, as tensors.
+
+    router_bias: [num_experts]; expert_bias(e): biases of gate [ffn], up [ffn] and down [hidden]; shared: gate
+    [shared_ffn, hidden], up and down of the shared expert; shared_router: [1, hidden]. None for what there is not.
+    """
+
+    facts: Layer = PLAIN_LAYER
+    router_bias: torch.Tensor | None = None
+    expert_bias: Callable[[int], Matrices] | None = None
+    shared: Matrices | None = None
+    shared_router: torch.Tensor | None = None
+
+
+PLAIN_PARTS = Parts()
 
 
 def route(
@@ -40,6 +65,22 @@ def route(
     return weights * gating.scale, experts
 
 
+def activate(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
+    """What an expert makes of its gate and up, both [rows, ffn]; activation: a name of `ACTIVATIONS`."""
+    if activation == "silu":
+        return torch.nn.functional.silu(gate) * up
+    gate, up = gate.clamp(max=SWIGLU_LIMIT), up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
+    return (up + 1) * gate * torch.sigmoid(SWIGLU_ALPHA * gate)
+
+
+def route_rows(
+    x: torch.Tensor, router: torch.Tensor, top_k: int, gating: Gating,
+    correction_bias: torch.Tensor | None = None, router_bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """`route` of the logits of x [tokens, hidden], computed in the dtype of the router, which has a bias or none."""
+    return route(torch.nn.functional.linear(x.to(router.dtype), router, router_bias), top_k, gating, correction_bias)
+
+
 def moe_forward(
     x: torch.Tensor,
     router: torch.Tensor,
@@ -49,24 +90,41 @@ def moe_forward(
     correction_bias: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     quantize: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    parts: Parts = PLAIN_PARTS,
 ) -> torch.Tensor:
     """y [tokens, hidden] = sum over the k experts of weight * down(silu(gate x) * up x), computed in `dtype`.
 
     x [tokens, hidden]; router [num_experts, hidden]; expert(e) gives gate [ffn, hidden], up [ffn, hidden] and
     down [hidden, ffn]. With `dtype` float32 this is the oracle; with the dtype of x it is what PyTorch itself makes of
     the layer in 16 bits, whose error sets the tolerance for every other system. quantize: applied to the rows that
-    enter an expert's GEMMs, x and the intermediate alike, but not to what the router reads.
+    enter an expert's GEMMs, x and the intermediate alike, but not to what the router reads. parts: what a native layer
+    has beside that, the plain one by default.
     """
-    x = x.to(dtype)
-    weights, experts = route(x @ router.to(dtype).T, top_k, gating, correction_bias)
+    x, facts = x.to(dtype), parts.facts
+    router = router if facts.float32_router else router.to(dtype)
+    router_bias = None if parts.router_bias is None else parts.router_bias.to(router.dtype)
+    weights, experts = route_rows(x, router, top_k, gating, correction_bias, router_bias)
+
+    def compute(rows: torch.Tensor, matrices: Matrices, biases: Matrices | None = None) -> torch.Tensor:
+        gate, up, down = (part.to(dtype) for part in matrices)
+        of_gate, of_up, of_down = (None, None, None) if biases is None else (part.to(dtype) for part in biases)
+        linear, rounded = torch.nn.functional.linear, quantize or (lambda rows: rows)
+        rows = rounded(rows)
+        hidden = activate(linear(rows, gate, of_gate), linear(rows, up, of_up), facts.activation)
+        return linear(rounded(hidden), down, of_down)
+
     y = torch.zeros_like(x)
     for index in experts.unique().tolist():
         tokens, position = torch.where(experts == index)
-        gate, up, down = (part.to(dtype) for part in expert(index))
-        rows = x[tokens] if quantize is None else quantize(x[tokens])
-        hidden = torch.nn.functional.silu(rows @ gate.T) * (rows @ up.T)
-        hidden = hidden if quantize is None else quantize(hidden)
-        y.index_add_(0, tokens, (hidden @ down.T) * weights[tokens, position].unsqueeze(1).to(dtype))
+        biases = None if parts.expert_bias is None else parts.expert_bias(index)
+        share = weights[tokens, position].unsqueeze(1).to(dtype)
+        if facts.weights_on_input:
+            y.index_add_(0, tokens, compute(x[tokens] * share, expert(index), biases))
+        else:
+            y.index_add_(0, tokens, compute(x[tokens], expert(index), biases) * share)
+    if parts.shared is not None:
+        out = compute(x, parts.shared)
+        y += out if parts.shared_router is None else torch.sigmoid(x @ parts.shared_router.to(dtype).T) * out
     return y
 
 

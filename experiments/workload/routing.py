@@ -1,9 +1,10 @@
 """Routing, activations and weights of a case, from its seed.
 
 Routing is drawn first, exactly Zipf without replacement: logits = log p(expert) + Gumbel noise, and a token's experts
-are its k largest. A case with recorded routing takes the experts from its file instead. Router weight and x are then
-made such that x @ router.T gives those logits exactly in any dtype (row e of the router is one-hot at feature e), so
-that every system, whatever its GEMM, routes alike.
+are its k largest; with groups, among the groups that are strongest by their two largest logits. A case with recorded
+routing takes the experts from its file instead. Router weight and x are then made such that x @ router.T + bias gives
+those logits exactly in any dtype (row e of the router is one-hot at feature e), so that every system, whatever its
+GEMM, routes alike. Where more than the logits chooses, corrected.py makes the choice fall on the same experts.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from . import recorded
+from . import corrected, recorded
 from .case import Case
+from .dtypes import TORCH_DTYPE, rounded
 
-TORCH_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MANTISSA_BITS = {"bf16": 7, "fp16": 10}
 MIN_GAP = 0.0625
 """Losers lie at least this far under the k-th logit, so that scores rounded to 16 bits do not tie with it either."""
-SIGMOID_RANGE = 4.0
-"""Logits are scaled into +-this for sigmoid scoring, where larger ones would saturate and tie."""
 LEAST_WEIGHT = 1e-4
 """Recorded weights below it count as this much, whose logarithm 16 bits tell from its neighbours."""
+GRID = 0.125
+"""With a bias of the router, logits, biases and their differences are multiples of this up to `GRID_RANGE`, which
+bfloat16 holds exactly up to 32: no sum of them is rounded anywhere."""
+GRID_RANGE = 24.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ def zipf_log_probabilities(num_experts: int, skew: float, rng: np.random.Generat
     return log_p[rng.permutation(num_experts)]
 
 
+def router_bias(case: Case) -> np.ndarray:
+    """The bias of a router that has one, float32 [num_experts], from -1 to 1 on the grid."""
+    rng = np.random.default_rng([case.seed, case.num_experts, 3])
+    return (GRID * rng.integers(-8, 9, case.num_experts)).astype(np.float32)
+
+
 def draw_routing(case: Case) -> Routing:
     """The routing of a case; the same for the same case on any machine. Raises ValueError for a recording that does not
     fit the case, or is not there."""
@@ -63,22 +72,39 @@ def draw_routing(case: Case) -> Routing:
     given = None
     if case.routing != recorded.DRAWN:
         logits, given = _as_recorded(case, logits)
+    elif case.gate.groups > 1:
+        logits = corrected.within_strongest_groups(logits, case.gate)
+    if case.gate.correction_bias:
+        experts = _best_first(logits, case.top_k, given)
+        return _routing(corrected.logits(case, logits, experts), experts, case.num_experts)
     if case.gate.scoring == "sigmoid":
-        logits *= SIGMOID_RANGE / np.abs(logits).max()
-    logits = _round(logits, case.dtype)
-    if given is None:
-        experts = np.argsort(-logits, axis=1, kind="stable")[:, : case.top_k]
-    else:
-        order = np.argsort(-np.take_along_axis(logits, given, axis=1), axis=1, kind="stable")
-        experts = np.take_along_axis(given, order, axis=1)
+        logits *= corrected.SIGMOID_RANGE / np.abs(logits).max()
+    if case.facts.router_bias:
+        logits = GRID * np.round(logits.clip(-GRID_RANGE, GRID_RANGE) / GRID)
+    logits = rounded(logits, case.dtype)
+    experts = _best_first(logits, case.top_k, given)
     kth = np.take_along_axis(logits, experts[:, -1:], axis=1)
     # The spacing of the dtype in the binade above |kth|: two units in the last place, also across a power of two.
     gap = np.maximum(MIN_GAP, 2 * np.exp2(np.floor(np.log2(np.abs(kth) + 1)) + 1 - MANTISSA_BITS[case.dtype]))
+    if case.facts.router_bias:
+        gap = np.maximum(gap, GRID)
     losers = np.ones_like(logits, dtype=bool)
     np.put_along_axis(losers, experts, False, axis=1)
-    logits = np.where(losers, _round(np.minimum(logits, kth - gap), case.dtype), logits)
-    counts = np.bincount(experts.ravel(), minlength=case.num_experts)
-    return Routing(logits, experts, counts)
+    logits = np.where(losers, rounded(np.minimum(logits, kth - gap), case.dtype), logits)
+    return _routing(logits, experts, case.num_experts)
+
+
+def _best_first(logits: np.ndarray, top_k: int, given: np.ndarray | None) -> np.ndarray:
+    """The experts with the k largest logits of each token, or those that are given, largest first; of equal ones the
+    lower, or the first, comes first."""
+    if given is None:
+        return np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+    order = np.argsort(-np.take_along_axis(logits, given, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(given, order, axis=1)
+
+
+def _routing(logits: np.ndarray, experts: np.ndarray, num_experts: int) -> Routing:
+    return Routing(logits, experts, np.bincount(experts.ravel(), minlength=num_experts))
 
 
 def _as_recorded(case: Case, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,13 +123,9 @@ def _as_recorded(case: Case, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def activations(case: Case, routing: Routing, device: str | torch.device) -> torch.Tensor:
-    """x, [tokens, hidden_dim] in the case's dtype: the logits in its first features, standard normal in the rest."""
+    """x, [tokens, hidden_dim] in the case's dtype: the logits, less the bias of the router, in its first features,
+    standard normal in the rest."""
     rng = np.random.default_rng([case.seed, case.tokens, case.hidden_dim, 1])
     x = rng.standard_normal((case.tokens, case.hidden_dim), dtype=np.float32)
-    x[:, : case.num_experts] = routing.logits
+    x[:, : case.num_experts] = routing.logits - router_bias(case) if case.facts.router_bias else routing.logits
     return torch.from_numpy(x).to(device=device, dtype=TORCH_DTYPE[case.dtype])
-
-
-def _round(values: np.ndarray, dtype: str) -> np.ndarray:
-    """To the nearest value of the dtype, as float32."""
-    return torch.from_numpy(values.astype(np.float32)).to(TORCH_DTYPE[dtype]).float().numpy()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .config import PlanError
+from .layer import Layer
 
 
 def shard(model: str, experts: int, top_k: int, ffn: int, tp: int, ep: int) -> tuple[str, int, int]:
@@ -19,3 +22,10 @@ def shard(model: str, experts: int, top_k: int, ffn: int, tp: int, ep: int) -> t
         )
     label = model + f" tp{tp}" * (tp > 1) + f" ep{ep}" * (ep > 1)
     return label, experts // ep, ffn // tp
+
+
+def shared_part(model: str, facts: Layer, tp: int) -> Layer:
+    """The facts of a shard: of its shared expert, one of `tp` equal slices. Raises PlanError if it has none."""
+    if facts.shared_ffn % tp:
+        raise PlanError(f"tp={tp}: must divide shared_ffn={facts.shared_ffn} of {model}")
+    return replace(facts, shared_ffn=facts.shared_ffn // tp)

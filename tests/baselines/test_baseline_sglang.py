@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_layer import case, error_of, stub_modules
+from tiny_layer import NATIVE, case, error_of, native, silu_and_mul, stub_modules
 
 from tritonmoe_bench.baselines import sglang as adapters
 from tritonmoe_bench.baselines.install import sglang_tree, trees
-from tritonmoe_bench.experiments.workload.reference import quantize_fp8, route
+from tritonmoe_bench.experiments.workload.reference import activate, quantize_fp8, route
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.gating import Gating
 
@@ -61,6 +61,10 @@ class MoeRunnerConfig:
     hidden_size: int
     intermediate_size_per_partition: int
     inplace: bool
+    apply_router_weight_on_input: bool = False
+    gemm1_alpha: float | None = None
+    gemm1_clamp_limit: float | None = None
+    gate_up_interleaved: bool = True
 
 
 class Stub:
@@ -71,8 +75,8 @@ class Stub:
         self.settings: object = None
         self.compiler = True
 
-    def fused_experts(self, x, w1, w2, topk_output, runner, use_fp8_w8a8=False, w1_scale=None, w2_scale=None,
-                      block_shape=None):  # fmt: skip
+    def fused_experts(self, x, w1, w2, topk_output, runner, b1=None, b2=None, use_fp8_w8a8=False, w1_scale=None,
+                      w2_scale=None, block_shape=None):  # fmt: skip
         weights, experts, _ = topk_output
         self.calls.append(("fused_experts", tuple(w1.shape), tuple(w2.shape), runner))
         rounded = quantize_fp8 if use_fp8_w8a8 else lambda rows: rows
@@ -86,9 +90,12 @@ class Stub:
         y = torch.zeros_like(x, dtype=torch.float32)
         for token, row in enumerate(rounded(x).float()):
             for weight, expert in zip(weights[token], experts[token]):
-                gate, up = (w1[expert].float() @ row).chunk(2)
-                hidden = rounded((torch.nn.functional.silu(gate) * up)[None])[0]
-                y[token] += weight * (w2[expert].float() @ hidden)
+                first, last = (weight, 1.0) if runner.apply_router_weight_on_input else (1.0, weight)
+                both = first * (w1[expert].float() @ row + (0 if b1 is None else b1[expert]))
+                clamped = (runner.gemm1_alpha, runner.gemm1_clamp_limit, runner.gate_up_interleaved)
+                assert clamped in ((None, None, True), (1.702, 7.0, False))
+                hidden = rounded(activate(*both.chunk(2), "gpt_oss" if runner.gemm1_alpha else "silu")[None])[0]
+                y[token] += last * (w2[expert].float() @ hidden + (0 if b2 is None else b2[expert]))
         return y.to(x.dtype)
 
     def moe_fused_gate(self, scores, bias, topk, scoring_func, renormalize, routed_scaling_factor,
@@ -134,7 +141,7 @@ def stub(monkeypatch):
     runner, kernels = sglang.srt.layers.moe.moe_runner, sglang.kernels
     made.fused_moe = runner.triton_utils.fused_moe
     made.fused_moe.fused_experts = made.fused_experts
-    made.fused_moe.silu_and_mul = "SGLang's own"
+    made.fused_moe.silu_and_mul = silu_and_mul
     sgl_kernel.silu_and_mul = "compiled"
     tables = runner.triton_utils.fused_moe_triton_config
     tables.try_get_optimal_moe_config = made.try_get_optimal_moe_config
@@ -210,7 +217,14 @@ def test_layouts_and_flags(stub, gating):
         "BLOCK_SIZE_M=16 shape=(8, 64, 48) down: BLOCK_SIZE_M=16 USE_TMA=True (E=8,N=48,device_name=STUB.json at M=1) "
         "router_gemm=torch silu_and_mul=jit"
     )
-    assert stub.fused_moe.silu_and_mul == "SGLang's own"
+    assert stub.fused_moe.silu_and_mul is silu_and_mul
+
+
+@pytest.mark.parametrize("facts", NATIVE, ids=str)
+def test_native_layers(stub, facts):
+    adapter, point = adapters.Sglang(), native(facts)
+    assert adapter.answer(point).status.value == "ok"
+    assert error_of(adapter, point) < 0.01
 
 
 @pytest.mark.parametrize(

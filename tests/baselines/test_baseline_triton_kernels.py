@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_layer import case, error_of, stub_modules
+from tiny_layer import NATIVE, case, error_of, native, stub_modules
 
 from tritonmoe_bench.baselines import openai_triton_kernels as adapters
 from tritonmoe_bench.baselines.install import trees
+from tritonmoe_bench.experiments.workload.reference import activate
 from tritonmoe_bench.experiments.workload.weights import Weights
 
 triton = pytest.importorskip("triton")
@@ -44,10 +45,11 @@ class FusedActivation:
 def stub(monkeypatch):
     """A STUB of the part of triton_kernels 3.5.1 that the adapter calls, in PyTorch; it notes the calls."""
     calls: list[tuple] = []
-    module, routing_module, flags = stub_modules(
-        monkeypatch, "triton_kernels.matmul_ogs", "triton_kernels.routing",
+    module, routing_module, swiglu, flags = stub_modules(
+        monkeypatch, "triton_kernels.matmul_ogs", "triton_kernels.routing", "triton_kernels.swiglu",
         "triton_kernels.matmul_ogs_details.opt_flags",
     )  # fmt: skip
+    swiglu.swiglu_fn = "its own"
     flags.reset_opt_flags_constraints = lambda: None
 
     def routing(logits, n_expts_act, sm_first=False):
@@ -61,15 +63,19 @@ def stub(monkeypatch):
 
     def matmul_ogs(x, w, bias, routing_data, gather_indx=None, scatter_indx=None, precision_config=None, gammas=None,
                    fused_activation=None):  # fmt: skip
-        calls.append(("matmul_ogs", tuple(w.shape), w.stride(1), bias, gather_indx is not None))
+        calls.append(("matmul_ogs", tuple(w.shape), w.stride(1), bias is not None, gather_indx is not None))
         module.make_opt_flags(len(calls))
         rows = x[gather_indx.slots // routing_data.k] if gather_indx else x
         out = torch.stack([row.float() @ w[e].float() for row, e in zip(rows, routing_data.experts)])
+        if bias is not None:
+            assert bias.dtype == torch.float32
+            out += bias[routing_data.experts]
         if fused_activation:
-            assert fused_activation.specs.name == "silu_mul"
-            assert (fused_activation.specs.fn_arg_names, fused_activation.fn_args) == ((), ())
+            specs, values = fused_activation.specs, fused_activation.fn_args
+            own = {"silu_mul": ((), ()), "swiglu": (("alpha", "limit"), (1.702, 7.0))}
+            assert (specs.fn_arg_names, values) == own[specs.name]
             assert fused_activation.reduction_n == 2
-            out = torch.nn.functional.silu(out[:, 0::2]) * out[:, 1::2]
+            out = activate(out[:, 0::2], out[:, 1::2], "silu" if specs.name == "silu_mul" else "gpt_oss")
         if gammas is not None:
             out *= gammas[:, None]
         if scatter_indx:
@@ -124,8 +130,8 @@ def test_layouts_and_flags(stub, gating, softmax_first, dtype):
     assert error_of(adapter, point) < 0.01
     assert stub[-3:] == [
         ("routing", 2, softmax_first),
-        ("matmul_ogs", (8, 64, 96), 1, None, True),
-        ("matmul_ogs", (8, 48, 64), 1, None, False),
+        ("matmul_ogs", (8, 64, 96), 1, False, True),
+        ("matmul_ogs", (8, 48, 64), 1, False, False),
     ]
     words = "block_m=16,block_n=256,block_k=64,num_warps=4,num_stages={},split_k=1,is_persistent=1"
     assert adapter.config(point) == f"gate_up:{words.format(2)} down:{words.format(3)}"
@@ -142,6 +148,18 @@ def test_weights_are_interleaved_once_and_dropped_with_their_set(stub):
     assert adapter._operands(weights)[0][0] is pairs
     del weights
     assert len(adapter._operands) == 0
+
+
+@pytest.mark.parametrize("facts", [facts for facts in NATIVE if "weights_on_input" not in facts], ids=str)
+def test_native_layers(stub, facts):
+    adapter, point = adapters.OpenaiTritonKernels(), native(facts)
+    assert adapter.answer(point).status.value == "ok"
+    assert error_of(adapter, point) < 0.01
+
+
+def test_weights_on_the_input_are_not_its_own(stub):
+    check = adapters.OpenaiTritonKernels().answer(native({"weights_on_input": True}))
+    assert check.reason == "layer=native: t needs routing weights on the experts' input"
 
 
 @pytest.mark.parametrize(("fields", "word"), [({"gating": "sigmoid"}, "softmax"), ({"top_k": 3}, "power of two")])

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_layer import case, error_of, stub_modules
+from tiny_layer import NATIVE, case, error_of, native, silu_and_mul, stub_modules
 
 from tritonmoe_bench.baselines import vllm
 from tritonmoe_bench.baselines.install import trees
 from tritonmoe_bench.baselines.parts import vllm_tuning
-from tritonmoe_bench.experiments.workload.reference import quantize_fp8, route
+from tritonmoe_bench.experiments.workload.reference import activate, quantize_fp8, route
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.formats.int4 import Int4, Int4Group32
@@ -60,7 +60,8 @@ def stub(monkeypatch):
         assert w1.is_contiguous()
         assert w2.is_contiguous()
         rounded = lambda rows: rows  # noqa: E731
-        if quant_config is not None:
+        biases = quant_config or {}
+        if "w1_scale" in biases:
             kind = {"[128, 128]": Fp8Block, "[0, 128]": Int4, "[0, 32]": Int4Group32}[str(quant_config["block_shape"])]
             assert w1.dtype == w2.dtype == (torch.float8_e4m3fn if kind is Fp8Block else torch.uint8)
             rounded = quantize_fp8 if kind is Fp8Block else rounded
@@ -69,9 +70,13 @@ def stub(monkeypatch):
         y = torch.zeros_like(hidden_states, dtype=torch.float32)
         for token, row in enumerate(rounded(hidden_states).float()):
             for weight, expert in zip(topk_weights[token], topk_ids[token]):
-                gate, up = (w1[expert].float() @ row).chunk(2)
-                hidden = rounded((torch.nn.functional.silu(gate) * up)[None])[0]
-                y[token] += weight * (w2[expert].float() @ hidden)
+                first, last = (weight, 1.0) if apply_router_weight_on_input else (1.0, weight)
+                both, bias = w1[expert].float() @ row, biases.get("w1_bias")
+                both = first * (both if bias is None else both + bias[expert])
+                pairs = both.chunk(2) if activation == "silu" else (both[0::2], both[1::2])
+                hidden = rounded(activate(*pairs, {"silu": "silu", "swigluoai": "gpt_oss"}[activation])[None])[0]
+                out, bias = w2[expert].float() @ hidden, biases.get("w2_bias")
+                y[token] += last * (out if bias is None else out + bias[expert])
         return y.to(hidden_states.dtype)
 
     def grouped_topk(scores, n_group, topk_group, topk, renormalize, scale, bias, scoring_func):
@@ -86,8 +91,11 @@ def stub(monkeypatch):
 
     names = ("vllm.model_executor.layers.fused_moe", "vllm._custom_ops", "vllm.platforms",
              "vllm.model_executor.layers.fused_moe.fused_moe", "vllm.model_executor.layers.fused_moe.config",
-             "vllm.model_executor.layers.fused_moe.router.fused_topk_router")  # fmt: skip
-    layers, ops, platforms, module, config, router = stub_modules(monkeypatch, *names)
+             "vllm.model_executor.layers.fused_moe.router.fused_topk_router",
+             "vllm.model_executor.layers.fused_moe.activation")  # fmt: skip
+    layers, ops, platforms, module, config, router, activations = stub_modules(monkeypatch, *names)
+    activations.MoEActivation = types.SimpleNamespace(SWIGLUOAI="swigluoai")
+    monkeypatch.setattr(vllm, "_silu_and_mul", silu_and_mul)
     layers.current = None
 
     @contextmanager
@@ -109,6 +117,7 @@ def stub(monkeypatch):
         **({"BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 128, "num_stages": 3} if dtype else {}),
     }  # fmt: skip
     config.fp8_w8a8_moe_quant_config = config.int4_w4a16_moe_quant_config = dict
+    config.biased_moe_quant_config = lambda w1_bias, w2_bias: {"w1_bias": w1_bias, "w2_bias": w2_bias}
     router.fused_topk = fused_topk
     ops.grouped_topk, ops.dsv3_router_gemm = grouped_topk, dsv3_router_gemm
     platforms.current_platform = types.SimpleNamespace(is_cuda=lambda: True)
@@ -145,6 +154,19 @@ def test_layouts_and_flags(stub, gating):
     assert stub[-2] == ("fused_topk", 2, point.gate.renormalize, point.gate.scoring)
     assert stub[-1] == ("fused_experts", (8, 96, 64), (8, 64, 48), False, False, None)
     assert adapter.config(point) == "BLOCK_SIZE_M=16 shape=(8, 64, 48) (E=8,N=48,device_name=STUB.json at M=1)"
+
+
+@pytest.mark.parametrize("facts", NATIVE, ids=str)
+def test_native_layers(stub, facts):
+    adapter, point = vllm.Vllm(), native(facts)
+    assert adapter.answer(point).status.value == "ok"
+    assert error_of(adapter, point) < 0.01
+
+
+def test_a_shared_expert_of_packed_weights_is_unsupported(stub):
+    check = vllm.Vllm().answer(native({"shared_ffn": 128}, **FP8))
+    assert check.status.value == "unsupported"
+    assert check.reason == "quant=fp8_block: run here with SwiGLU experts alone, without biases or a shared expert"
 
 
 def test_fp8_block_weights_run_as_they_are_with_their_table(stub):

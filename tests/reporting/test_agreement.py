@@ -12,7 +12,7 @@ CASE = Case("mixtral", 8, 2, 4096, 14336, 32)
 
 def rows(p50, launch="graph", run="R"):
     """Rows of one point with p20 and p80 one percent apart from the median."""
-    shape = {name: getattr(CASE, name) for name in (*agreement.SHAPE, "gating", "case_hash")}
+    shape = {name: getattr(CASE, name) for name in (*agreement.SHAPE, "gating", "layer", "case_hash")}
     return pd.DataFrame([
         {**shape, "run_id": run, "implementation": name, "status": "ok", "launch": launch, "p50_us": us,
          "p20_us": 0.99 * us, "p80_us": 1.01 * us}
