@@ -30,6 +30,7 @@ WHOLE = (
     "kernels/fast/choose.py", "kernels/fast/forward.py", "kernels/fast/tile_types.py", "kernels/paper/pipeline.py",
     "kernels/paper/tiles.py",
     "experiments/measure/timing.py", "experiments/workload/routing.py", "experiments/workload/weights.py",
+    "experiments/workload/corrected.py", "experiments/workload/dtypes.py",
 )  # fmt: skip
 """Files of which every function and constant counts: they choose tiles, time, and make the workload."""
 OWNERS = {

@@ -55,9 +55,9 @@ GOLDEN = {
         "2c6420b7b9e8",
     ),
     Case("deepseek_v3", 256, 8, 7168, 2048, 4, gating="deepseek_v3"): (
-        "2ff616a93e40",
-        "443e1796b540",
-        "9a44074c3411",
+        "d9afebc5927a",
+        "f21b79ef1bac",
+        "4e548e59fdf2",
         "f2f8f5e170cd",
     ),
 }
