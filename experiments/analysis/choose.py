@@ -155,8 +155,8 @@ def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int
 def _check_case(question: Question, shape: tuple[str, int, int, int, int]) -> None:
     """Raises PlanError for what no sweep could measure."""
     try:
-        routed = {"dtype": question.dtype, "gating": question.gating, "quant": question.quant, "layer": question.layer}
-        Case(*shape, question.tokens, question.skew, **routed)
+        asked = (question.tokens, question.skew, 0, question.dtype, question.gating, question.quant)
+        Case(*shape, *asked, layer=question.layer)
     except ValueError as error:
         raise PlanError(str(error)) from None
 
