@@ -152,11 +152,10 @@ def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int
     return shape
 
 
-def _check_case(question: Question, shape: tuple[str, int, int, int, int]) -> None:
+def _check_case(asked: Question, shape: tuple[str, int, int, int, int]) -> None:
     """Raises PlanError for what no sweep could measure."""
     try:
-        asked = (question.tokens, question.skew, 0, question.dtype, question.gating, question.quant)
-        Case(*shape, *asked, layer=question.layer)
+        Case(*shape, asked.tokens, asked.skew, 0, asked.dtype, asked.gating, asked.quant, layer=asked.layer)
     except ValueError as error:
         raise PlanError(str(error)) from None
 
