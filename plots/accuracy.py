@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tritonmoe_bench.experiments.analysis import compare
 from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT
+from tritonmoe_bench.experiments.analysis.headline import peers
 from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT
 from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
 from tritonmoe_bench.experiments.reporting.texts import say
@@ -43,7 +44,7 @@ def draw(results: Results) -> Figure:
         raise studies[0].lacks(f"error of a system other than {LIMIT}")
     names, dtypes = compare.systems(known), sorted(known["dtype"].unique())
     medians = known.groupby("implementation")["ratio"].median()
-    others = medians.drop(FAST, errors="ignore")
+    others = medians[peers(known)]
     title = say("figures.j2", "accuracy", fast=medians.get(FAST), others=others if len(others) else medians)
     figure, axes = layout.sheet(1, len(dtypes), 0.4 + 0.16 * len(names), title, sharey=True)
     for panel, dtype in zip(axes, dtypes):

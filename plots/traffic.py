@@ -47,7 +47,7 @@ def draw(results: Results) -> Figure:
         here = saved[saved["model"] == model]
         left.plot(here["tokens"], 100 * here["saving"], color=color, marker=marker)
     left.axhline(100 * claimed, color=style.CLAIM, lw=1.2, ls=style.DASH)
-    left.annotate(f"claimed: {claimed:.0%}", (0.04, 100 * claimed), (0, -2), xycoords=("axes fraction", "data"),
+    left.annotate(f"claimed: {100 * claimed:.0f} %", (0.04, 100 * claimed), (0, -2), xycoords=("axes fraction", "data"),
                   textcoords="offset points", va="top", color=style.CLAIM)  # fmt: skip
     left.axhline(0, color=style.INK, lw=0.6, zorder=1)
     least, most = 100 * saved["saving"].min(), 100 * max(claimed, saved["saving"].max())

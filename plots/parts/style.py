@@ -57,7 +57,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "megablocks_grouped_cublas": ("#4a90d9", "v", DASHDOT),
     "megablocks_grouped_cutlass": ("#2f7fc1", "D", DASH),
     "vllm": ("#00684a", "P"),
-    "vllm_tuned": ("#1f9e6b", "P", DASH),
+    "vllm_tuned": ("#1f9e6b", "s", DASH),
     "sglang": ("#3f9a6d", "X", DASHDOT),
     "openai_triton_kernels": ("#4b7f13", "p"),
     "scattermoe": ("#9c8f1f", "h", DASH),
