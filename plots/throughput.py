@@ -51,7 +51,8 @@ def draw(results: Results) -> Figure:
     axes[0].set_ylabel("% of what\nmemory allows")
     axes[0].annotate("tok/s", (0, 1), (-3, 2), xycoords="axes fraction", textcoords="offset points", ha="right",
                      va="bottom", color="#555555")  # fmt: skip
-    notes = caption.notes(study, say("figures.j2", "throughput_notes", dtype=best["dtype"].iloc[0]))
+    notes = say("figures.j2", "throughput_notes", dtype=best["dtype"].iloc[0], other=_best_other(best))
+    notes = caption.notes(study, notes)
     return layout.finish(figure, lines.handles(best), notes, caption.source(study))
 
 
@@ -59,6 +60,13 @@ def share_of_limit(best: pd.DataFrame) -> pd.DataFrame:
     """The rows that have a limit, with `share`, the limit over the latency, and `below`: faster than it."""
     known = best[best["limit_us"].notna() & (best["implementation"] != LIMIT)]
     return known.assign(share=known["limit_us"] / known["p50_us"], below=below_limit(known))
+
+
+def _best_other(best: pd.DataFrame) -> tuple[str, float] | None:
+    """Of the systems that no line in colour is made of, the one with the largest median share, and that."""
+    thin = best[~best["implementation"].map(lambda name: any(has(name) for _, has in lines.KINDS))]
+    medians = thin.groupby("implementation")["share"].median()
+    return (style.look(str(medians.idxmax())).label, float(medians.max())) if len(medians) else None
 
 
 def _rates(panel: Axes, rows: pd.DataFrame) -> None:

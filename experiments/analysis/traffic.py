@@ -6,8 +6,6 @@ import pandas as pd
 
 from .names import PAPER, UNFUSED
 
-LEFT_OUT = "not in this run: conf/study/counters.yaml says who runs what"
-"""Why a system has no row of a case that others have."""
 TENSORS = {
     "weights": ("weights", "#dcdcdc", ""),
     "x": ("x", "#1b1b1b", ""),
@@ -44,19 +42,6 @@ def totals(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(bytes=rows["read_bytes"] + rows["write_bytes"])
     rows = rows[rows["bytes"].notna() & rows["min_bytes"].notna()]
     return rows.assign(over=rows["bytes"] / rows["min_bytes"])
-
-
-def uncounted(rows: pd.DataFrame) -> pd.DataFrame:
-    """The points that the counters did not see, of every case and system that they were asked for: with status and
-    reason, ``not run`` where there is no row at all."""
-    rows = rows[(rows["method"] == COUNTERS) & (rows["stage"] == "total")]
-    cases = rows[["case_hash", "model", "tokens", "dtype"]].drop_duplicates("case_hash")
-    grid = cases.merge(rows[["implementation"]].drop_duplicates(), how="cross")
-    points = grid.merge(
-        rows[["case_hash", "implementation", "status", "reason"]], on=["case_hash", "implementation"], how="left"
-    )
-    points = points.astype({"status": object, "reason": object}).fillna({"status": "not run", "reason": LEFT_OUT})
-    return points[points["status"] != "ok"]
 
 
 def grouped(rows: pd.DataFrame, accounting: str) -> pd.Series:
@@ -106,21 +91,15 @@ def savings(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shares, columns=["model", "tokens", "dtype", "method", "accounting", "saving"])
 
 
-def possible_saving(rows_over_hidden: float, ffn_over_hidden: float, top_k: int, weights: bool = True) -> float:
-    """Share of the unfused bytes that fusing takes away, each address once a stage, by the closed form.
-
-    rows_over_hidden: rows of an active expert over hidden_dim; ffn_over_hidden: ffn_dim over hidden_dim. Per row and
-    in units of hidden_dim, gate and up are written and read (4 ffn) and the permuted row is read a second time; the
-    unfused pipeline also moves SiLU(gate) x up twice, the permuted row three times, the expert's output twice, and for
-    each token x twice and y once. Weights are 3 x hidden x ffn per expert. Router, routing and schedule are left out:
-    under 1 % at the shapes of real layers.
-    """
-    unfused = rows_over_hidden * (6 * ffn_over_hidden + 5 + 3 / top_k)
-    return rows_over_hidden * (4 * ffn_over_hidden + 1) / (unfused + (3 * ffn_over_hidden if weights else 0))
-
-
 def tokens_needed(saving: float, shape: pd.Series) -> float:
-    """Tokens, spread evenly over the experts, at which fusing saves that share of all bytes; infinite if at none."""
+    """Tokens, spread evenly over the experts, at which fusing saves that share of all bytes, each address once a stage;
+    infinite if at none. shape: hidden_dim, ffn_dim, num_experts and top_k.
+
+    By the closed form. Per row and in units of hidden_dim, gate and up are written and read (4 ffn) and the permuted
+    row is read a second time; the unfused pipeline also moves SiLU(gate) x up twice, the permuted row three times, the
+    expert's output twice, and for each token x twice and y once. Weights are 3 x hidden x ffn per expert. Router,
+    routing and schedule are left out: under 1 % at the shapes of real layers.
+    """
     ratio = shape["ffn_dim"] / shape["hidden_dim"]
     gain = 4 * ratio + 1 - saving * (6 * ratio + 5 + 3 / shape["top_k"])
     rows = saving * 3 * ratio / gain * shape["hidden_dim"] if gain > 0 else float("inf")

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from tritonmoe_bench.experiments.analysis.names import in_order, model_label
+from tritonmoe_bench.experiments.analysis.names import in_order
 
 from . import style
 
@@ -171,9 +171,3 @@ def short(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:g}"
-
-
-def panel_title(key: tuple[str, str, str]) -> str:
-    """Model and dtype, and the gating where it is not the plain softmax that all systems run."""
-    model, dtype, gating = key
-    return f"{model_label(model)}, {dtype}" + ("" if gating == "softmax" else f", {gating}")

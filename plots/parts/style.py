@@ -23,7 +23,6 @@ INK = "#222222"
 GREY = "#a6a6a6"
 """Of systems that are shown for the range that they span, not one by one."""
 BAND = "#ebe5d3"
-MISSING = "#d9d9d9"
 CLAIM = "#d0003c"
 """Of what the paper claims."""
 LEAST_CONTRAST = 3.0

@@ -137,23 +137,15 @@ def test_bars_are_the_bytes_of_each_pipeline(results):
     assert list(ends.values()) == pytest.approx([moved["paper_unfused"] / 1e9, moved["paper_fused"] / 1e9])
 
 
-@pytest.mark.parametrize("weights", [True, False])
-def test_the_closed_form_of_the_map_is_that_of_the_model(weights):
+def test_the_tokens_that_a_saving_needs_are_those_of_the_model():
     from modelled import saving
 
     from tritonmoe_bench.experiments.traffic.rows import TILES
     from tritonmoe_bench.experiments.workload.case import Case
 
     case = Case("mixtral", 8, 2, 4096, 14336, tokens=4096)
-    even = [case.slots // 8] * 8
-    modelled = saving(case, even, TILES, "unique" if weights else "activations")
-    assert traffic_data.possible_saving(even[0] / 4096, 3.5, 2, weights) == pytest.approx(modelled, abs=2e-4)
-
-
-def test_tokens_needed_solve_the_closed_form():
+    modelled = saving(case, [case.slots // 8] * 8, TILES, "unique")
     shape = pd.Series({"hidden_dim": 4096, "ffn_dim": 14336, "num_experts": 8, "top_k": 2})
-    tokens = traffic_data.tokens_needed(0.35, shape)
-    assert traffic_data.possible_saving(tokens * 2 / 8 / 4096, 3.5, 2) == pytest.approx(0.35)
+    assert traffic_data.tokens_needed(modelled, shape) == pytest.approx(4096, rel=2e-3)
     narrow = pd.Series({"hidden_dim": 7168, "ffn_dim": 2048, "num_experts": 256, "top_k": 8})
     assert traffic_data.tokens_needed(0.35, narrow) == float("inf")
-    assert traffic_data.possible_saving(1e9, 2048 / 7168, 8) < 0.35
