@@ -17,6 +17,7 @@ from tritonmoe_bench.kernels.gating import GATINGS
 from ..table import store
 from ..table.columns import FORWARD_KEY
 from ..table.current import newest, read_run
+from ..table.errors import error_text
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
 from ..workload.config import VARIANT, load_model, model_names
@@ -304,6 +305,7 @@ def _line(row: pd.Series, best: pd.Series) -> dict[str, str]:
         "µs": f"{row['p50_us']:.1f}",
         "p20–p80": f"{row['p20_us']:.1f}–{row['p80_us']:.1f}",
         "x the fastest": ratio,
+        "error, x PyTorch's": error_text(row),
         "of the limit": "" if pd.isna(row["limit_us"]) else f"{100 * row['limit_us'] / row['p50_us']:.0f} %",
         "launch": row["launch"],
         "workspace": "" if pd.isna(row["workspace_bytes"]) else f"{row['workspace_bytes'] / 2**20:.1f} MiB",

@@ -1,11 +1,11 @@
-"""Findings, and the registry of rules: exactly one for each claim of results/paper/claims.yaml."""
+"""Findings, and the registry of rules: exactly one for each claim of results/paper/claims.yaml and disputed.yaml."""
 
 from __future__ import annotations
 
 import enum
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from ..analysis.compare import NoEvidence, Source
 from .evidence import Evidence
 
 CLAIMS = ROOT / "results" / "paper" / "claims.yaml"
+"""What is claimed of this kind of kernel, by the paper and others."""
+DISPUTED = CLAIMS.with_name("disputed.yaml")
+"""What public threads contradict each other on."""
 
 
 class Verdict(str, enum.Enum):
@@ -42,8 +45,8 @@ class Verdict(str, enum.Enum):
 class Claim:
     """An entry of claims.yaml: the claim in our words, where it comes from, its figures, and what would decide it.
 
-    figure: name of the figure that shows it, without its ending, empty if none does; constants: what its rule decides
-    with beside the claim's figures. Both are the rule's.
+    threads: where it is disputed, as in owner/name#number; figure: name of the figure that shows it, without its ending,
+    empty if none does; constants: what its rule decides with beside the claim's figures. Both are the rule's.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Claim:
     claim: str
     figures: Mapping[str, Any]
     decided_by: str
+    threads: Sequence[str] = ()
     figure: str = ""
     constants: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,6 +108,7 @@ Rule = Callable[[Evidence, Mapping[str, Any]], Finding]
 @dataclass(frozen=True)
 class _Registered:
     rule: Rule
+    among: str
     figure: str
     constants: Mapping[str, Any]
 
@@ -111,26 +116,28 @@ class _Registered:
 _RULES: dict[str, _Registered] = {}
 
 
-def rule(claim_id: str, figure: str = "", **constants: Any) -> Callable[[Rule], Rule]:
-    """Registers the rule of a claim. figure and constants: see `Claim`. Raises ValueError if the claim has one."""
+def rule(claim_id: str, figure: str = "", among: Path = CLAIMS, **constants: Any) -> Callable[[Rule], Rule]:
+    """Registers the rule of a claim of the file `among`. figure and constants: see `Claim`. Raises ValueError if the
+    claim has one."""
 
     def register(function: Rule) -> Rule:
         if claim_id in _RULES and _RULES[claim_id].rule.__module__ != function.__module__:
             raise ValueError(f"claim {claim_id} has two rules")
-        _RULES[claim_id] = _Registered(function, figure, constants)
+        _RULES[claim_id] = _Registered(function, among.name, figure, constants)
         return function
 
     return register
 
 
 def load_claims(path: Path = CLAIMS) -> list[Claim]:
-    """The claims, in the file's order. Raises ValueError unless claims and rules match one to one."""
+    """The claims, in the file's order. Raises ValueError unless its claims and the rules for them match one to one."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f".{module.name}", __package__)
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     ids = [entry["id"] for entry in entries]
-    without_rule = sorted(set(ids) - set(_RULES))
-    without_claim = sorted(set(_RULES) - set(ids))
+    rules = {claim_id for claim_id, known in _RULES.items() if known.among == path.name}
+    without_rule = sorted(set(ids) - rules)
+    without_claim = sorted(rules - set(ids))
     if without_rule or without_claim or len(ids) != len(set(ids)):
         raise ValueError(
             f"{path.name} and the rules differ: claims without a rule {without_rule}, rules without a claim "

@@ -9,6 +9,7 @@ import pandas as pd
 from ..implementation.contract import Implementation
 from ..table import columns
 from ..table.columns import Column
+from ..table.errors import error_text
 from ..table.limits import BELOW_MARK, LIMIT, below_limit
 from ..workload.case import Case
 from .measurement import Measurement, Rows, by_point
@@ -93,12 +94,20 @@ def _latencies(timed: pd.DataFrame) -> str:
     lines = [
         table[list(order)].fillna("-").to_string(),
         "best launch mode: latency in us, share of the measured limit, speed over the best Megablocks path",
+        "largest error over PyTorch's own with the same bits: " + ", ".join(_largest_errors(best, order)),
     ]
     if best["below"].any():
         lines.append(
             f"{BELOW_MARK}: faster than the measured limit: the system leaves something out, or the limit is wrong"
         )
     return "\n".join(lines)
+
+
+def _largest_errors(best: pd.DataFrame, systems: pd.Index) -> list[str]:
+    """`fast 1.02 a8` of each system whose output was checked, at the case where it is furthest from the reference."""
+    known = best.assign(over=best["rel_error"] / best["torch_rel_error"]).dropna(subset="over")
+    worst = known.sort_values("over").drop_duplicates("implementation", keep="last").set_index("implementation")
+    return [f"{name} {error_text(worst.loc[name])}" for name in systems if name in worst.index]
 
 
 def _cell(row: pd.Series) -> str:

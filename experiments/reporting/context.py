@@ -15,7 +15,7 @@ from PIL import Image
 from ..analysis import own_code
 from ..analysis.age import older_methods, older_revisions
 from ..analysis.results import MissingStudy, Results, Study
-from ..claims import CLAIMS, Evidence, decide
+from ..claims import CLAIMS, DISPUTED, Evidence, decide
 from ..measure.revisions import lock_hash
 from ..table import columns, store
 from ..workload.config import names
@@ -39,10 +39,8 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
     throughput = frames.get("throughput", pd.DataFrame())
     headline = frames.get("headline", pd.DataFrame())
     tests, portability = load_outcomes(results)
-    findings = [
-        claim_texts(finding)
-        for finding in decide(Evidence(device, frames, tests, portability, own_code.speedups(device)))
-    ]
+    evidence = Evidence(device, frames, tests, portability, own_code.speedups(device))
+    findings, disputed = ([claim_texts(finding) for finding in decide(evidence, path)] for path in (CLAIMS, DISPUTED))
     older = older_methods(frames) + older_revisions(frames)
     records = {name: study.record for name, study in studies.items()}
     return {
@@ -50,7 +48,10 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "verdicts": Counter(finding.verdict for finding in findings),
         "fastest": {} if throughput.empty else tables.winners(throughput),
         "findings": findings,
-        "figures": find_figures(figures / device, [FIRST_FIGURE, FIELD_FIGURE, *(f.figure for f in findings)]),
+        "disputed": disputed,
+        "figures": find_figures(
+            figures / device, [FIRST_FIGURE, FIELD_FIGURE, *(f.figure for f in [*findings, *disputed])]
+        ),
         "first_figure": FIRST_FIGURE,
         "field_figure": FIELD_FIGURE,
         "field_sentences": report_headline.field_sentences(headline),

@@ -32,7 +32,7 @@ OLDER_MARK = "†"
 class ClaimTexts:
     """What the report prints of one finding.
 
-    title: the claim in a few words; claimed, brief: what is published and measured, in as few; miss: on which side the
+    title: the claim in a few words; threads: links to where it is disputed; claimed, brief: what is published and measured, in as few; miss: on which side the
     points miss it; own_code, own_ratios: what the paper's own code does; rule: how the verdict is reached; points: as
     in "3 of 4". What does not apply is empty.
     """
@@ -52,6 +52,7 @@ class ClaimTexts:
     sentence: str
     rows: str
     rule: str
+    threads: str
     figure: str
 
 
@@ -73,7 +74,7 @@ def claim_texts(finding: Finding) -> ClaimTexts:
         own_code=say("claims.j2", "own_code", own=finding.own_code) if finding.own_code else "",
         own_ratios=say("claims.j2", "own_ratios", own=finding.own_code) if finding.own_code else "",
         rows=say("claims.j2", "decided_by", sources=finding.sources), rule=say(template, "rule", **numbers),
-        figure=claim.figure,
+        threads=say("claims.j2", "stated_in", threads=claim.threads), figure=claim.figure,
     )  # fmt: skip
 
 

@@ -131,11 +131,13 @@ def moe_forward(
 def quantize_fp8(rows: torch.Tensor) -> torch.Tensor:
     """The rows [n, columns] as e4m3 holds them with one scale per row and 128 columns, in their own dtype.
 
-    It is what systems with 8-bit activations (W8A8) compute with; columns must be a multiple of 128.
+    It is what systems with 8-bit activations (W8A8) compute with; the last group may have fewer columns.
     """
-    groups = rows.float().unflatten(-1, (-1, 128))
+    columns = rows.shape[-1]
+    groups = torch.nn.functional.pad(rows.float(), (0, -columns % 128)).unflatten(-1, (-1, 128))
     scales = groups.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448.0
-    return ((groups / scales).to(torch.float8_e4m3fn).float() * scales).flatten(-2).to(rows.dtype)
+    rounded = (groups / scales).to(torch.float8_e4m3fn).float() * scales
+    return rounded.flatten(-2)[..., :columns].to(rows.dtype)
 
 
 def relative_error(y: torch.Tensor, reference: torch.Tensor) -> float:

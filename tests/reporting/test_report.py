@@ -20,14 +20,16 @@ import yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tritonmoe_bench.experiments.claims import CLAIMS, Verdict
+from tritonmoe_bench.experiments.claims import CLAIMS, DISPUTED, Verdict
 from tritonmoe_bench.experiments.reporting import context, headline, ranking, render
 from tritonmoe_bench.experiments.reporting import tables as report_tables
 from tritonmoe_bench.experiments.table import store
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = make_results.DEVICE
-IDS = [claim["id"] for claim in yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))]
+IDS, DISPUTED_IDS = (
+    [claim["id"] for claim in yaml.safe_load(path.read_text(encoding="utf-8"))] for path in (CLAIMS, DISPUTED)
+)
 FIGURES = ("throughput", "headline", "skew")
 
 
@@ -78,7 +80,7 @@ def test_markdown_has_each_claim_once_in_a_row_that_starts_with_its_id(written):
 
 def test_html_has_each_claim_once(written):
     html = (written / "results" / "report.html").read_text(encoding="utf-8")
-    assert re.findall(r'<th scope="row">([^<]+)</th>', html) == IDS
+    assert re.findall(r'<th scope="row">([^<]+)</th>', html) == IDS + DISPUTED_IDS
 
 
 def test_html_needs_no_network(written):
@@ -86,7 +88,7 @@ def test_html_needs_no_network(written):
     page = Page(html)
     assert page.loaded
     assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
-    assert all(link.startswith(("#", "https://arxiv.org/")) for link in page.links)
+    assert all(link.startswith(("#", "https://arxiv.org/", "https://github.com/")) for link in page.links)
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
     assert not {"script", "iframe", "link"} & set(page.tags)
     assert "@import" not in html
@@ -223,7 +225,8 @@ def test_report_without_any_results_says_so(tmp_path):
     (tmp_path / "results").mkdir()
     render.write_report(tmp_path / "results", tmp_path / "figures", "no device", tmp_path / "README.md")
     text = (tmp_path / "results" / "REPORT.md").read_text(encoding="utf-8")
-    assert text.count("**undecided**") == len(IDS)
+    assert text.count("**undecided**") == len(IDS) + len(DISPUTED_IDS) - 1
+    assert text.count("**not applicable**") == 1  # a shape that no model has
     assert "There are no rows" in text
     assert not (tmp_path / "README.md").exists()
 

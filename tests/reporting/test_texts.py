@@ -5,17 +5,19 @@ from claim_rows import frame, row
 from markdown_it import MarkdownIt
 
 from tritonmoe_bench.experiments.analysis import age
-from tritonmoe_bench.experiments.claims import load_claims
+from tritonmoe_bench.experiments.claims import DISPUTED, load_claims
 from tritonmoe_bench.experiments.reporting import context, headline, ranking, texts
 
 
 def test_every_claim_has_a_template_and_every_template_a_claim():
     folder = texts.TEMPLATES / "claims"
-    assert {path.stem for path in folder.glob("*.j2")} - {"parts"} == {claim.id for claim in load_claims()}
-    for claim in load_claims():
+    published, disputed = load_claims(), load_claims(DISPUTED)
+    assert {path.stem for path in folder.glob("*.j2")} - {"parts"} == {claim.id for claim in [*published, *disputed]}
+    for claim in [*published, *disputed]:
         rule = texts.say(f"claims/{claim.id}.j2", "rule", figures=claim.figures, **claim.constants)
         assert rule.endswith(".")
-        assert "does not hold if" in rule
+        assert "does not hold if" in rule or claim in disputed
+        assert bool(claim.threads) == (claim in disputed)
         named = {"figures": claim.figures, **claim.constants}
         assert all(texts.say(f"claims/{claim.id}.j2", macro, **named) for macro in ("title", "claimed"))
 
