@@ -45,8 +45,8 @@ class Verdict(str, enum.Enum):
 class Claim:
     """An entry of claims.yaml: the claim in our words, where it comes from, its figures, and what would decide it.
 
-    threads: where it is disputed, as in owner/name#number; figure: name of the figure that shows it, without its ending,
-    empty if none does; constants: what its rule decides with beside the claim's figures. Both are the rule's.
+    threads: where it is disputed, as in owner/name#number; figure: name of the figure that shows it, without its
+    ending, empty if none does; constants: what its rule decides with beside the claim's figures. Both are the rule's.
     """
 
     id: str

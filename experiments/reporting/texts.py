@@ -32,9 +32,9 @@ OLDER_MARK = "†"
 class ClaimTexts:
     """What the report prints of one finding.
 
-    title: the claim in a few words; threads: links to where it is disputed; claimed, brief: what is published and measured, in as few; miss: on which side the
-    points miss it; own_code, own_ratios: what the paper's own code does; rule: how the verdict is reached; points: as
-    in "3 of 4". What does not apply is empty.
+    title: the claim in a few words; claimed, brief: what is published and measured, in as few; miss: on which side the
+    points miss it; own_code, own_ratios: what the paper's own code does; rule: how the verdict is reached; threads:
+    links to where it is disputed; points: as in "3 of 4". What does not apply is empty.
     """
 
     id: str
