@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench.experiments.implementation.contract import (
+    NEEDS,
     OK,
     Case,
     Check,
@@ -36,7 +37,7 @@ class Fast(Implementation):
     source = "kernels/fast/layer.py"
     needs_gpu = False
     quants = ("none", "fp8_block")
-    facts = ("float32_router", "shared_ffn")
+    facts = tuple(NEEDS)
 
     def version(self) -> str:
         from tritonmoe_bench import __version__
@@ -46,8 +47,8 @@ class Fast(Implementation):
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 
-        if case.quant != "none" and case.facts.shared_ffn:
-            return unsupported(f"quant={case.quant}: run here without a shared expert")
+        if case.quant != "none" and case.facts.shared_ffn and not _has_shared_slot(case):
+            return unsupported(f"quant={case.quant}: packed, a shared expert has to be as wide as the others")
         if case.num_experts > MAX_EXPERTS or case.top_k > MAX_TOP_K:
             return unsupported(f"takes up to {MAX_EXPERTS} experts and top_k up to {MAX_TOP_K}")
         return OK
@@ -59,24 +60,15 @@ class Fast(Implementation):
         return _packed_activations() if packed else "a16"
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        from tritonmoe_bench.kernels.fast.layer import fast_moe
-
-        from .parts.shared_expert import adds_shared
-        from .parts.silu_gate import silu_and_mul
-
-        if case.quant != "none":
-            packed = (weights.router(), weights.packed_gate_up(), weights.packed_down(), case.top_k, case.gate)
-            correction = weights.correction_bias()
-            return lambda x: fast_moe(x, *packed, correction_bias=correction)
-        layer = (weights.router(), weights.gate_up(), weights.down(), case.top_k, case.gate)
-        bias, add_shared = weights.correction_bias(), adds_shared(case, weights, silu_and_mul)
-        return lambda x: add_shared(x, fast_moe(x, *layer, correction_bias=bias))
+        return with_shared_slot(case, weights) if _has_shared_slot(case) else with_shared_beside(case, weights)
 
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
         GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines."""
-        if case.quant != "none":
+        if case.quant != "none" or case.facts.needs:
             return []
+        import torch
+
         from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_place
         from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
         from tritonmoe_bench.kernels.fast.forward import launch_combine
@@ -117,6 +109,63 @@ class Fast(Implementation):
 
     def planned_config(self, case: Case) -> str:
         return self.config(case)
+
+
+def with_shared_beside(case: Case, weights: Weights) -> Forward:
+    """`fast_moe`, and a shared expert in PyTorch's GEMMs after it."""
+    from tritonmoe_bench.kernels.fast.layer import fast_moe
+
+    from .parts.shared_expert import adds_shared
+    from .parts.silu_gate import silu_and_mul
+
+    layer = (weights.router(), *_experts(case, weights), case.top_k, case.gate)
+    options = {"router_bias": weights.router_bias(), "correction_bias": weights.correction_bias(),
+               **_epilogue(case, weights)}  # fmt: skip
+    add_shared = adds_shared(case, weights, silu_and_mul)
+    return lambda x: add_shared(x, fast_moe(x, *layer, **options))
+
+
+def with_shared_slot(case: Case, weights: Weights) -> Forward:
+    """`fast_experts` with the shared expert as one more, which every token has a slot for; the tiles are those that the
+    layer has without it."""
+    from tritonmoe_bench.kernels.fast.layer import fast_experts
+    from tritonmoe_bench.kernels.fast.route import Router
+    from tritonmoe_bench.kernels.fast.shared import append_shared
+
+    routing = (case.top_k, case.gate, weights.correction_bias(), weights.router_bias())
+    router, gate = Router(weights.router(), *routing), weights.shared_router()
+    gate = None if gate is None else gate[0]
+    experts, tiles = _experts(case, weights, with_shared=True), _tiles(case)
+    options = {"tiles": tiles, **_epilogue(case, weights)}
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        slots = append_shared(x, *router.choose(x), case.num_experts, gate)
+        return fast_experts(x, *experts, *slots, **options)
+
+    return forward
+
+
+def _has_shared_slot(case: Case) -> bool:
+    """Whether the shared expert can be one more: of the same width, and within what the kernels take."""
+    from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
+
+    fits = case.num_experts < MAX_EXPERTS and case.top_k < MAX_TOP_K and not case.facts.expert_bias
+    return case.facts.shared_ffn == case.ffn_dim and fits
+
+
+def _experts(case: Case, weights: Weights, with_shared: bool = False) -> tuple[Any, Any]:
+    """Gate and up, and down, as tensors or packed."""
+    if case.quant != "none":
+        return weights.packed_gate_up(with_shared), weights.packed_down(with_shared)
+    return weights.gate_up(with_shared=with_shared), weights.down(with_shared=with_shared)
+
+
+def _epilogue(case: Case, weights: Weights) -> dict[str, Any]:
+    """Options of `fast_moe` and `fast_experts` for what a native layer has beside its products."""
+    return {
+        "activation": case.facts.activation, "weights_on_input": case.facts.weights_on_input,
+        "gate_up_bias": weights.gate_up_bias(), "down_bias": weights.down_bias(),
+    }  # fmt: skip
 
 
 def _tiles(case: Case) -> FastTiles | FewTiles:

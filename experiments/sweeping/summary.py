@@ -27,7 +27,8 @@ def plan_text(plan: Plan) -> str:
         f"  models: {', '.join(models)}",
         f"  tokens: {_list(case.tokens for case in plan.cases)}; "
         f"experts: {_list(case.num_experts for case in plan.cases)}; "
-        f"skew: {_list(case.skew for case in plan.cases)}; dtype: {_list(case.dtype for case in plan.cases)}",
+        f"skew: {_list(case.skew for case in plan.cases)}; dtype: {_list(case.dtype for case in plan.cases)}; "
+        f"format: {_list(case.quant for case in plan.cases)}; layer: {_list(case.layer for case in plan.cases)}",
         f"  implementations: {', '.join(plan.implementations)}",
         f"  on a GPU: up to {max(plan.minutes(), 1):.0f} minutes, {plan.gpu_bytes() / 1e9:.1f} GB of its memory",
     ]

@@ -51,19 +51,38 @@ class Blank:
         return torch.empty(shape, dtype=dtype or TORCH_DTYPE[self.case.dtype], device="cuda")
 
     def router(self) -> torch.Tensor:
-        return self.empty(self.case.num_experts, self.case.hidden_dim)
+        dtype = torch.float32 if self.case.facts.float32_router else None
+        return self.empty(self.case.num_experts, self.case.hidden_dim, dtype=dtype)
 
-    def gate_up(self) -> torch.Tensor:
-        return self.empty(self.case.num_experts, 2 * self.case.ffn_dim, self.case.hidden_dim)
+    def router_bias(self) -> torch.Tensor | None:
+        return self.empty(self.case.num_experts) if self.case.facts.router_bias else None
 
-    def down(self) -> torch.Tensor:
-        return self.empty(self.case.num_experts, self.case.hidden_dim, self.case.ffn_dim)
+    def gate_up_bias(self) -> torch.Tensor | None:
+        return self.empty(self.case.num_experts, 2 * self.case.ffn_dim) if self.case.facts.expert_bias else None
 
-    def packed_gate_up(self) -> Packed:
-        return formats()[self.case.quant].pack(self.gate_up())
+    def down_bias(self) -> torch.Tensor | None:
+        return self.empty(self.case.num_experts, self.case.hidden_dim) if self.case.facts.expert_bias else None
 
-    def packed_down(self) -> Packed:
-        return formats()[self.case.quant].pack(self.down())
+    def shared_gate_up(self) -> torch.Tensor:
+        return self.empty(2 * self.case.facts.shared_ffn, self.case.hidden_dim)
+
+    def shared_down(self) -> torch.Tensor:
+        return self.empty(self.case.hidden_dim, self.case.facts.shared_ffn)
+
+    def shared_router(self) -> torch.Tensor | None:
+        return self.empty(1, self.case.hidden_dim) if self.case.facts.shared_gate else None
+
+    def gate_up(self, with_shared: bool = False) -> torch.Tensor:
+        return self.empty(self.case.num_experts + with_shared, 2 * self.case.ffn_dim, self.case.hidden_dim)
+
+    def down(self, with_shared: bool = False) -> torch.Tensor:
+        return self.empty(self.case.num_experts + with_shared, self.case.hidden_dim, self.case.ffn_dim)
+
+    def packed_gate_up(self, with_shared: bool = False) -> Packed:
+        return formats()[self.case.quant].pack(self.gate_up(with_shared))
+
+    def packed_down(self, with_shared: bool = False) -> Packed:
+        return formats()[self.case.quant].pack(self.down(with_shared))
 
     def correction_bias(self) -> torch.Tensor | None:
         return self.empty(self.case.num_experts, dtype=torch.float32) if self.case.gate.correction_bias else None

@@ -48,6 +48,9 @@ WIDE = (
     (128, MAX_TOP_K, "softmax"), (MAX_EXPERTS, MAX_TOP_K, "sigmoid_renorm"), (MAX_EXPERTS, MAX_TOP_K, "deepseek_v3"),
 )  # fmt: skip
 """(num_experts, top_k, gating) that no model in conf/ has: more experts, more of them at once, odd groups."""
+NATIVE = ("gpt_oss_20b", "qwen3_next_80b_a3b", "llama_4_scout")
+"""Models of which the native layer is recorded too: biases and a clamped activation; a shared expert with a gate;
+weights on the experts' input."""
 FLOAT32_ROUTER = Case("float32 router", 256, 8, 7168, 2048, tokens=1)
 """What is recorded with a router in float32."""
 SIZES = ("FFN", "HIDDEN", "K", "N", "SPAN", "STRIDE_N")
@@ -68,7 +71,8 @@ def models() -> list[ModelConfig]:
 def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
     """What is recorded of an implementation: every model in bf16 with its own gating, or with plain softmax if that is
     not supported, at `SOME_TOKENS` and wherever the configuration changes, and so in each weight format; the paper's
-    models also in fp16 and with both gatings, and one of them with every gating there is. Then the routings of `WIDE`.
+    models also in fp16 and with both gatings, and one of them with every gating there is. Then the routings of `WIDE`
+    and the native layers of `NATIVE`.
 
     brief: one token, and the most tokens of each configuration, for a model whose sizes the tiles divide and for one
     whose sizes they do not; in fp16 for one model. Of a tile of a grouped GEMM that several of them launch, `recorded`
@@ -97,19 +101,26 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
         case = Case("wide", num_experts, top_k, 2048, 512, tokens=64, gating=gating)
         if implementation.answer(case).status is Status.OK:
             yield case
+    for model, tokens in itertools.product(map(load_model, NATIVE), (1, 64)):
+        case = Case(model.name, *_shape(model), tokens, gating=model.native_gating, layer="native", facts=model.facts())
+        if implementation.answer(case).status is Status.OK:
+            yield case
 
 
 def layers(implementation: Implementation, model: ModelConfig) -> list[Case]:
     """One token of a model, in each dtype and with each gating that is recorded of it."""
     papers = model.name in PAPER_MODELS
     gatings = [model.native_gating, "softmax", *(GATINGS if papers and GATINGS[model.native_gating].groups > 1 else ())]
-    shape = (model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim)
     every = [
-        Case(model.name, *shape, tokens=1, dtype=dtype, gating=gating)
+        Case(model.name, *_shape(model), tokens=1, dtype=dtype, gating=gating)
         for dtype, gating in itertools.product(DTYPES, dict.fromkeys(gatings))
     ]
     supported = [case for case in every if implementation.answer(case).status is Status.OK]
     return supported if papers else supported[:1]
+
+
+def _shape(model: ModelConfig) -> tuple[int, int, int, int]:
+    return model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim
 
 
 def packed_layers(implementation: Implementation, plain: list[Case]) -> list[Case]:

@@ -65,7 +65,7 @@ def traffic_rows(case: Case, implementation: str, method: str, tiles: AnyTiles |
         return [{**common, "stage": "total", "tensor": "all", "status": status, "reason": reason}]
     if method == "model":
         table = modelled_traffic(case, implementation, routing.counts, tiles)
-    elif implementation in MODELLED:
+    elif implementation in MODELLED and not case.facts.needs:
         table = counted_traffic(case, implementation, tiles)
     else:
         table = counted_launches(case, implementation)
@@ -178,6 +178,8 @@ def _config(implementation: str, tiles: AnyTiles) -> str:
 
 def _problem(case: Case, implementation: str, method: str, tiles: AnyTiles) -> tuple[str, str] | None:
     """(status, reason) of a row that can have no figure."""
+    if method == "model" and case.facts.needs:
+        return "unsupported", "the closed form is of the plain layer; study=counters measures any layer"
     if implementation in PIPELINES:
         try:
             check_gating(case.gate)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 ACTIVATIONS = ("silu", "gpt_oss")
-"""``silu``: silu(gate) * up. ``gpt_oss``, of gpt-oss: gate at most 7, up within +-7, then
-(up + 1) * gate * sigmoid(1.702 * gate)."""
+"""Of kernels/activation.py, those that systems are asked for. ``silu``: silu(gate) * up. ``gpt_oss``, clamped: gate at
+most 7, up within +-7, then (up + 1) * gate * sigmoid(1.702 * gate)."""
 LAYERS = ("plain", "native")
 NEEDS = {
     "activation": "another activation",

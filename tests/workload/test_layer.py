@@ -191,3 +191,15 @@ def test_a_shared_expert_of_the_same_width_stands_behind_the_others(quant):
     assert torch.equal(out[8], down)
     with pytest.raises(ValueError, match="a shared expert of width 96 is none of 48"):
         Weights(native({"shared_ffn": 96}), "cpu").gate_up(with_shared=True)
+
+
+@pytest.mark.parametrize("facts", NATIVE, ids=str)
+@pytest.mark.parametrize(("tokens", "dtype", "gating"), [(1, "bf16", "softmax_renorm"), (33, "fp16", "sigmoid")])
+def test_fast_runs_every_native_layer(facts, tokens, dtype, gating, device):
+    system, case = registry.get("fast"), native(facts, tokens=tokens, dtype=dtype, gating=gating)
+    assert system.answer(case).status.value == "ok"
+    weights, x = Weights(case, device), activations(case, draw_routing(case), device)
+    arguments = (x, weights.router(), weights.expert, case.top_k, case.gate)
+    own = moe_forward(*arguments, dtype=x.dtype, parts=weights.parts())
+    exact = by_hand(case, weights, x)
+    assert relative_error(system.build(case, weights)(x), exact) < 1.5 * relative_error(own, exact)
