@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,9 +41,12 @@ class Routed:
             ids = torch.where(known, expert_map.long()[ids.clamp(0, len(expert_map) - 1)], -1)
         return torch.where((ids >= 0) & (ids < held), ids, -1)
 
-    def reference(self, dtype: torch.dtype) -> torch.Tensor:
-        """By PyTorch, expert by expert, each step rounded to `dtype`; weights_on_input scales x itself."""
-        ids, rows = self.local_ids(), self.x.reshape(-1, self.x.shape[-1]).to(dtype)
+    def reference(self, dtype: torch.dtype, quantize: Callable = lambda rows: rows) -> torch.Tensor:
+        """By PyTorch, expert by expert, each step rounded to `dtype`; weights_on_input scales x itself.
+
+        quantize: what rows become before they are multiplied with weights.
+        """
+        ids, rows = self.local_ids(), quantize(self.x.reshape(-1, self.x.shape[-1]).to(dtype))
         weights = self.weights.reshape(ids.shape).to(torch.float32)
         activation = Activation.of(self.options.get("activation", "silu"))
         biases = [self.options.get(name) for name in ("gate_up_bias", "down_bias")]
@@ -53,7 +57,7 @@ class Routed:
             own = rows[token] * weight.to(dtype) if on_input else rows[token]
             both = own @ self.gate_up[expert].to(dtype).T
             both = both if biases[0] is None else both + biases[0][expert].to(dtype)
-            out = activated(*both.chunk(2, 1), activation) @ self.down[expert].to(dtype).T
+            out = quantize(activated(*both.chunk(2, 1), activation)) @ self.down[expert].to(dtype).T
             out = out if biases[1] is None else out + biases[1][expert].to(dtype)
             y.index_add_(0, token, out.float() if on_input else weight * out.float())
         return y.to(dtype).view(self.x.shape)

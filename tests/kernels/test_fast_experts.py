@@ -41,19 +41,17 @@ def test_it_is_fast_moe_without_its_router(tokens, dtype, device):
     assert torch.equal(fast_experts(layer.x, gate_up, down, ids, weights), layer.fast())
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("tokens", [3, 20, 150])
-@pytest.mark.parametrize("weight", [1.0, float("nan"), float("inf")])
-def test_a_slot_without_an_expert_here_adds_exactly_nothing(path, tokens, weight, dtype, device):
+@pytest.mark.parametrize(("path", "tokens"), [("tiles", 3), ("tiles", 150), ("few", 5)])
+def test_a_slot_without_an_expert_here_adds_exactly_nothing(path, tokens, dtype, device):
     """Whatever its weight is, and whatever stands in buffers, which are poisoned."""
     ids = some_elsewhere(tokens)
     routed = make_routed(device, tokens=tokens, **SHAPE, dtype=dtype, ids=ids, biases=True)
     expected = routed.assert_right(tiles=PATHS[path])
     assert expected[2].tolist() == [0.0] * SHAPE["hidden"]
     nowhere = routed.local_ids() < 0
-    routed = routed.but(weights=torch.where(nowhere, weight, routed.weights))
-    for kind in (torch.int32, torch.int64):
-        assert torch.equal(routed.but(ids=routed.ids.to(kind)).forward(tiles=PATHS[path]), expected)
+    for weight, kind in ((float("nan"), torch.int32), (float("inf"), torch.int64)):
+        changed = routed.but(ids=routed.ids.to(kind), weights=torch.where(nowhere, weight, routed.weights))
+        assert torch.equal(changed.forward(tiles=PATHS[path]), expected)
 
 
 @pytest.mark.parametrize("path", PATHS)

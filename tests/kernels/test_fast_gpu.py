@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from experts_cases import draw_ids, make_routed
 from fast_cases import SMALL_FEW, make_tiles
 from moe_cases import assert_accurate, make_layer, rounded_logits
 
@@ -100,6 +101,26 @@ def test_a_graph_follows_inputs_and_routing(tokens, dtype, device):
         assert_accurate(replayed, layer.reference(torch.float32), layer.reference(static.dtype), 1.5)
         graph.replay()
         assert torch.equal(y, replayed)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_a_graph_follows_routing_done_outside(tokens, kind, device):
+    """Ids of which some are of no expert here: others in every replay."""
+    experts, top_k = SHAPE["experts"], SHAPE["top_k"]
+    routings = [draw_ids(tokens, experts + 6, top_k, seed) - 3 for seed in range(6)]
+    routings += [torch.full((tokens, top_k), -1), torch.arange(top_k).expand(tokens, -1)]
+    routed = make_routed(device, tokens=tokens, **SHAPE, activation="gpt_oss", biases=True)
+    static = routed.but(ids=routed.ids.to(kind))
+    graph, y = captured(static.forward)
+    for number, ids in enumerate(routings):
+        fresh = routed.but(ids=ids.to(device=device, dtype=kind), x=routed.x.flip(1).roll(number, 1))
+        static.ids.copy_(fresh.ids)
+        static.x.copy_(fresh.x)
+        graph.replay()
+        assert torch.equal(y, fresh.forward())
+        exact, own = fresh.reference(torch.float32), fresh.reference(y.dtype)
+        assert_accurate(y, exact, own, 1.5)
 
 
 @pytest.mark.parametrize("name", TILES)
