@@ -13,7 +13,7 @@ from tritonmoe_bench.experiments.analysis import headline as headline_data
 from tritonmoe_bench.experiments.analysis.names import SYSTEMS
 from tritonmoe_bench.experiments.analysis.published import ratios
 from tritonmoe_bench.experiments.analysis.results import Results
-from tritonmoe_bench.plots import ranking, throughput
+from tritonmoe_bench.plots import formats, ranking, throughput
 from tritonmoe_bench.plots.parts import layout, lines, registry, style
 
 MOST_FIGURES = 14
@@ -24,6 +24,7 @@ UNITS = {
     "traffic_accountings": ["tokens", "saved by fusing (%)", "bytes (GB)"],
     "headline": ["tokens", "fast is faster than the\nbest other system by (%)"],
     "quant": ["tokens", "fast is faster than the\nbest other system by (%)"],
+    "formats": ["tokens", "latency (µs)"],
     "ranking": ["within this factor of the fastest system", "share of points"],
     "paper_ratios": ["tokens", "speed of the pipeline\nover Megablocks", "speed of fused\nover unfused"],
     "skew": ["Zipf exponent", "experts, of equal parameters", "% of what\nmemory allows"],
@@ -245,6 +246,21 @@ def test_packed_weights_have_panels_of_their_own(drawn, results):
     [panel] = drawn["quant"].axes
     assert panel.get_title().endswith(", fp8_block")
     assert len(panel.texts) == len(best)
+
+
+def test_each_format_has_its_lines_and_the_sentence_says_what_it_buys(drawn, results):
+    rows = results.study("quant").rows
+    best = formats.lines_of(rows[rows["skew"] == 0])
+    [panel] = drawn["formats"].axes
+    for quant in ("none", "fp8_block"):
+        for kind, *_ in formats.KINDS:
+            points = best[(best["quant"] == quant) & (best["kind"] == kind)].sort_values("tokens")
+            assert list(line_of(panel, f"{quant} {kind}").get_ydata()) == pytest.approx(list(points["p50_us"]))
+    ratios = formats.gains(best)["fp8_block"]
+    assert f"fp8_block gives {compare.span(ratios)} times the speed" in drawn["formats"].get_suptitle().replace(
+        "\n", " "
+    )
+    assert "fp8_block: " in printed(drawn["formats"])
 
 
 def test_the_ranking_has_a_cell_a_system_and_point_and_its_profile(drawn, results):

@@ -225,8 +225,7 @@ def test_report_without_any_results_says_so(tmp_path):
     (tmp_path / "results").mkdir()
     render.write_report(tmp_path / "results", tmp_path / "figures", "no device", tmp_path / "README.md")
     text = (tmp_path / "results" / "REPORT.md").read_text(encoding="utf-8")
-    assert text.count("**undecided**") == len(IDS) + len(DISPUTED_IDS) - 1
-    assert text.count("**not applicable**") == 1  # a shape that no model has
+    assert text.count("**undecided**") == len(IDS) + len(DISPUTED_IDS)
     assert "There are no rows" in text
     assert not (tmp_path / "README.md").exists()
 
