@@ -1,7 +1,9 @@
-"""Error of every system against a float32 computation, one panel per dtype: the range over all points and the median.
+"""Error of every system against a float32 computation, one panel per dtype and per format of packed weights: the range
+over all points and the median.
 
-The points are those of the headline, the throughput and, for the two ways to organise it, the decode study. Errors
-depend on the shape, so each system also has the median of its error over PyTorch's own at the same points beside it.
+The points are those of the headline, the throughput, the quant and, for the two ways to organise it, the decode study.
+Errors depend on the shape, so each system also has the median of its error over PyTorch's own at the same points beside
+it: with packed weights, PyTorch's over the unpacked ones, with activations of as many bits.
 """
 
 from __future__ import annotations
@@ -27,33 +29,36 @@ from .parts import caption, layout, style
 
 NAME = "accuracy"
 TITLE = "Error of every system against float32"
-STUDIES = ("headline", "throughput", "decode")
-DECODE = STUDIES[2]
-"""Where it was run."""
-BAND = "PyTorch's own computation in the dtype, the same points"
+STUDIES = ("headline", "throughput", "decode", "quant")
+DECODE, QUANT = STUDIES[2:]
+"""Where they were run."""
+BAND = "PyTorch's own computation, the same points"
 
 
 def draw(results: Results) -> Figure:
     studies = [results.study(name) for name in STUDIES[:2]]
-    with contextlib.suppress(MissingStudy):
-        studies.append(results.study(DECODE))
+    for name in (DECODE, QUANT):
+        with contextlib.suppress(MissingStudy):
+            studies.append(results.study(name))
     rows = pd.concat([study.rows for study in studies], ignore_index=True)
     rows = rows[rows["implementation"] != LIMIT]
     known = errors(rows[(rows["study"] != DECODE) | rows["implementation"].isin([OUTPUT, EXPERT])])
     if known.empty:
         raise studies[0].lacks(f"error of a system other than {LIMIT}")
-    names, dtypes = compare.systems(known), sorted(known["dtype"].unique())
+    packed = known["quant"] != "none"
+    known = known.assign(panel=known["quant"].where(packed, known["dtype"]))
+    names, dtypes = compare.systems(known), [*sorted(known["dtype"].unique()), *sorted(known["quant"][packed].unique())]
     medians = known.groupby("implementation")["ratio"].median()
     others = medians[peers(known)]
     title = say("figures.j2", "accuracy", fast=medians.get(FAST), others=others if len(others) else medians)
     figure, axes = layout.sheet(1, len(dtypes), 0.4 + 0.16 * len(names), title, sharey=True)
     for panel, dtype in zip(axes, dtypes):
-        _panel(panel, known[known["dtype"] == dtype], names)
+        _panel(panel, known[known["panel"] == dtype], names)
         panel.set_title(dtype)
         panel.set_xlabel("relative error (10⁻³)")
     axes[0].set_yticks(range(len(names)), [style.look(name).label for name in names])
     axes[0].set_ylim(len(names) - 0.4, -0.6)
-    counts = known.groupby("dtype")["case_hash"].nunique()
+    counts = known.groupby("panel")["case_hash"].nunique()
     notes = say("figures.j2", "accuracy_notes", points=", ".join(f"{dtype} {counts[dtype]}" for dtype in dtypes))
     return layout.finish(figure, _handles(), notes, caption.source(*studies))
 
@@ -69,9 +74,10 @@ def errors(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(panel: Axes, known: pd.DataFrame, names: list[str]) -> None:
-    own = known["torch_rel_error"]
-    panel.axvspan(own.min(), own.max(), color=style.BAND, lw=0, zorder=0.5)
-    highest = max(own.max(), known["rel_error"].max())
+    for _, same in known.groupby(known["activations"].fillna("a16")):
+        own = same["torch_rel_error"]
+        panel.axvspan(own.min(), own.max(), color=style.BAND, lw=0, zorder=0.5)
+    highest = max(known["torch_rel_error"].max(), known["rel_error"].max())
     panel.set_xlim(0, 1.35 * highest)
     panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{1000 * value:g}"))
