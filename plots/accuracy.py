@@ -48,8 +48,9 @@ def draw(results: Results) -> Figure:
     packed = known["quant"] != "none"
     known = known.assign(panel=known["quant"].where(packed, known["dtype"]))
     names, dtypes = compare.systems(known), [*sorted(known["dtype"].unique()), *sorted(known["quant"][packed].unique())]
-    medians = known.groupby("implementation")["ratio"].median()
-    others = medians[peers(known)]
+    plain = known[~packed]
+    medians = plain.groupby("implementation")["ratio"].median()
+    others = medians[peers(plain)]
     title = say("figures.j2", "accuracy", fast=medians.get(FAST), others=others if len(others) else medians)
     figure, axes = layout.sheet(1, len(dtypes), 0.4 + 0.16 * len(names), title, sharey=True)
     for panel, dtype in zip(axes, dtypes):

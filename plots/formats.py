@@ -81,7 +81,7 @@ def errors(best: pd.DataFrame) -> dict[str, list[str]]:
     known = best.assign(over=best["rel_error"] / best["torch_rel_error"]).dropna(subset="over").sort_values("over")
     worst = known.drop_duplicates(["quant", "implementation"], keep="last")
     return {
-        quant: [f"{style.look(row.implementation).label} {error_text(row)}" for row in group.itertuples()]
+        str(quant): [f"{style.look(str(row.implementation)).label} {error_text(row)}" for row in group.itertuples()]
         for quant, group in worst.sort_values("implementation").groupby("quant")
     }
 
