@@ -36,6 +36,7 @@ class Fast(Implementation):
     revision = 4
     source = "kernels/fast/layer.py"
     needs_gpu = False
+    experts_implementation = "tritonmoe_fast"
     quants = ("none", "fp8_block")
     facts = tuple(NEEDS)
 

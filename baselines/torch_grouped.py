@@ -21,6 +21,7 @@ class TorchGroupedMm(Implementation):
     family = "pytorch"
     source = "torch.nn.functional.grouped_mm"
     facts = tuple(NEEDS)
+    experts_implementation = "grouped_mm"
 
     def version(self) -> str:
         from importlib.metadata import version
@@ -82,6 +83,7 @@ class TorchGroupedMmCompiled(TorchGroupedMm):
 
     name = "torch_grouped_mm_compiled"
     source = "torch.compile of torch.nn.functional.grouped_mm"
+    experts_implementation = ""  # generate compiles a decode step itself, whatever its experts
 
     def __init__(self) -> None:
         self._shape: tuple = ()

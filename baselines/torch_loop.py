@@ -20,6 +20,7 @@ class TorchLoop(Implementation):
     host_sync = "the loop over experts runs on the host and waits for the list of active experts and their rows"
     needs_gpu = False
     facts = tuple(NEEDS)
+    experts_implementation = "eager"
 
     def version(self) -> str:
         from importlib.metadata import version

@@ -150,6 +150,7 @@ class Implementation(ABC):
     revision: a number to raise when this adapter, or a kernel of ours behind it, may run at another speed than before:
     rows of an older revision are measured again; quants: the weight formats that it computes with;
     facts: the parts of a model's own layer that it computes, names of `NEEDS` in workload/layer.py;
+    experts_implementation: the name by which transformers has its experts, empty if it has not;
     needs_gpu: whether it cannot run without an NVIDIA GPU;
     computes_layer: whether its output is the layer's, to be checked against the reference (false for the streaming
     limit alone).
@@ -161,6 +162,7 @@ class Implementation(ABC):
     host_sync: ClassVar[str] = ""
     quants: ClassVar[tuple[str, ...]] = ("none",)
     facts: ClassVar[tuple[str, ...]] = ()
+    experts_implementation: ClassVar[str] = ""
     revision: ClassVar[int] = 1
     needs_gpu: ClassVar[bool] = True
     computes_layer: ClassVar[bool] = True

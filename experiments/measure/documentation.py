@@ -23,6 +23,18 @@ A study leaves `<device>/<study>.csv`, one row per measurement, and beside it a 
 of its run. Units are in the names. A cell is empty where nothing is known. A run of other software than the first one
 of a device has a folder of its own, `<device>/with-.../`. Older runs are in `<device>/archive/`. `paper/` and
 `reference/` hold published numbers.
+
+## Recorded routing
+
+`routing=<file>` has a sweep take its routing from a recording, which has a point for each of its layers. The files of
+`conf/recorded/` show the format and are of random weights: they say nothing about trained models. Real ones are
+welcome, and this records one:
+
+    python experiments/record_routing.py model=<checkpoint> prompts=<a prompt a line> sequences=64 out=<model>.npz
+
+`experiments/workload/recorded.py` says what the file holds: expert ids, and no text. Send it with a pull request that
+puts it into `conf/recorded/`, smaller than 100 kB, and says what the prompts were; steps=8 and four layers of top-8 are
+well below that.
 """
 TYPES = {str: "text", int: "whole number", float: "number"}
 

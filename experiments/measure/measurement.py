@@ -82,6 +82,10 @@ class Measurement(Kind, ABC):
         """
         return 0.05 * points + 0.06 * results
 
+    def gpu_bytes(self, case: Case) -> int:
+        """Device memory that a case takes, in bytes: the layer's weights and room for activations."""
+        return case.weight_bytes + case.slots * (4 * case.ffn_dim + 4 * case.hidden_dim) * 2
+
     def needs_gpu(self, modes: Sequence[str]) -> bool:
         """Whether a GPU, where there is one, takes part in these modes."""
         return True

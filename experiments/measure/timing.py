@@ -86,14 +86,14 @@ def time_calls(
         samples = sorted(sample / len(links) for sample in _samples(run, count, flush))
     if verify_again is not None:
         verify_again(lambda: run() if launch == "eager" else (run(), output)[1])
-    return Timing(_quantile(samples, 0.5), _quantile(samples, 0.2), _quantile(samples, 0.8), len(samples),
+    return Timing(quantile(samples, 0.5), quantile(samples, 0.2), quantile(samples, 0.8), len(samples),
                   "flush" if flush else "chain")  # fmt: skip
 
 
 def quick_us(call: Call, repeats: int = 5) -> float:
     """Median time of `call` in us over a few eager runs after one warm-up: for choices, never for a row."""
     call()
-    return _quantile(sorted(_samples(call, repeats, flush=False)), 0.5)
+    return quantile(sorted(_samples(call, repeats, flush=False)), 0.5)
 
 
 def matrix_tflops(dtype: torch.dtype, device: str | torch.device, size: int = 8192) -> float:
@@ -141,7 +141,7 @@ def _samples(run: Call, count: int, flush: bool) -> list[float]:
     return [1e3 * start.elapsed_time(end) for start, end in pairs]
 
 
-def _quantile(ordered: Sequence[float], q: float) -> float:
+def quantile(ordered: Sequence[float], q: float) -> float:
     """Linear interpolation between order statistics."""
     position = q * (len(ordered) - 1)
     low = math.floor(position)

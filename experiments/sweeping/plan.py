@@ -55,8 +55,8 @@ class Plan:
         return self.points * len(self.modes)
 
     def gpu_bytes(self) -> int:
-        """Device memory that the largest case takes, in bytes: the layer's weights and room for activations."""
-        return max(case.weight_bytes + case.slots * (4 * case.ffn_dim + 4 * case.hidden_dim) * 2 for case in self.cases)
+        """Device memory that the largest case takes, in bytes."""
+        return max(map(self.measurement.gpu_bytes, self.cases))
 
     def minutes(self) -> float:
         """An upper forecast of the GPU time: process starts, set-up of each case, and samples of each row.

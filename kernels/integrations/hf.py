@@ -14,7 +14,7 @@ weights that it was compiled with.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +57,9 @@ def register() -> None:
     try:
         from transformers.integrations import finegrained_fp8, moe
     except ImportError as error:
-        raise ImportError(f"transformers 5.0 or later is needed: pip install 'tritonmoe-bench[transformers]' ({error})")
+        raise ImportError(
+            f"transformers 5.0 or later is needed: pip install 'tritonmoe-bench[transformers]' ({error})"
+        ) from None
     moe.ExpertsInterface.register(NAME, experts_forward(moe.grouped_mm_experts_forward))
     if hasattr(finegrained_fp8, "FP8ExpertsInterface"):
         fallback = finegrained_fp8.fp8_grouped_mm_experts_forward
@@ -116,7 +118,7 @@ def _unfit(module: Any) -> str:
         return "it normalises what each expert gives"
     for name in ("gate_up_proj", "down_proj"):
         weight = getattr(module, name, None)
-        if type(weight) not in (torch.nn.Parameter, torch.Tensor) or weight.dim() != 3:
+        if type(weight) not in (torch.nn.Parameter, torch.Tensor) or getattr(module, name).dim() != 3:
             return f"{name} is no plain tensor [experts, rows, columns]"
     if module.down_proj.shape[0] > MAX_EXPERTS:
         return f"it has more than {MAX_EXPERTS} experts"
@@ -153,7 +155,7 @@ def _laid_out(module: Any, found: Found) -> tuple[Any, ...]:
     """gate_up, down, gate_up_bias and down_bias of a module as `fast` takes them, made anew only if they changed."""
     if found.gate is None:
         return ()
-    tensors = tuple(_tensors(module))
+    tensors = module.gate_up_proj, module.down_proj, *_biases(module)
     scales = (module.gate_up_proj_scale_inv, module.down_proj_scale_inv) if _is_fp8(module) else ()
     if not scales and not found.gate.interleaved and not getattr(module, "is_transposed", False):
         return tensors
@@ -170,12 +172,8 @@ def _laid_out(module: Any, found: Found) -> tuple[Any, ...]:
     return found.laid_out
 
 
-def _tensors(module: Any) -> Iterator[torch.Tensor | None]:
-    names = ("gate_up_proj", "down_proj")
-    for name in names:
-        yield getattr(module, name)
-    for name in names:
-        yield getattr(module, f"{name}_bias", None) if getattr(module, "has_bias", False) else None
+def _biases(module: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return (module.gate_up_proj_bias, module.down_proj_bias) if getattr(module, "has_bias", False) else (None, None)
 
 
 @torch._dynamo.disable(reason="call tritonmoe_bench.kernels.integrations.hf.prepare(model) before it is compiled")

@@ -53,7 +53,9 @@ def test_fp8_experts_are_computed_from_their_own_weights(scale_fmt, device):
     x = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(1)).to(device, torch.float16)
     ids, weights = torch.tensor([[0, 3], [1, 2], [3, 1]], device=device), torch.full((3, 2), 0.5, device=device)
     y = made(x, ids, weights)
-    assert relative_error(y.float().cpu(), exact(made, x, ids, weights)) < 0.06  # activations of 8 bits, where it has them
+    assert (
+        relative_error(y.float().cpu(), exact(made, x, ids, weights)) < 0.06
+    )  # activations of 8 bits, where it has them
     kept = getattr(made, hf.KEPT).laid_out
     assert kept[0].values.data_ptr() == made.gate_up_proj.data_ptr()  # no copy of the values
     made(x, ids, weights)
@@ -79,6 +81,7 @@ def test_other_fp8_experts_are_left_to_transformers(options, reason):
 
 def test_it_is_registered_for_fp8_too():
     assert hf.NAME in finegrained_fp8.ALL_FP8_EXPERTS_FUNCTIONS
-    assert transformers.integrations.moe.ALL_EXPERTS_FUNCTIONS[hf.NAME] is not (
-        finegrained_fp8.ALL_FP8_EXPERTS_FUNCTIONS[hf.NAME]
+    assert (
+        transformers.integrations.moe.ALL_EXPERTS_FUNCTIONS[hf.NAME]
+        is not (finegrained_fp8.ALL_FP8_EXPERTS_FUNCTIONS[hf.NAME])
     )

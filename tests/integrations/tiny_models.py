@@ -7,8 +7,9 @@ transformers = pytest.importorskip(
     "transformers", minversion="5.0", reason="transformers 5 is missing: pip install 'tritonmoe-bench[transformers]'"
 )
 
-WIDTHS = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-          "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0}  # fmt: skip
+WIDTHS = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+          "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": None,
+          "pad_token_id": 0}  # fmt: skip
 LATENT = {"q_lora_rank": 32, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
 FAMILIES = {
     "mixtral": {"intermediate_size": 96, "num_local_experts": 4, "num_experts_per_tok": 2},
@@ -20,7 +21,7 @@ FAMILIES = {
                     "topk_group": 2, "n_shared_experts": 1, "first_k_dense_replace": 1, "intermediate_size": 96,
                     "num_key_value_heads": 4, **LATENT},
     "gpt_oss": {"intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16,
-                "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+                "sliding_window": 8},
     "olmoe": {"intermediate_size": 48, "num_experts": 8, "num_experts_per_tok": 4},
     "glm4_moe": {"moe_intermediate_size": 48, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 1,
                  "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1, "intermediate_size": 96,
@@ -46,4 +47,6 @@ def model(family: str, dtype: torch.dtype, device: str, **changes):
 
 def tokens(rows: int, columns: int, device: str) -> torch.Tensor:
     """int64 [rows, columns] of token ids."""
-    return torch.randint(0, WIDTHS["vocab_size"], (rows, columns), generator=torch.Generator().manual_seed(1)).to(device)
+    return torch.randint(0, WIDTHS["vocab_size"], (rows, columns), generator=torch.Generator().manual_seed(1)).to(
+        device
+    )

@@ -9,7 +9,7 @@ import torch
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.workload import recorded
 from tritonmoe_bench.experiments.workload.case import Case
-from tritonmoe_bench.experiments.workload.config import PlanError, SweepConfig, load, load_model
+from tritonmoe_bench.experiments.workload.config import ModelConfig, PlanError, SweepConfig, load, load_model
 from tritonmoe_bench.experiments.workload.recorded import Recorded
 from tritonmoe_bench.experiments.workload.reference import route
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
@@ -152,5 +152,13 @@ def test_every_committed_recording_is_small_and_can_be_swept(name):
     file = recorded.FOLDER / f"{name}.npz"
     assert file.stat().st_size < 100_000
     held = recorded.read(file)
-    assert "random weights" in held.about
+    assert held.about
     assert len(held.layers) > 1
+    assert [case.routing for case in plan(model=_like(held), tokens=32, routing=name).cases] == [
+        f"{name}:{layer}:{recorded.spelled_out(name)[0].rpartition(':')[2]}" for layer in held.layers
+    ]
+
+
+def _like(held):
+    """A layer that a recording fits."""
+    return ModelConfig("like", held.num_experts, held.ids.shape[2], 256, 64)
