@@ -174,8 +174,10 @@ def run(config: RecordConfig) -> None:
     out = config.out or Path(f"{Path(config.model).name}.npz")
     recorded.write(out)
     count, tokens, top_k = recorded.ids.shape
-    print(f"{out}: {count} layers ({', '.join(map(str, layers))}), {tokens} tokens, top-{top_k} of "
-          f"{recorded.num_experts} experts; `python experiments/sweep.py model=... routing={out}` runs them")  # fmt: skip
+    print(
+        f"{out}: {count} layers ({', '.join(map(str, layers))}), {tokens} tokens, top-{top_k} of "
+        f"{recorded.num_experts} experts; `python experiments/sweep.py model=... routing={out}` runs them"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -146,8 +146,11 @@ REFUSALS = [
 @pytest.mark.parametrize(("change", "reason"), REFUSALS)
 def test_what_fast_cannot_do_is_left_to_grouped_mm_and_said_once(change, reason, device):
     module = experts(model("mixtral", torch.float16, device, num_hidden_layers=1)).requires_grad_(False)
-    call = {"x": torch.randn(2, 64, dtype=torch.float16, device=device),
-            "ids": torch.tensor([[0, 1], [2, 3]], device=device), "weights": torch.ones(2, 2, device=device)}  # fmt: skip
+    call = {
+        "x": torch.randn(2, 64, dtype=torch.float16, device=device),
+        "ids": torch.tensor([[0, 1], [2, 3]], device=device),
+        "weights": torch.ones(2, 2, device=device),
+    }
     change(module, call)
     module.config._experts_implementation = "grouped_mm"
     wanted = module(*call.values())
