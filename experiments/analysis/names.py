@@ -61,6 +61,7 @@ SYSTEMS = {
     "finegrained_fp8": ("finegrained-fp8", "library"),
     "torch_grouped_mm": ("PyTorch grouped_mm", "pytorch"),
     "torch_grouped_mm_compiled": ("PyTorch grouped_mm compiled", "pytorch"),
+    "torch_batched_mm": ("PyTorch batched_mm", "pytorch"),
     "torch_loop": ("PyTorch loop", "pytorch"),
     "tutel": ("Tutel", "training"),
     "fastmoe": ("FastMoE", "training"),

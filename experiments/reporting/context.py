@@ -19,7 +19,7 @@ from ..claims import CLAIMS, DISPUTED, Evidence, decide
 from ..measure.revisions import lock_hash
 from ..table import columns, store
 from ..workload.config import names
-from . import agreement, ranking, tables
+from . import agreement, endtoend, ranking, tables
 from . import headline as report_headline
 from . import portability as report_portability
 from .texts import claim_texts, say
@@ -58,6 +58,7 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "field": report_headline.field_tables(headline),
         "ratios": tables.ratio_tables(throughput),
         "ranking": ranking.ranking_tables({"throughput": throughput, "headline": headline}),
+        "endtoend": endtoend.endtoend_tables(frames.get("endtoend", pd.DataFrame())),
         "portability": report_portability.matrix_table(portability),
         "tests": report_portability.outcomes_table(tests),
         "agreement": agreement.sentences(device, {name: frames[name] for name in agreement.STUDIES if name in frames}),

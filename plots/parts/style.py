@@ -71,6 +71,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "finegrained_fp8": ("#2a7f9c", "p", DOT),
     "torch_grouped_mm": ("#9b72cf", "<", DASHDOT),
     "torch_grouped_mm_compiled": ("#4a1f86", ">", DASH),
+    "torch_batched_mm": ("#7a4fc0", "v", DOT),
     "torch_loop": ("#a07cc9", "d", DOT),
     "tutel": ("#7a4a2b", "H"),
     "tutel_megablocks": ("#b5835a", "4", DASH),

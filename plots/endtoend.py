@@ -1,0 +1,49 @@
+"""A decode step of whole models in transformers against the batch, and the share of it that the experts take.
+
+One column of panels per model.
+"""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis.results import Results
+
+from .parts import caption, layout
+
+NAME = "endtoend"
+TITLE = "Decode of whole models in transformers, with these systems in the place of their experts"
+STUDIES = ("endtoend",)
+
+
+def draw(results: Results) -> Figure:
+    study = results.study("endtoend")
+    rows = compare.plain(study.rows)
+    best, missing = compare.timed(rows, "best"), compare.missing(rows)
+    if best.empty:
+        raise study.lacks("timed row")
+    models, systems = names.models_in_order(rows["model"]), compare.systems(rows)
+    figure, grid = layout.sheet(2, len(models), 1.7, TITLE, sharex=True, sharey="row")
+    steps, shares = grid[: len(models)], grid[len(models) :]
+    for above, below, model in zip(steps, shares, models):
+        above.set_title(names.model_label(model))
+        for name in systems:
+            points = best[(best["model"] == model) & (best["implementation"] == name)].sort_values("tokens")
+            eager = points["launch"] == "eager"
+            layout.plot_system(above, name, points["tokens"], points["p50_us"] / 1e3, eager)
+            layout.plot_system(below, name, points["tokens"], 100 * points["experts_share"], eager)
+        layout.power_axis(below.xaxis, rows["tokens"])
+        below.set_xlabel("batch (sequences)")
+    steps[0].set_yscale("log")
+    layout.log_labels(steps[0].yaxis)
+    shares[0].set_ylim(0, 105)
+    steps[0].set_ylabel("decode step (ms)")
+    shares[0].set_ylabel("experts' share\nof the step (%)")
+    layout.mark_missing(layout.by_model(steps, models, rows, missing), "tokens")
+    notes = (
+        f"{rows['dtype'].iloc[0]}, random weights, transformers {', '.join(sorted(rows['transformers'].dropna().unique()))}:"
+        " its own generate loop over a static cache of 256 positions, whose decode step is a CUDA graph or launched "
+        f"kernel by kernel. Share: all experts of a step by themselves, launched likewise, over the step. {layout.FASTER}"
+    )
+    return layout.finish(figure, layout.legend_of(systems, missing), caption.text(study, notes, missing))
