@@ -20,7 +20,7 @@ STUDIES = ("endtoend",)
 def draw(results: Results) -> Figure:
     study = results.study("endtoend")
     rows = compare.plain(study.rows)
-    best, missing = compare.timed(rows, "best"), compare.missing(rows)
+    best = compare.timed(rows, "best")
     if best.empty:
         raise study.lacks("timed row")
     models, systems = names.models_in_order(rows["model"]), compare.systems(rows)
@@ -40,10 +40,11 @@ def draw(results: Results) -> Figure:
     shares[0].set_ylim(0, 105)
     steps[0].set_ylabel("decode step (ms)")
     shares[0].set_ylabel("experts' share\nof the step (%)")
-    layout.mark_missing(layout.by_model(steps, models, rows, missing), "tokens")
-    notes = (
-        f"{rows['dtype'].iloc[0]}, random weights, transformers {', '.join(sorted(rows['transformers'].dropna().unique()))}:"
-        " its own generate loop over a static cache of 256 positions, whose decode step is a CUDA graph or launched "
-        f"kernel by kernel. Share: all experts of a step by themselves, launched likewise, over the step. {layout.FASTER}"
+    versions = ", ".join(sorted(rows["transformers"].dropna().unique()))
+    notes = caption.notes(
+        study,
+        f"{rows['dtype'].iloc[0]}, random weights, transformers {versions}: its own generate loop over a static cache "
+        "of 256 positions. Share: all experts of a step by themselves, launched as the step is, over the step.",
+        caption.FASTER,
     )
-    return layout.finish(figure, layout.legend_of(systems, missing), caption.text(study, notes, missing))
+    return layout.finish(figure, layout.legend_of(systems), notes, caption.source(study))

@@ -23,12 +23,12 @@ def endtoend_tables(frame: pd.DataFrame) -> list[Table]:
         rows = best[best["model"] == model]
         systems = in_order(rows["implementation"])
         rates = rows.pivot(index="tokens", columns="implementation", values="tokens_per_s")
-        gain = gained[gained["model"] == model].set_index("tokens")
+        gain = {row["tokens"]: row for _, row in gained[gained["model"] == model].iterrows()}
         body = []
         for tokens, each in rates.sort_index().iterrows():
             cells = [f"{each[name]:.0f}" if pd.notna(each[name]) else "-" for name in systems]
-            if tokens in gain.index:
-                one = gain.loc[tokens]
+            if tokens in gain:
+                one = gain[tokens]
                 cells += [label_of(one["other"]), f"{one['alone']:.2f}", f"{one['step']:.2f}",
                           f"{100 * one['experts_share']:.0f} %"]  # fmt: skip
             else:
