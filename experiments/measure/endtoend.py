@@ -15,7 +15,6 @@ from ..table.columns import Column
 from ..workload.case import BYTES_PER_ELEMENT, Case
 from ..workload.recorded import DRAWN
 from ..workload.whole import build, experts_of, load_whole, whole_names
-from .gate import IncorrectOutput
 from .measurement import Measurement, Rows, by_point
 
 if TYPE_CHECKING:
@@ -114,6 +113,7 @@ def measure_endtoend(implementation: Implementation, case: Case, launches: list[
     import transformers
 
     from .decoding import Steps, generate
+    from .gate import IncorrectOutput
     from .timing import quantile, time_calls
 
     experts = experts_of(model)

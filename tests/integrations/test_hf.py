@@ -2,6 +2,7 @@
 transformers."""
 
 import copy
+import re
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tiny_models import FAMILIES, model, tokens, transformers
 
+from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.checkout import program_environment
 from tritonmoe_bench.experiments.workload.reference import relative_error
 from tritonmoe_bench.kernels.integrations import hf
@@ -229,8 +231,15 @@ def test_transformers_is_imported_when_it_is_registered_and_its_lack_is_one_line
     assert done.stdout.startswith("transformers 5.0 or later is needed: pip install 'tritonmoe-bench[transformers]'")
 
 
-def test_the_name_is_one_of_transformers_own(device):
-    made = transformers.AutoModelForCausalLM.from_config(
-        model("olmoe", torch.float16, "cpu").config, experts_implementation=hf.NAME
-    )
-    assert made.config._experts_implementation == hf.NAME
+def test_what_the_readme_says_runs_a_checkpoint(tmp_path, device):
+    """Written with AutoModelForCausalLM as it is imported, from a folder instead of a name."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [code] = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "integrations" in code]
+    made = model("olmoe", torch.float16, "cpu")
+    made.save_pretrained(tmp_path)
+    names = {"AutoModelForCausalLM": transformers.AutoModelForCausalLM, "name": tmp_path,
+             "input_ids": tokens(1, 2, device)}  # fmt: skip
+    code = re.sub("(?m)^  ", "", code).replace('"cuda"', repr(device))
+    exec(code.replace(", cache_", ", max_new_tokens=2, disable_compile=True, cache_"), names)
+    assert names["model"].config._experts_implementation == hf.NAME
+    assert names["model"].dtype == torch.float16
