@@ -32,7 +32,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose cutlass peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
+.PHONY: help choose cutlass checkouts peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -111,6 +111,9 @@ peers: $(READY)  ## cut vLLM, SGLang, DeepSpeed, DeepGEMM and Humming down to th
 	$(RUN) baselines/builds/offline/prune_deepspeed.py
 	$(RUN) baselines/builds/offline/prune_deep_gemm.py
 	$(RUN) baselines/builds/offline/unpack_humming.py
+
+checkouts: $(READY)  ## clone ScatterMoE, TritonMoE (the paper's code), Tutel and FastMoE into .peers, and compile the last two (needs nvcc)
+	$(RUN) baselines/builds/checkouts/build.py $(ARGS)
 
 cutlass: $(READY)  ## compile CUTLASS's grouped GEMM for Hopper, into .peers/cutlass (needs nvcc)
 	$(RUN) baselines/builds/cutlass/build.py $(ARGS)

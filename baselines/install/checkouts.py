@@ -1,4 +1,5 @@
-"""Systems that no package index has: the user clones them and names the folder in an environment variable."""
+"""Systems that no package index has: the user clones them and names the folder in an environment variable, or has
+`make checkouts` put them into .peers."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import ClassVar
 from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.experiments.implementation.contract import Implementation
 
+from . import trees
 from .installed import installed_version
 
 
@@ -34,15 +36,17 @@ class Checkout:
         return f"TRITONMOE_{self.name.upper()}_PATH"
 
     def search_path(self) -> list[Path]:
-        """The folder, if the variable names one that holds the package; else nothing."""
+        """The folder, if the variable names one that holds the package; where it is not set, that of .peers if it
+        was made; else nothing."""
         value = os.environ.get(self.variable, "")
-        folder = Path(value).expanduser().resolve()
-        return [folder] if value and (folder / self.package).is_dir() else []
+        folder = Path(value).expanduser().resolve() if value else trees.folder(self.name)
+        return [folder] if (value or trees.record(folder)) and (folder / self.package).is_dir() else []
 
     def version(self) -> str:
-        """`commit <hash>` of the checkout, `checkout` for one without its history, else the version installed."""
+        """`commit <hash>` by the checkout's BUILD.json or history, `checkout` without either, else the version that is
+        installed."""
         for folder in self.search_path():
-            commit = checkout.commit_of(folder, self.package)
+            commit = trees.record(folder).get("commit") or checkout.commit_of(folder, self.package)
             return f"commit {commit[:12]}" if commit else "checkout"
         return installed_version(self.distribution)
 

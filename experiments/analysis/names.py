@@ -8,8 +8,8 @@ from ..table.limits import LIMIT as LIMIT
 
 FAST = "fast"
 PAPER, UNFUSED = "paper_fused", "paper_unfused"
-OWN_CODE = "tritonmoe"
-"""The paper's own code; names of its further paths begin so."""
+OWN_CODE, OWN_UNFUSED = "tritonmoe", "tritonmoe_unfused"
+"""The paper's own code; names of its further paths begin as the first."""
 GPU_SCHEDULE = "paper_fused_graph"
 """The tiles of `paper_fused` with the schedule built on the GPU, so that a CUDA graph can hold it."""
 LOOP = "torch_loop"
@@ -54,6 +54,7 @@ SYSTEMS = {
     "openai_triton_kernels": ("OpenAI triton_kernels", "serving"),
     "scattermoe": ("ScatterMoE", "research"),
     "tritonmoe": ("TritonMoE (the paper's code)", "research"),
+    "tritonmoe_unfused": ("TritonMoE unfused (the paper's code)", "research"),
     "cutlass_grouped": ("CUTLASS grouped", "library"),
     "cublas_grouped": ("cuBLAS grouped", "library"),
     "cublas_streams": ("cuBLAS on streams", "library"),

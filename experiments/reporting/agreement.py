@@ -31,9 +31,10 @@ OUR_SYSTEMS = {
     "torch_grouped_mm_compiled": "torch_grouped_mm_compiled",
     "torch_loop": "torch_loop",
     "tritonmoe_paper_code": "tritonmoe",
+    "tritonmoe_paper_code_unfused": "tritonmoe_unfused",
     "vllm_triton_0.22.1": "vllm",
 }
-"""Names there and here; `tritonmoe_paper_code_unfused` has no counterpart."""
+"""Names there and here."""
 
 
 def load_reference(path: Path = REFERENCE) -> pd.DataFrame:

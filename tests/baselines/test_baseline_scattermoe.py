@@ -8,12 +8,14 @@ import torch
 from tiny_layer import case, error_of, stub_modules
 
 from tritonmoe_bench.baselines import scattermoe as adapters
+from tritonmoe_bench.baselines.install import trees
 from tritonmoe_bench.experiments import checkout
 
 
 @pytest.fixture(autouse=True)
-def nothing_there(monkeypatch):
+def nothing_there(monkeypatch, tmp_path):
     monkeypatch.delenv("TRITONMOE_SCATTERMOE_PATH", raising=False)
+    monkeypatch.setattr(trees, "FOLDER", tmp_path / "peers")
     adapters._problem.cache_clear()
     yield
     adapters._problem.cache_clear()

@@ -1,11 +1,13 @@
 """What the build tools make lies where the adapters look for it."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from tiny_layer import load
 
-from tritonmoe_bench.baselines import cutlass_grouped, megablocks
+from tritonmoe_bench.baselines import cutlass_grouped, fastmoe, megablocks, scattermoe, tritonmoe, tutel
 from tritonmoe_bench.baselines.install import trees
 
 BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
@@ -16,6 +18,7 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
     [
         ("megablocks/build.py", megablocks.FOLDER),
         ("cutlass/build.py", cutlass_grouped.FOLDER),
+        ("checkouts/build.py", trees.FOLDER),
         ("offline/prune_vllm.py", trees.FOLDER),
         ("offline/prune_sglang.py", trees.folder("sglang")),
         ("offline/prune_deepspeed.py", trees.folder("deepspeed")),
@@ -26,3 +29,38 @@ def test_a_build_lands_where_its_adapter_looks(script, folder, monkeypatch):
     path = BUILDS / script
     monkeypatch.syspath_prepend(path.parent)  # as when it is run as a file
     assert folder == load(path).DEFAULT_OUT
+
+
+def test_the_checkouts_are_those_of_the_adapters(monkeypatch):
+    path = BUILDS / "checkouts" / "build.py"
+    monkeypatch.syspath_prepend(path.parent)
+    sources = load(path).SOURCES
+    checkouts = [module.CHECKOUT for module in (scattermoe, tritonmoe, tutel, fastmoe)]
+    assert {name: source.repository for name, source in sources.items()} == {c.name: c.repository for c in checkouts}
+    assert all(c.package.split("/")[0] == sources[c.name].package for c in checkouts)
+
+
+def test_a_checkout_is_made_at_its_commit_alone(monkeypatch, tmp_path):
+    path = BUILDS / "checkouts" / "build.py"
+    monkeypatch.syspath_prepend(path.parent)
+    build = load(path)
+    origin = tmp_path / "origin"
+    (origin / "package").mkdir(parents=True)
+    (origin / "package" / "__init__.py").write_text("this = 1\n")
+    (origin / "tests").mkdir()
+    (origin / "tests" / "test_it.py").touch()
+    git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{origin}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/some/thing")
+    out = tmp_path / "peers" / "thing"
+    build.make(build.Source("some/thing", commit, "package"), out, "python", "9.0")
+    made = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
+    assert made == ["BUILD.json", "package/__init__.py"]
+    assert json.loads((out / "BUILD.json").read_text()) == {"commit": commit}
+    with pytest.raises(build.BuildError, match="git fetch"):
+        build.make(build.Source("some/thing", "f" * 40, "package"), out, "python", "9.0")
+    assert made == sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
