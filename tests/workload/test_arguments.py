@@ -164,7 +164,7 @@ def test_hydras_own_words_work():
         (["--cfg", "nothing"], "invalid choice: 'nothing'"),
         (["model=[tiny,mixtrl]", "tokens=1"], "model=mixtrl: allowed are"),
         (["model=[tiny,mixtral]", "model.top_k=1"], "give one model=... too"),
-        (["implementations=[feild]", "model=tiny"], "and the sets torch, paper, paper_code, megablocks, serving, field"),
+        (["implementations=[feild]", "model=tiny"], "sets torch, paper, paper_code, megablocks, serving, field"),
     ],
 )
 def test_words_that_cannot_be_are_one_line(arguments, message):
