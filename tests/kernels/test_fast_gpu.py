@@ -119,8 +119,10 @@ def test_a_graph_follows_routing_done_outside(tokens, kind, device):
         static.x.copy_(fresh.x)
         graph.replay()
         assert torch.equal(y, fresh.forward())
-        exact, own = fresh.reference(torch.float32), fresh.reference(y.dtype)
-        assert_accurate(y, exact, own, 1.5)
+        if (fresh.local_ids() < 0).all():
+            assert torch.equal(y, torch.zeros_like(y))
+        else:
+            assert_accurate(y, fresh.reference(torch.float32), fresh.reference(y.dtype), 1.5)
 
 
 @pytest.mark.parametrize("name", TILES)
