@@ -10,6 +10,7 @@ import yaml
 
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.config import load_model
 
 TOKENS = (1, 4, 8, 16, 32, 64, 128, 256, 512)
 LIMIT_TB_S = 4.5
@@ -52,6 +53,7 @@ HEADLINE_SYSTEMS = (
     "vllm",
 )
 QUANT_SYSTEMS = ("stream", "fast", "vllm")
+NATIVE_SYSTEMS = ("stream", "fast", "torch_grouped_mm", "vllm")
 HEADLINE_MODELS = ("mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b")
 COUNTED_SYSTEMS = {
     # name: (bytes over the compulsory ones at few tokens, growth per doubling of tokens over 128)
@@ -94,6 +96,17 @@ def quant_cases() -> list[Case]:
         for skew in (0.0, 1.2)
         for quant in ("fp8_block", "none")
     ]
+
+
+def native_cases() -> list[Case]:
+    return [
+        native(name, tokens) for name in ("qwen3_next_80b_a3b", "mixtral", "gpt_oss_20b") for tokens in (1, 32, 512)
+    ]
+
+
+def native(name: str, tokens: int) -> Case:
+    own = load_model(name)
+    return replace(model(name, tokens), gating=own.native_gating, layer="native", facts=own.facts())
 
 
 def skew_cases() -> list[Case]:
@@ -211,4 +224,5 @@ def trouble(study: str, case: Case, implementation: str, launch: str) -> tuple[s
 
 def noise(*key: object) -> float:
     """Standard normal, the same for the same key everywhere."""
-    return float(np.random.default_rng(zlib.crc32(repr(key).encode())).standard_normal())
+    named = [part.case_hash if isinstance(part, Case) else part for part in key]
+    return float(np.random.default_rng(zlib.crc32(repr(named).encode())).standard_normal())

@@ -26,7 +26,19 @@ from .texts import claim_texts, say
 
 PAPER = CLAIMS.parent
 FIRST_FIGURE, FIELD_FIGURE = "throughput", "headline"
-STUDIES = ("throughput", "headline", "skew", "experts", "stages", "traffic", "decode", "fusion", "heights", "energy")
+STUDIES = (
+    "throughput",
+    "headline",
+    "native",
+    "skew",
+    "experts",
+    "stages",
+    "traffic",
+    "decode",
+    "fusion",
+    "heights",
+    "energy",
+)
 """The studies in the order in which the report names them; others of conf/study/ follow."""
 NO_STUDY = ("adhoc", "smoke")
 """What a user asked, and what a machine without a GPU can show: the report leaves them out."""
@@ -37,7 +49,7 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
     studies = load_studies(results, device)
     frames = {name: study.rows for name, study in studies.items()}
     throughput = frames.get("throughput", pd.DataFrame())
-    headline = frames.get("headline", pd.DataFrame())
+    headline, native = (frames.get(name, pd.DataFrame()) for name in ("headline", "native"))
     tests, portability = load_outcomes(results)
     evidence = Evidence(device, frames, tests, portability, own_code.speedups(device))
     findings, disputed = ([claim_texts(finding) for finding in decide(evidence, path)] for path in (CLAIMS, DISPUTED))
@@ -56,6 +68,8 @@ def make_context(results: Path, figures: Path, device: str) -> dict[str, Any]:
         "field_figure": FIELD_FIGURE,
         "field_sentences": report_headline.field_sentences(headline),
         "field": report_headline.field_tables(headline),
+        "native_sentence": report_headline.native_sentence(native),
+        "native": report_headline.native_tables(native),
         "ratios": tables.ratio_tables(throughput),
         "ranking": ranking.ranking_tables({"throughput": throughput, "headline": headline}),
         "endtoend": endtoend.endtoend_tables(frames.get("endtoend", pd.DataFrame())),

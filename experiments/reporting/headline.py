@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..analysis.compare import panels, plain, ratios, timed, to_best
+from ..analysis.compare import panel_rows, panels, plain, ratios, timed, to_best
 from ..analysis.headline import SHAKY, against_best, geometric_mean, peers, standing
 from ..analysis.names import FAST, LIMIT, MEGABLOCKS, model_label
 from ..table.limits import below_limit
@@ -42,11 +42,34 @@ def field_sentences(frame: pd.DataFrame) -> list[str]:
 def field_tables(frame: pd.DataFrame) -> list[Table]:
     """One table for each model: `fast`, its share of the measured limit, the best peer and the best Megablocks path, at
     each batch size and skew, each system in its best launch mode."""
-    if frame.empty:
-        return []
-    rows = plain(frame)
+    return [] if frame.empty else _tables(plain(frame))
+
+
+def native_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the models' own layers."""
+    return frame if frame.empty else frame[frame["layer"] == "native"]
+
+
+def native_sentence(frame: pd.DataFrame) -> str:
+    """Where `fast` stands against the best peer on the models' own layers; empty if it has no row of one."""
+    rows = native_rows(frame)
+    if rows.empty or timed(rows[rows["implementation"] == FAST], "best").empty:
+        return ""
+    return say("field.j2", "over_best_peer", standing=standing(against_best(rows, peers(rows))))
+
+
+def native_tables(frame: pd.DataFrame) -> list[Table]:
+    """As `field_tables`, of the models' own layers: one table for each model and weight format."""
+    rows = native_rows(frame)
+    parts = rows.groupby("quant") if len(rows) else ()
+    return [table for quant, part in parts for table in _tables(part, str(quant))]
+
+
+def _tables(rows: pd.DataFrame, quant: str = "none") -> list[Table]:
+    """A table for each panel of the rows, which are of one weight format."""
     best = _by_case(against_best(rows, peers(rows)))
     paths = _by_case(against_best(rows, list(MEGABLOCKS)))
+    header = HEADER if paths else HEADER[:-2]
     own = timed(rows[rows["implementation"] == FAST], "best")
     own = own.assign(below=below_limit(own)).sort_values(["tokens", "skew", "case_hash"], kind="stable")
     limits = rows[(rows["implementation"] == LIMIT) & (rows["status"] == "ok") & (rows["p50_us"] == rows["stream_us"])]
@@ -57,11 +80,13 @@ def field_tables(frame: pd.DataFrame) -> list[Table]:
             [
                 str(row.tokens), f"{row.skew:g}", latency_text(row.p50_us),
                 (NOISE_MARK if row.case_hash in shaky else "") + share_text(row),
-                *_against(best.get(row.case_hash), latency=True), *_against(paths.get(row.case_hash)),
+                *_against(best.get(row.case_hash), latency=True),
+                *(_against(paths.get(row.case_hash)) if paths else ()),
             ]
-            for row in _rows(own[own["model"] == model])
+            for row in _rows(panel_rows(own, (model, dtype, gating)))
         ]  # fmt: skip
-        tables.append(Table(f"{FAST}: {model_label(model)}, {dtype}, {gating}", HEADER, body, text=(4, 7)))
+        title = f"{FAST}: {model_label(model)}, {dtype}, {gating}" + (f", {quant}" if quant != "none" else "")
+        tables.append(Table(title, header, body, text=(4, 7)))
     return tables
 
 

@@ -25,6 +25,7 @@ UNITS = {
     "headline": ["tokens", "fast is faster than the\nbest other system by (%)"],
     "quant": ["tokens", "fast is faster than the\nbest other system by (%)"],
     "formats": ["tokens", "latency (µs)"],
+    "native": ["tokens", "fast is faster than the\nbest other system by (%)"],
     "ranking": ["within this factor of the fastest system", "share of points"],
     "paper_ratios": ["tokens", "speed of the pipeline\nover Megablocks", "speed of fused\nover unfused"],
     "skew": ["Zipf exponent", "experts, of equal parameters", "% of what\nmemory allows"],
@@ -224,7 +225,8 @@ def test_the_headline_prints_each_lead_and_counts_them(drawn, results):
     assert {"stream", "fast", "paper_fused_graph"}.isdisjoint(headline_data.peers(rows))
     for panel, model in zip(drawn["headline"].axes, ("mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b")):
         here = best[best["model"] == model]
-        assert sorted(text.get_text() for text in panel.texts) == sorted(f"{100 * (r - 1):.0f}" for r in here["ratio"])
+        leads = [f"{100 * (r - 1):.0f}".replace("-0", "0") for r in here["ratio"]]
+        assert sorted(text.get_text() for text in panel.texts) == sorted(leads)
         marks = [line.get_ydata()[0] for line in panel.lines if line.get_marker() not in ("None", "")]
         assert sorted(marks) == pytest.approx(sorted(100 * (here["ratio"] - 1)))
     product = 1.0
@@ -261,6 +263,16 @@ def test_each_format_has_its_lines_and_the_sentence_says_what_it_buys(drawn, res
         "\n", " "
     )
     assert "fp8_block: " in printed(drawn["formats"])
+
+
+def test_native_layers_have_a_panel_a_model(drawn, results):
+    rows = results.study("native").rows
+    assert set(rows["layer"]) == {"native"}
+    best = headline_data.against_best(rows, headline_data.peers(rows))
+    panels = [panel for panel in drawn["native"].axes if panel.get_visible()]
+    assert [panel.get_title() for panel in panels] == ["Mixtral-8x7B", "gpt-oss-20b", "Qwen3-Next-80B-A3B"]
+    assert sum(len(panel.texts) for panel in panels) == len(best) == 9
+    assert "on the layers that models run" in " ".join(drawn["native"].get_suptitle().split())
 
 
 def test_the_ranking_has_a_cell_a_system_and_point_and_its_profile(drawn, results):

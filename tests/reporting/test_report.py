@@ -17,6 +17,7 @@ import outcomes
 import pandas as pd
 import pytest
 import yaml
+from claim_rows import frame, row
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -181,6 +182,25 @@ def test_where_fast_is_not_the_fastest_is_named(written):
     rows.loc[slow, ["p50_us", "p20_us", "p80_us"]] *= 10
     assert "Mixtral-8x7B, 8 tokens, skew 0: " in headline.field_sentences(rows)[-1]
     assert headline.field_sentences(rows[rows["implementation"] != "fast"]) == []
+
+
+def test_native_layers_have_a_sentence_and_a_table_a_model():
+    point = {"study": "native", "dtype": "bf16", "layer": "native", "quant": "none"}
+    gatings = {"mixtral": "softmax_renorm", "deepseek_v3": "deepseek_v3"}
+    rows = frame([
+        row(system, latency, model=model, gating=gating, **point)
+        for model, gating in gatings.items() for system, latency in (("fast", 100.0), ("vllm", 150.0))
+    ])  # fmt: skip
+    rows = rows.assign(stream_us=50.0)
+    assert "fast runs at 1.50x" in headline.native_sentence(rows)
+    tables = headline.native_tables(rows)
+    assert [table.title for table in tables] == [
+        "fast: Mixtral-8x7B, bf16, softmax_renorm", "fast: DeepSeek-V3, bf16, deepseek_v3",
+    ]  # fmt: skip
+    assert [table.rows[0][4:] for table in tables] == [["vllm", "150", "1.50"]] * 2
+    assert tables[0].header[-1] == "fast / best peer"
+    assert headline.native_tables(rows.assign(layer="plain")) == []
+    assert headline.native_sentence(rows[rows["implementation"] != "fast"]) == ""
 
 
 def test_ranking_is_sorted_and_leaves_out_the_limit(written):
