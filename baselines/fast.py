@@ -48,8 +48,10 @@ class Fast(Implementation):
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 
-        if case.quant != "none" and case.facts.shared_ffn and not _has_shared_slot(case):
-            return unsupported(f"quant={case.quant}: packed, a shared expert has to be as wide as the others")
+        if case.quant != "none" and case.facts.shared_ffn and not _shared_slots(case):
+            return unsupported(
+                f"quant={case.quant}: packed, a shared expert has to be some times as wide as the others"
+            )
         if case.num_experts > MAX_EXPERTS or case.top_k > MAX_TOP_K:
             return unsupported(f"takes up to {MAX_EXPERTS} experts and top_k up to {MAX_TOP_K}")
         return OK
@@ -61,7 +63,7 @@ class Fast(Implementation):
         return _packed_activations() if packed else "a16"
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        return with_shared_slot(case, weights) if _has_shared_slot(case) else with_shared_beside(case, weights)
+        return with_shared_slots(case, weights) if _shared_slots(case) else with_shared_beside(case, weights)
 
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
@@ -126,9 +128,9 @@ def with_shared_beside(case: Case, weights: Weights) -> Forward:
     return lambda x: add_shared(x, fast_moe(x, *layer, **options))
 
 
-def with_shared_slot(case: Case, weights: Weights) -> Forward:
-    """`fast_experts` with the shared expert as one more, which every token has a slot for; the tiles are those that the
-    layer has without it."""
+def with_shared_slots(case: Case, weights: Weights) -> Forward:
+    """`fast_experts` with the shared expert as more of them, which every token has slots for; the tiles are those that
+    the layer has without it."""
     from tritonmoe_bench.kernels.fast.layer import fast_experts
     from tritonmoe_bench.kernels.fast.route import Router
     from tritonmoe_bench.kernels.fast.shared import append_shared
@@ -136,22 +138,26 @@ def with_shared_slot(case: Case, weights: Weights) -> Forward:
     routing = (case.top_k, case.gate, weights.correction_bias(), weights.router_bias())
     router, gate = Router(weights.router(), *routing), weights.shared_router()
     gate = None if gate is None else gate[0]
+    shared = range(case.num_experts, case.num_experts + _shared_slots(case))
     experts, tiles = _experts(case, weights, with_shared=True), _tiles(case)
     options = {"tiles": tiles, **_epilogue(case, weights)}
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        slots = append_shared(x, *router.choose(x), case.num_experts, gate)
+        slots = append_shared(x, *router.choose(x), shared, gate)
         return fast_experts(x, *experts, *slots, **options)
 
     return forward
 
 
-def _has_shared_slot(case: Case) -> bool:
-    """Whether the shared expert can be one more: of the same width, and within what the kernels take."""
+def _shared_slots(case: Case) -> int:
+    """How many experts the shared one can be: of the others' width, and within what the kernels take; else 0. Its gate
+    belongs to its output, where weights on the input have no place for it."""
     from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 
-    fits = case.num_experts < MAX_EXPERTS and case.top_k < MAX_TOP_K and not case.facts.expert_bias
-    return case.facts.shared_ffn == case.ffn_dim and fits
+    slots, rest = divmod(case.facts.shared_ffn, case.ffn_dim)
+    fits = case.num_experts + slots <= MAX_EXPERTS and case.top_k + slots <= MAX_TOP_K
+    same = not case.facts.expert_bias and not (case.facts.weights_on_input and case.facts.shared_gate)
+    return slots if fits and same and not rest else 0
 
 
 def _experts(case: Case, weights: Weights, with_shared: bool = False) -> tuple[Any, Any]:

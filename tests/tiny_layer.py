@@ -29,6 +29,8 @@ NATIVE = [
     {"activation": "gpt_oss", "expert_bias": True, "router_bias": True},
     {"shared_ffn": 48},
     {"shared_ffn": 80, "shared_gate": True, "float32_router": True},
+    {"shared_ffn": 144, "shared_gate": True},
+    {"shared_ffn": 48, "shared_gate": True, "weights_on_input": True},
     {"weights_on_input": True},
 ]
 """Facts of native layers that systems are tried on."""

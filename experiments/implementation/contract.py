@@ -116,7 +116,7 @@ class Weights(Protocol):
 
     def packed_gate_up(self, with_shared: bool = False) -> Packed:
         """Matrices [2 * ffn, hidden] of all experts in the case's weight format, gate rows then up rows. with_shared:
-        the shared expert, which is then as wide as the others, stands behind them; so below."""
+        the shared expert stands behind the others, as one more, or as many as it is wide; so below."""
 
     def packed_down(self, with_shared: bool = False) -> Packed:
         """Matrices [hidden, ffn] of all experts in the case's weight format."""

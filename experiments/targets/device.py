@@ -72,11 +72,14 @@ class Blank:
     def shared_router(self) -> torch.Tensor | None:
         return self.empty(1, self.case.hidden_dim) if self.case.facts.shared_gate else None
 
+    def _stacked(self, with_shared: bool) -> int:
+        return self.case.num_experts + with_shared * (self.case.facts.shared_ffn // self.case.ffn_dim)
+
     def gate_up(self, with_shared: bool = False) -> torch.Tensor:
-        return self.empty(self.case.num_experts + with_shared, 2 * self.case.ffn_dim, self.case.hidden_dim)
+        return self.empty(self._stacked(with_shared), 2 * self.case.ffn_dim, self.case.hidden_dim)
 
     def down(self, with_shared: bool = False) -> torch.Tensor:
-        return self.empty(self.case.num_experts + with_shared, self.case.hidden_dim, self.case.ffn_dim)
+        return self.empty(self._stacked(with_shared), self.case.hidden_dim, self.case.ffn_dim)
 
     def packed_gate_up(self, with_shared: bool = False) -> Packed:
         return formats()[self.case.quant].pack(self.gate_up(with_shared))

@@ -27,7 +27,7 @@ class Weights:
     Layouts: ``nk`` has the reduced dimension last (nn.Linear's: gate [ffn, hidden], down [hidden, ffn]), ``kn`` has it
     first. Each stacked tensor is made once and kept until `release`; DeepSeek-V3's layer is 22.5 GB, so ask for one
     layout only. `set_index` names one of several independent sets of weights of the same case. with_shared: the shared
-    expert stands as one more behind the others, which takes one of their width.
+    expert stands behind the others, as one more, or as many as it is wide.
     """
 
     def __init__(self, case: Case, device: str | torch.device, set_index: int = 0) -> None:
@@ -194,9 +194,17 @@ class Weights:
 
     def _indices(self, with_shared: bool) -> range:
         """The experts of a stack. Raises ValueError for a shared expert that does not fit into it."""
-        if with_shared and self.case.facts.shared_ffn != self.case.ffn_dim:
-            raise ValueError(f"a shared expert of width {self.case.facts.shared_ffn} is none of {self.case.ffn_dim}")
-        return range(self.case.num_experts + with_shared)
+        case = self.case
+        if with_shared and case.facts.shared_ffn % case.ffn_dim:
+            raise ValueError(f"a shared expert of width {case.facts.shared_ffn} is no whole number of {case.ffn_dim}")
+        return range(case.num_experts + with_shared * (case.facts.shared_ffn // case.ffn_dim))
+
+    def _stack_part(self, index: int, part: int) -> torch.Tensor:
+        """`_part` of an expert of a stack: behind the others, as wide parts of the shared one."""
+        if index < self.case.num_experts:
+            return self._part(index, part, self.case.ffn_dim)
+        whole = self._part(self.case.num_experts, part, self.case.facts.shared_ffn)
+        return whole.split(self.case.ffn_dim, dim=1 if part == 2 else 0)[index - self.case.num_experts]
 
     def _packed(self, name: str, parts: tuple[int, ...], with_shared: bool) -> Packed:
         indices = self._indices(with_shared)
@@ -205,7 +213,7 @@ class Weights:
             pack = formats()[self.case.quant].pack
             made = None
             for index in indices:
-                one = pack(torch.cat([self._part(index, part, self.case.ffn_dim) for part in parts])[None])
+                one = pack(torch.cat([self._stack_part(index, part) for part in parts])[None])
                 if made is None:
                     room = (torch.empty((len(indices), *part.shape[1:]), dtype=part.dtype, device=self.device)
                             for part in (one.values, one.scales))  # fmt: skip
@@ -230,7 +238,7 @@ class Weights:
                 view = out[index] if layout == "nk" else out[index].T
                 for position, part in enumerate(parts):
                     height = n // len(parts)
-                    view[position * height : (position + 1) * height].copy_(self._part(index, part, columns))
+                    view[position * height : (position + 1) * height].copy_(self._stack_part(index, part))
             return out
 
         return self._once((name, layout, with_shared), make)

@@ -1,4 +1,7 @@
-"""The shared expert of a layer as one more slot of every token, for an expert that stands behind the routed ones."""
+"""The shared expert of a layer as more slots of every token, for experts that stand behind the routed ones.
+
+An expert n times as wide as the others is n of them, each with its part of the intermediate: their outputs add up.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from ..pdl import launch_options, release_next, wait_for_previous
 @triton.jit(do_not_specialize=["shared"])
 def _append_shared_kernel(
     experts, weights, x, gate, all_experts, all_weights, stride_token, shared,
-    TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
+    TOP_K: tl.constexpr, SLOTS: tl.constexpr, HIDDEN: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """One program a token. gate: [HIDDEN], or None for a weight of 1."""
     token = tl.program_id(0)
@@ -31,25 +35,26 @@ def _append_shared_kernel(
     release_next(PDL)
     expert = tl.load(experts + token * TOP_K + slot, mask=slot < TOP_K, other=0)
     weight = tl.load(weights + token * TOP_K + slot, mask=slot < TOP_K, other=0.0)
-    place = token * (TOP_K + 1) + slot
-    tl.store(all_experts + place, tl.where(slot < TOP_K, expert, shared), mask=slot <= TOP_K)
-    tl.store(all_weights + place, tl.where(slot < TOP_K, weight, share), mask=slot <= TOP_K)
+    place = token * SLOTS + slot
+    tl.store(all_experts + place, tl.where(slot < TOP_K, expert, shared + slot - TOP_K), mask=slot < SLOTS)
+    tl.store(all_weights + place, tl.where(slot < TOP_K, weight, share), mask=slot < SLOTS)
 
 
 def append_shared(
-    x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, shared: int, gate: torch.Tensor | None = None
+    x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, shared: range, gate: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(experts int32, weights float32), each [tokens, top_k + 1]: each token's slots, and last the expert `shared`,
-    with the weight sigmoid(x @ gate), in float32, or 1 without a gate.
+    """(experts int32, weights float32), each [tokens, top_k + len(shared)]: each token's slots, then the experts
+    `shared`, with the weight sigmoid(x @ gate), in float32, or 1 without a gate.
 
     x: [tokens, hidden]; experts: int32, weights: float32, both [tokens, top_k]; gate: [hidden].
     """
     tokens, top_k = experts.shape
-    all_experts, all_weights = (torch.empty((tokens, top_k + 1), dtype=t.dtype, device=x.device)
+    slots = top_k + len(shared)
+    all_experts, all_weights = (torch.empty((tokens, slots), dtype=t.dtype, device=x.device)
                                 for t in (experts, weights))  # fmt: skip
     _append_shared_kernel[(tokens,)](
-        experts, weights, x, gate, all_experts, all_weights, x.stride(0), shared, TOP_K=top_k, HIDDEN=x.shape[1],
-        BLOCK_S=triton.next_power_of_2(top_k + 1), BLOCK_H=min(triton.next_power_of_2(x.shape[1]), 2048),
+        experts, weights, x, gate, all_experts, all_weights, x.stride(0), shared.start, TOP_K=top_k, SLOTS=slots,
+        HIDDEN=x.shape[1], BLOCK_S=triton.next_power_of_2(slots), BLOCK_H=min(triton.next_power_of_2(x.shape[1]), 2048),
         **launch_options(x.device),
     )  # fmt: skip
     return all_experts, all_weights

@@ -189,8 +189,21 @@ def test_a_shared_expert_of_the_same_width_stands_behind_the_others(quant):
             weights.shared_gate_up()
     assert torch.equal(gate_up[8], torch.cat([gate, up]))
     assert torch.equal(out[8], down)
-    with pytest.raises(ValueError, match="a shared expert of width 96 is none of 48"):
-        Weights(native({"shared_ffn": 96}), "cpu").gate_up(with_shared=True)
+    with pytest.raises(ValueError, match="a shared expert of width 80 is no whole number of 48"):
+        Weights(native({"shared_ffn": 80}), "cpu").gate_up(with_shared=True)
+
+
+@pytest.mark.parametrize("quant", ["none", "fp8_block"])
+def test_a_wider_shared_expert_is_several(quant):
+    case = native({"shared_ffn": 256}, hidden_dim=128, ffn_dim=128, quant=quant)
+    weights, (gate, up, down) = Weights(case, "cpu"), Weights(case, "cpu").parts().shared
+    if quant == "none":
+        gate_up, out = weights.gate_up(with_shared=True), weights.down(with_shared=True)
+    else:
+        gate_up, out = (made(with_shared=True).unpack() for made in (weights.packed_gate_up, weights.packed_down))
+    assert torch.equal(gate_up[8:, :128].flatten(0, 1), gate)
+    assert torch.equal(gate_up[8:, 128:].flatten(0, 1), up)
+    assert torch.equal(torch.cat(tuple(out[8:]), dim=1), down)
 
 
 @pytest.mark.parametrize("facts", NATIVE, ids=str)
