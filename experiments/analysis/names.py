@@ -39,6 +39,7 @@ MODEL_LABELS = {
 SYSTEMS = {
     "stream": ("measured limit (stream)", "limit"),
     "fast": ("fast", "fast"),
+    "fast_invariant": ("fast, batch-invariant", "fast"),
     "paper_fused": ("paper fused", "paper"),
     "paper_fused_graph": ("paper fused + GPU schedule", "paper"),
     "paper_unfused": ("paper unfused", "paper"),
