@@ -9,6 +9,7 @@ from moe_cases import make_layer
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import chunks, fast_experts
+from tritonmoe_bench.kernels.fast.forward import _combine_kernel
 from tritonmoe_bench.kernels.fast.logits import launch_logits
 from tritonmoe_bench.kernels.fast.routing import launch_top_k
 
@@ -182,3 +183,51 @@ def test_the_host_is_never_asked(tokens, device, monkeypatch):
     for name in ("item", "tolist", "cpu", "__bool__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     routed.forward()
+
+
+WRONG = {
+    "ids in float": ({"ids": lambda r: r.ids.float()}, TypeError, "topk_ids must be torch.int32 or torch.int64, got"),
+    "ids in a list": ({"ids": lambda r: r.ids.tolist()}, TypeError, "topk_ids must be a torch.Tensor, got list"),
+    "ids of fewer tokens": (
+        {"ids": lambda r: r.ids[1:]}, ValueError, r"topk_ids must have shape \[6, top_k\], got \[5, 3\]"),
+    "no ids a token": (
+        {"ids": lambda r: r.ids[:, :0]}, ValueError, r"topk_ids must have shape \[6, top_k\], got \[6, 0\]"),
+    "ids of too many experts": (
+        {"ids": lambda r: r.ids.repeat(1, 11), "weights": lambda r: r.weights.repeat(1, 11)},
+        ValueError, "topk_ids has 33 experts a token: allowed are 1 to 32"),
+    "weights of other slots": (
+        {"weights": lambda r: r.weights[:, :2]}, ValueError, r"topk_weights must have shape \[6, 3\], got \[6, 2\]"),
+    "weights in float64": ({"weights": lambda r: r.weights.double()}, TypeError, "topk_weights must be torch.float"),
+    "ids elsewhere": ({"ids": lambda r: r.ids.to("meta")}, ValueError, "topk_ids is on meta, the other tensors are on"),
+    "down of no experts": (
+        {"down": lambda r: r.down[:0]}, ValueError, "num_experts=0: allowed are 1 to 1024"),
+    "down of two dimensions": (
+        {"down": lambda r: r.down[0]}, ValueError, r"down must have shape \[1, 77, ffn\], got \[77, 35\]"),
+    "gate_up of other experts": (
+        {"gate_up": lambda r: r.gate_up[1:]}, ValueError, r"gate_up must have shape \[5, 70, 77\], got \[4, 70, 77\]"),
+}  # fmt: skip
+WRONG_OPTIONS = {
+    "map in int64": ({"expert_map": lambda r: r.ids[0]}, TypeError, "expert_map must be torch.int32, got torch.int64"),
+    "bias of the gate alone": (
+        {"gate_up_bias": lambda r: r.down[:, 0]}, ValueError, r"gate_up_bias must have shape \[5, 70\], got \[5, 35\]"),
+    "bias of other experts": (
+        {"down_bias": lambda r: r.gate_up[:4, 0]}, ValueError, r"down_bias must have shape \[5, 77\], got \[4, 77\]"),
+    "bias with gaps": (
+        {"down_bias": lambda r: r.gate_up[:, 0]}, ValueError, "down_bias must be contiguous, got strides"),
+    "out of another type": ({"out": lambda r: r.x.float()}, TypeError, "out must be torch.bfloat16, got torch.float32"),
+    "out of another shape": (
+        {"out": lambda r: r.x[None]}, ValueError, r"out must have the shape of x, \[6, 77\], got \[1, 6, 77\]"),
+    "out by columns": ({"out": lambda r: r.x.T.contiguous().T}, ValueError, "out must be contiguous, got strides"),
+    "8 bits of 16": ({"activations": lambda r: "a8"}, ValueError, "activations='a8': weights of 16 bits"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*WRONG, *WRONG_OPTIONS])
+def test_what_is_wrong_is_told_before_any_launch(name, device, monkeypatch):
+    routed = make_routed(device, tokens=6, **SHAPE)
+    changes, error, message = (WRONG | WRONG_OPTIONS)[name]
+    given = {key: value(routed) for key, value in changes.items()}
+    wrong = routed.having(**given) if name in WRONG_OPTIONS else routed.but(**given)
+    monkeypatch.setattr(type(_combine_kernel), "__getitem__", lambda self, grid: pytest.fail("a kernel was launched"))
+    with pytest.raises(error, match=message):
+        wrong.forward()
