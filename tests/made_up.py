@@ -71,6 +71,7 @@ EXPERT_SYSTEMS = tuple(name for name in SYSTEMS if name not in ("torch_loop", "t
 DECODE_SYSTEMS = ("stream", "fastvariant_output_centric", "fastvariant_expert_centric", "fast")
 FUSION_SYSTEMS = ("stream", "fastvariant_gather", "fastvariant_permute", "fast")
 HEIGHT_SYSTEMS = ("stream", "fastvariant_dynamic", *(name for name in VARIANTS if "_fixed" in name))
+ENDTOEND_SYSTEMS = ("torch_loop", "torch_grouped_mm", "fast")
 SKEW_SYSTEMS = tuple(name for name in EXPERT_SYSTEMS if name != "paper_unfused")
 
 
@@ -145,6 +146,10 @@ def height_cases() -> list[Case]:
 
 def energy_cases() -> list[Case]:
     return [model(name, tokens) for name in ("mixtral", "deepseek_v3") for tokens in (1, 32, 512)]
+
+
+def endtoend_cases() -> list[Case]:
+    return [model(name, tokens) for name in ("qwen3_30b_a3b", "olmoe_1b_7b") for tokens in (1, 8, 32)]
 
 
 def counted_cases() -> list[Case]:

@@ -54,6 +54,10 @@ def make_results(folder: Path) -> Path:
         row for case in made_up.energy_cases() for name in made_up.HEADLINE_SYSTEMS for row in energy_rows(case, name)
     ]
     _write(out, "energy", rows, COLUMNS["energy"], made_up.HEADLINE_SYSTEMS)
+    rows = [
+        row for case in made_up.endtoend_cases() for name in made_up.ENDTOEND_SYSTEMS for row in step_rows(case, name)
+    ]
+    _write(out, "endtoend", rows, COLUMNS["endtoend"], made_up.ENDTOEND_SYSTEMS)
     pipelines = ("paper_unfused", "paper_fused", "paper_fused_graph")
     cases = [made_up.model(name, 512, dtype) for name in ("mixtral", "deepseek_v3") for dtype in ("fp16", "bf16")]
     rows = [row for case in cases for name in pipelines for row in stage_rows(case, name)]
@@ -109,6 +113,22 @@ def energy_rows(case: Case, implementation: str) -> Iterable[dict[str, Any]]:
             kept |= {
                 "power_w": power, "energy_mj": power * row["p50_us"] / 1e3, "settled_clock_mhz": 1980 - power / 2,
                 "power_limit_w": 700.0,
+            }  # fmt: skip
+        yield kept
+
+
+def step_rows(case: Case, implementation: str) -> Iterable[dict[str, Any]]:
+    """One row a launch mode: 24 layers of experts, and 2 ms of all else."""
+    columns = set(names(COLUMNS["endtoend"]))
+    for row in layer_rows("endtoend", case, implementation):
+        kept = {name: value for name, value in row.items() if name in columns}
+        if row["status"] == "ok":
+            experts = 24 * row["p50_us"]
+            step = experts + (2000.0 if row["launch"] == "graph" else 20000.0)
+            kept |= {
+                "p50_us": step, "p20_us": step * 0.99, "p80_us": step * 1.01, "tokens_per_s": case.tokens / step * 1e6,
+                "experts_us": experts, "experts_share": experts / step, "peak_bytes": 2 * case.weight_bytes,
+                "model_bytes": case.weight_bytes, "transformers": "0.0.0",
             }  # fmt: skip
         yield kept
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tritonmoe_bench.experiments.measure.timing import TimingSettings, _quantile, matrix_tflops, time_calls, weight_sets
+from tritonmoe_bench.experiments.measure.timing import TimingSettings, matrix_tflops, quantile, time_calls, weight_sets
 
 SETTINGS = TimingSettings()
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -18,9 +18,9 @@ def test_weight_sets_make_a_chain_four_times_the_l2():
 
 
 def test_quantiles_interpolate():
-    assert _quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
-    assert _quantile([5.0], 0.8) == 5.0
-    assert _quantile([0.0, 10.0], 0.2) == pytest.approx(2.0)
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
+    assert quantile([5.0], 0.8) == 5.0
+    assert quantile([0.0, 10.0], 0.2) == pytest.approx(2.0)
 
 
 @on_gpu

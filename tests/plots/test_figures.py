@@ -31,6 +31,7 @@ UNITS = {
     "skew": ["Zipf exponent", "experts, of equal parameters", "% of what\nmemory allows"],
     "ablations": ["tokens", "Zipf exponent", "speed with it / without"],
     "stages": ["share of the stages' sum"],
+    "endtoend": ["batch (sequences)", "decode step (ms)", "experts' share\nof the step (%)"],
     "energy": ["tokens", "energy / of reading\nthe weights once", "power (W)"],
     "accuracy": ["relative error (10⁻³)"],
 }

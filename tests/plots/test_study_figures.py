@@ -144,6 +144,17 @@ def test_power_starts_at_nothing_and_energy_is_over_that_of_stream(drawn, result
     assert above[0].get_title() == model_label("mixtral")
 
 
+def test_a_step_of_a_whole_model_and_the_experts_in_it(drawn, results):
+    rows = compare.timed(results.study("endtoend").rows, "best")
+    steps, shares = drawn["endtoend"].axes[:2], drawn["endtoend"].axes[2:]
+    assert [panel.get_title() for panel in steps] == [model_label("qwen3_30b_a3b"), model_label("olmoe_1b_7b")]
+    here = rows[(rows["model"] == "olmoe_1b_7b") & (rows["implementation"] == "fast")].sort_values("tokens")
+    for panel, values in ((steps[1], here["p50_us"] / 1e3), (shares[1], 100 * here["experts_share"])):
+        line = next(line for line in panel.lines if line.get_label() == "fast")
+        assert list(line.get_ydata()) == list(values)
+    assert shares[0].get_ylim()[0] == 0
+
+
 def test_heights_without_a_fixed_one_name_the_study(results, tmp_path):
     rows = pd.read_csv(results.path("heights"), dtype="string")
     (tmp_path / "fixture-gpu").mkdir()

@@ -21,6 +21,7 @@ from claim_rows import frame, row
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tritonmoe_bench.experiments.analysis.compare import timed
 from tritonmoe_bench.experiments.claims import CLAIMS, DISPUTED, Verdict
 from tritonmoe_bench.experiments.reporting import context, headline, ranking, render
 from tritonmoe_bench.experiments.reporting import tables as report_tables
@@ -172,6 +173,22 @@ def test_field_table_and_its_means_are_those_of_the_rows(written):
     assert f"at {ahead.sum()} of {len(best)} points" in last
     assert first in (written / "README.md").read_text(encoding="utf-8")
     assert last.split(";")[0] in (written / "results" / "REPORT.md").read_text(encoding="utf-8")
+
+
+def test_whole_models_are_given_with_what_of_the_gain_arrives(written):
+    rows = timed(store.read(written / "results" / DEVICE / "endtoend.csv"), "best")
+    text = (written / "results" / "REPORT.md").read_text(encoding="utf-8")
+    section = text.split("## Whole models")[1].split("\n## ")[0]
+    assert "### OLMoE-1B-7B" in section
+    here = rows[(rows["model"] == "olmoe_1b_7b") & (rows["tokens"] == 8)].set_index("implementation")
+    own, other = here.loc["fast"], here.drop(index="fast").sort_values("p50_us").iloc[0]
+    [line] = [line for line in section.split("### OLMoE-1B-7B")[1].splitlines() if line.startswith("| 8 |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert f"{own['tokens_per_s']:.0f}" in cells
+    assert cells[-3:] == [
+        f"{other['experts_us'] / own['experts_us']:.2f}", f"{other['p50_us'] / own['p50_us']:.2f}",
+        f"{100 * own['experts_share']:.0f} %",
+    ]  # fmt: skip
 
 
 def test_where_fast_is_not_the_fastest_is_named(written):
