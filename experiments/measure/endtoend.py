@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -37,10 +36,9 @@ class EndToEnd(Measurement):
 
     kind = "endtoend"
     depends = ("endtoend",)
-    blank = MappingProxyType({})
     columns = (
-        *columns.RUN, *columns.CASE, *columns.IMPLEMENTATION, columns.LAUNCH, *columns.STATUS, *columns.LATENCY,
-        columns.TOKENS_PER_S,
+        *columns.RUN, *columns.CASE, *columns.IMPLEMENTATION, columns.LAUNCH, columns.TIMING_METHOD, *columns.STATUS,
+        *columns.LATENCY, columns.TOKENS_PER_S,
         Column("experts_us", float, "Time of all experts of a step by themselves, launched likewise.", positive=True),
         Column("experts_share", float, "experts_us over p50_us.", positive=True),
         Column("peak_bytes", float, "Most device memory during the generation, weights included.", positive=True),
@@ -79,6 +77,7 @@ class EndToEnd(Measurement):
         return 4.0 * results + 5.0 * points / 4
 
     def gpu_bytes(self, case: Case) -> int:
+        """The experts and routers of all layers and both embeddings: all but some 3 % of a model."""
         if case.model not in whole_names():
             return super().gpu_bytes(case)
         config = load_whole(case.model).config
@@ -138,7 +137,7 @@ def measure_endtoend(implementation: Implementation, case: Case, launches: list[
             reason = implementation.host_sync or "a CUDA graph needs an NVIDIA GPU"
             rows.append(EndToEnd().failed(launch, "unsupported", reason))
             continue
-        row: dict[str, Any] = {"launch": launch, **shared}
+        row: dict[str, Any] = {"launch": launch, "timing_method": "none", **shared}
         steps = Steps(bench.settings, bench.timed)
         if bench.timed:
             torch.cuda.empty_cache()
@@ -147,6 +146,7 @@ def measure_endtoend(implementation: Implementation, case: Case, launches: list[
         if bench.timed:
             times = sorted(steps.times_us())
             middle = quantile(times, 0.5)
+            row["timing_method"] = "loop"
             row |= {"peak_bytes": torch.cuda.max_memory_allocated(), "p50_us": middle, "p20_us": quantile(times, 0.2),
                     "p80_us": quantile(times, 0.8), "samples": len(times),
                     "tokens_per_s": 1e6 * case.tokens / middle}  # fmt: skip

@@ -77,7 +77,11 @@ IMPLEMENTATION = (
     Column("config", str, "Tiles, backend or table that the system chose for the case."),
 )
 LAUNCH = Column("launch", str, "How the forward was launched: `graph` (a CUDA graph) or `eager`.")
-TIMING_METHOD = Column("timing_method", str, "`chain`, `flush` (L2 emptied before each forward), or `none`.")
+TIMING_METHOD = Column(
+    "timing_method",
+    str,
+    "`chain`, `flush` (L2 emptied before each forward), `loop` (steps of a generation), or `none`.",
+)
 STATUS = (
     Column("status", str, f"One of {', '.join(STATUSES)}; only ok carries numbers."),
     Column("reason", str, "Why the status is not ok."),
