@@ -16,4 +16,4 @@ STUDIES = ("headline",)
 
 def draw(results: Results) -> Figure:
     study = results.study("headline")
-    return lead.sheet(study, compare.plain(study.rows), "headline")
+    return lead.sheet([study], compare.plain(study.rows), "headline")

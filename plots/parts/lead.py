@@ -1,10 +1,11 @@
 """A sheet of how far `fast` is ahead of the best other system, point by point, and which system that is.
 
-A panel for each model and weight format; in it a stem for each batch size and skew.
+A panel for each model, weight format and kind of layer; in it a stem for each batch size and skew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -29,28 +30,33 @@ STEM = 0.34
 """Between the stems of two skews, where batch sizes are 1 apart."""
 
 
-def sheet(study: Study, rows: pd.DataFrame, sentence: str) -> Figure:
-    """The figure of the rows, which are of that study and of one dtype and gating.
+def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure:
+    """The figure of the rows, which are of these studies and of one dtype.
 
-    sentence: its macro of figures.j2, which gets `standing`, the `formats` of the weights and the `noise` in per cent.
+    sentence: its macro of figures.j2, which gets `standing`, the `formats` of the weights, whether there are `native`
+    layers, and the `noise` in per cent.
     """
-    study.require([FAST], peers(rows))
+    for study in studies:
+        study.require([FAST], peers(rows))
     best = against_best(rows, peers(rows))
     if best.empty:
-        raise study.lacks("point at which both fast and another system were timed")
+        raise studies[0].lacks("point at which both fast and another system were timed")
     best = best.assign(lead=100 * (best["ratio"] - 1))
     noise = 100 * (best[APART].max() - 1)
-    title = say("figures.j2", sentence, standing=standing(best), formats=sorted(set(best["quant"])), noise=noise)
+    title = say("figures.j2", sentence, standing=standing(best), formats=sorted({*best["quant"]} - {"none"}),
+                native="native" in set(best["layer"]), noise=noise)  # fmt: skip
     models = names.models_in_order(best["model"])
-    panels = sorted(set(zip(best["quant"], best["model"])), key=lambda panel: (panel[0], models.index(panel[1])))
+    kinds = set(zip(best["layer"] == "native", best["quant"], best["model"]))
+    panels = sorted(kinds, key=lambda panel: (*panel[:2], models.index(panel[2])))
     columns = min(ACROSS, len(panels))
     figure, axes = layout.sheet(-(-len(panels) // columns), columns, 1.75, title, used=len(panels), sharey=True)
     skews = sorted(best["skew"].unique())
-    for index, (panel, (quant, model)) in enumerate(zip(axes, panels)):
-        _stems(panel, best[(best["model"] == model) & (best["quant"] == quant)], skews)
+    for index, (panel, (native, quant, model)) in enumerate(zip(axes, panels)):
+        here = (best["model"] == model) & (best["quant"] == quant) & ((best["layer"] == "native") == native)
+        _stems(panel, best[here], skews)
         panel.axhspan(-noise, noise, color=style.BAND, lw=0, zorder=0.5)
         panel.axhline(0, color=style.INK, lw=0.8, zorder=1.5)
-        panel.set_title(names.model_label(model) + ("" if quant == "none" else f", {quant}"))
+        panel.set_title(names.model_label(model) + (quant != "none") * f", {quant}" + native * ", own layer")
         panel.set_xlabel("tokens")
         panel.grid(False, axis="x")
         if index % columns == 0:
@@ -59,7 +65,8 @@ def sheet(study: Study, rows: pd.DataFrame, sentence: str) -> Figure:
     axes[0].set_ylim(least - 0.06 * (most - least) - noise, most + 0.14 * (most - least))
     notes = say("figures.j2", "lead_notes", dtype=rows["dtype"].iloc[0], noise=noise)
     handles = _handles(best, skews, noise)
-    return layout.finish(figure, handles, caption.notes(study, notes), caption.source(study))
+    below = "\n".join(filter(None, [notes, *(caption.below_text(study.rows) for study in studies)]))
+    return layout.finish(figure, handles, below, caption.source(*studies))
 
 
 def _stems(panel: Axes, rows: pd.DataFrame, skews: list[float]) -> None:

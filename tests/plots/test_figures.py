@@ -23,9 +23,8 @@ UNITS = {
     "traffic": ["tokens"],
     "traffic_accountings": ["tokens", "saved by fusing (%)", "bytes (GB)"],
     "headline": ["tokens", "fast is faster than the\nbest other system by (%)"],
-    "quant": ["tokens", "fast is faster than the\nbest other system by (%)"],
+    "served": ["tokens", "fast is faster than the\nbest other system by (%)"],
     "formats": ["tokens", "latency (µs)"],
-    "native": ["tokens", "fast is faster than the\nbest other system by (%)"],
     "ranking": ["within this factor of the fastest system", "share of points"],
     "paper_ratios": ["tokens", "speed of the pipeline\nover Megablocks", "speed of fused\nover unfused"],
     "skew": ["Zipf exponent", "experts, of equal parameters", "% of what\nmemory allows"],
@@ -246,8 +245,8 @@ def test_packed_weights_have_panels_of_their_own(drawn, results):
     rows = results.study("quant").rows
     rows = rows[rows["quant"] == "fp8_block"]
     best = headline_data.against_best(rows, headline_data.peers(rows))
-    [panel] = drawn["quant"].axes
-    assert panel.get_title().endswith(", fp8_block")
+    panel = drawn["served"].axes[0]
+    assert panel.get_title() == "DeepSeek-V3, fp8_block"
     assert len(panel.texts) == len(best)
 
 
@@ -270,10 +269,11 @@ def test_native_layers_have_a_panel_a_model(drawn, results):
     rows = results.study("native").rows
     assert set(rows["layer"]) == {"native"}
     best = headline_data.against_best(rows, headline_data.peers(rows))
-    panels = [panel for panel in drawn["native"].axes if panel.get_visible()]
-    assert [panel.get_title() for panel in panels] == ["Mixtral-8x7B", "gpt-oss-20b", "Qwen3-Next-80B-A3B"]
+    panels = drawn["served"].axes[1:]
+    models = ["Mixtral-8x7B", "gpt-oss-20b", "Qwen3-Next-80B-A3B"]
+    assert [panel.get_title() for panel in panels] == [f"{model}, own layer" for model in models]
     assert sum(len(panel.texts) for panel in panels) == len(best) == 9
-    assert "on the layers that models run" in " ".join(drawn["native"].get_suptitle().split())
+    assert "on the layers that models run" in " ".join(drawn["served"].get_suptitle().split())
 
 
 def test_the_ranking_has_a_cell_a_system_and_point_and_its_profile(drawn, results):
