@@ -271,7 +271,7 @@ def test_native_layers_have_a_panel_a_model(drawn, results):
     best = headline_data.against_best(rows, headline_data.peers(rows))
     panels = drawn["served"].axes[1:]
     models = ["Mixtral-8x7B", "gpt-oss-20b", "Qwen3-Next-80B-A3B"]
-    assert [panel.get_title() for panel in panels] == [f"{model}, own layer" for model in models]
+    assert [panel.get_title() for panel in panels] == [f"{model}, native" for model in models]
     assert sum(len(panel.texts) for panel in panels) == len(best) == 9
     assert "on the layers that models run" in " ".join(drawn["served"].get_suptitle().split())
 
