@@ -15,7 +15,7 @@ HARDWARE = ("A100", "MI300X")
 """The two GPUs on which the paper says that its tests pass."""
 
 
-@rule("correctness")
+@rule("correctness", of_paper_code=True)
 def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     grids = _grids(evidence)
     if not grids:
@@ -38,7 +38,7 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     return Finding(verdict, numbers, deciding)
 
 
-@rule("portability")
+@rule("portability", of_paper_code=True)
 def portability(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.portability
     if frame.empty:

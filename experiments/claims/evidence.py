@@ -9,7 +9,11 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.compare import NoEvidence
+from ..analysis.names import GPU_SCHEDULE, OWN_CODE, OWN_UNFUSED, PAPER, UNFUSED
 from ..analysis.own_code import speedups
+
+OWN_STUDY = "paper_code"
+"""The study of the paper's own code, in place of those of all systems."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Evidence:
 
     frames: the current run of each study, by its name, absent if there is no CSV; tests: outcomes of the test suite
     by where it ran (`tests/outcomes.py` writes them); portability: results/portability.csv, empty if there is none;
-    own_code: the speed of the paper's own code, by `analysis.own_code.speedups`."""
+    own_code: the speed of the paper's own code in a measurement before this harness, by `analysis.own_code.speedups`.
+    """
 
     device: str
     frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
@@ -31,6 +36,24 @@ class Evidence:
         if name not in self.frames:
             raise NoEvidence(f"The study {name} has not been run on {self.device}")
         return self.frames[name]
+
+    def of_paper_code(self) -> Evidence:
+        """The studies in which the paper's own code ran, its rows under the names of the pipelines that are written
+        after it here, whose own rows are left out. Its own study stands for all that it was made for."""
+        frames = {name: _as_written_here(frame) for name, frame in self.frames.items()}
+        frames = {name: frame for name, frame in frames.items() if (frame["implementation"] == PAPER).any()}
+        if OWN_STUDY in frames:
+            frames |= dict.fromkeys(("throughput", "skew"), frames[OWN_STUDY])
+        return Evidence(self.device, frames)
+
+
+def _as_written_here(frame: pd.DataFrame) -> pd.DataFrame:
+    if "implementation" not in frame:
+        return frame.assign(implementation="")
+    names = frame["implementation"].replace({OWN_CODE: PAPER, OWN_UNFUSED: UNFUSED})
+    others = ~frame["implementation"].isin([PAPER, UNFUSED, GPU_SCHEDULE])
+    failed = names.isin([PAPER, UNFUSED]) & (frame["status"] != "ok") if "status" in frame else False
+    return frame.assign(implementation=names)[others & ~failed]
 
 
 def rows_of(pairs: pd.DataFrame) -> int:

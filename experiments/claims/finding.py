@@ -61,26 +61,36 @@ class Claim:
 
 @dataclass(frozen=True)
 class OwnCode:
-    """What an earlier measurement of the paper's own code says of a claim: its ratios, and at how many points it is
-    better than claimed, and worse."""
+    """What a claim comes to for the paper's own code.
+
+    ratios: those that decide it, if any; points: at how many points the claim holds as published, and of how many;
+    better, worse: at how many the code is better than claimed, and worse; earlier: whether a measurement before this
+    harness says so, for want of rows.
+    """
 
     verdict: Verdict
-    ratios: pd.Series
-    better: int
-    worse: int
+    ratios: pd.Series = field(default_factory=lambda: pd.Series(dtype=float))
+    points: tuple[int, int] = (0, 0)
+    better: int = 0
+    worse: int = 0
+    earlier: bool = False
 
     @classmethod
-    def of(cls, ratios: pd.Series, low: float | pd.Series, high: float) -> OwnCode | None:
-        """By the claim that each ratio lies from low to high; None without ratios."""
+    def by_ratios(cls, ratios: pd.Series, low: float | pd.Series, high: float) -> OwnCode | None:
+        """By the claim that each ratio of the earlier measurement lies from low to high; None without ratios."""
         if ratios.empty:
             return None
         better, worse = int((ratios > high).sum()), int((ratios < low).sum())
-        return cls(Verdict.of(better + worse == 0, better + worse < len(ratios)), ratios, better, worse)
+        held = len(ratios) - better - worse
+        verdict = Verdict.of(held == len(ratios), held > 0)
+        return cls(verdict, ratios, (held, len(ratios)), better, worse, earlier=True)
 
-    @property
-    def held(self) -> int:
-        """At how many points the claim holds as published."""
-        return len(self.ratios) - self.better - self.worse
+    @classmethod
+    def by_rows(cls, finding: Finding) -> OwnCode:
+        """What the claim's rule finds where rows of the paper's own code stand for those of the pipeline here."""
+        pairs = finding.numbers.get("pairs", pd.DataFrame())
+        ratios = pairs["ratio"] if "ratio" in pairs else pd.Series(dtype=float)
+        return cls(finding.verdict, ratios, finding.held or (0, 0), *finding.misses)
 
 
 @dataclass(frozen=True)
@@ -89,14 +99,15 @@ class Finding:
 
     numbers: what the claim's template prints, by name: numbers, and tables of them; sources: the files that decide and
     how many of their rows; held: at how many of the points that decide the claim holds as published, and of how many,
-    where it is decided by points; lack: why there is no verdict, and then no numbers; own_code: what the paper's own
-    code does, where that was measured.
+    where it is decided by points; misses: at how many it is better than claimed, and worse, where that can be said;
+    lack: why there is no verdict, and then no numbers; own_code: what the claim comes to for the paper's own code.
     """
 
     verdict: Verdict
     numbers: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     held: tuple[int, int] | None = None
+    misses: tuple[int, int] = (0, 0)
     lack: str = ""
     own_code: OwnCode | None = None
     claim: Claim = Claim("", "", "", {}, "")
@@ -110,20 +121,23 @@ class _Registered:
     rule: Rule
     among: str
     figure: str
+    of_paper_code: bool
     constants: Mapping[str, Any]
 
 
 _RULES: dict[str, _Registered] = {}
 
 
-def rule(claim_id: str, figure: str = "", among: Path = CLAIMS, **constants: Any) -> Callable[[Rule], Rule]:
-    """Registers the rule of a claim of the file `among`. figure and constants: see `Claim`. Raises ValueError if the
-    claim has one."""
+def rule(
+    claim_id: str, figure: str = "", among: Path = CLAIMS, of_paper_code: bool = False, **constants: Any
+) -> Callable[[Rule], Rule]:
+    """Registers the rule of a claim of the file `among`. figure and constants: see `Claim`; of_paper_code: whether the
+    claim is about the paper's code, which then has a verdict of its own. Raises ValueError if the claim has a rule."""
 
     def register(function: Rule) -> Rule:
         if claim_id in _RULES and _RULES[claim_id].rule.__module__ != function.__module__:
             raise ValueError(f"claim {claim_id} has two rules")
-        _RULES[claim_id] = _Registered(function, among.name, figure, constants)
+        _RULES[claim_id] = _Registered(function, among.name, figure, of_paper_code, constants)
         return function
 
     return register
@@ -149,13 +163,26 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
 
 
 def decide(evidence: Evidence, path: Path = CLAIMS) -> list[Finding]:
-    """One finding for each claim, in the file's order."""
-    findings = []
+    """One finding for each claim, in the file's order; those of `CLAIMS` say what the paper's own code does."""
+    of_paper_code, findings = evidence.of_paper_code(), []
     for claim in load_claims(path):
+        known = _RULES[claim.id]
         try:
-            finding = _RULES[claim.id].rule(evidence, claim.figures)
+            finding = known.rule(evidence, claim.figures)
         except NoEvidence as lack:
             verdict = Verdict.NOT_TESTABLE if lack.tried else Verdict.UNDECIDED
             finding = Finding(verdict, sources=lack.sources, lack=str(lack))
+        if path == CLAIMS:
+            finding = replace(finding, own_code=_own_code(known, of_paper_code, claim, finding.own_code))
         findings.append(replace(finding, claim=claim))
     return findings
+
+
+def _own_code(known: _Registered, evidence: Evidence, claim: Claim, earlier: OwnCode | None) -> OwnCode:
+    """By rows of the paper's own code; without them as an earlier measurement has it, or undecided."""
+    if not known.of_paper_code:
+        return OwnCode(Verdict.NOT_APPLICABLE)
+    try:
+        return OwnCode.by_rows(known.rule(evidence, claim.figures))
+    except NoEvidence:
+        return earlier or OwnCode(Verdict.UNDECIDED)

@@ -19,7 +19,7 @@ COUNTED = ("issued", "unique")
 """Accountings of all tensors that decide where no hardware counters were read."""
 
 
-@rule("memory-traffic", figure="traffic")
+@rule("memory-traffic", figure="traffic", of_paper_code=True)
 def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("traffic")
     rows = frame[frame["implementation"].isin([PAPER, UNFUSED])]
@@ -50,7 +50,7 @@ def _reached(points: pd.DataFrame, accounting: str) -> dict[str, Any]:
     return {"name": accounting, "count": len(points), "reached": points[points["reached"]], "most": most}
 
 
-@rule("launches")
+@rule("launches", of_paper_code=True)
 def launches(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     counted = frame[(frame["status"] == "ok") & frame["kernel_launches"].notna()]
@@ -71,7 +71,7 @@ def launches(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     return Finding(verdict, numbers, deciding, (sum(as_published.values()), len(as_published)))
 
 
-@rule("workspace")
+@rule("workspace", of_paper_code=True)
 def workspace(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     known = frame[(frame["status"] == "ok") & frame["workspace_bytes"].notna()]

@@ -17,7 +17,7 @@ EXTREME = 1.0
 """The paper names no exponent for its "extreme" skew: here everything steeper than Zipf's own law."""
 
 
-@rule("skew-regime", figure="skew", extreme=EXTREME)
+@rule("skew-regime", figure="skew", of_paper_code=True, extreme=EXTREME)
 def skew_regime(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("skew")
     pairs = compare(frame, PAPER, ["megablocks_sparse"], "eager")
@@ -33,7 +33,7 @@ def skew_regime(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (behind, len(inside)))
 
 
-@rule("imbalance-gain", figure="skew")
+@rule("imbalance-gain", figure="skew", of_paper_code=True)
 def imbalance_gain(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("skew")
     # One process timed a system at every skew.

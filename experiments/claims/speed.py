@@ -22,7 +22,7 @@ def paper_points(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["model"].isin(PAPER_MODELS) & (frame["tokens"] <= MAX_TOKENS)]
 
 
-@rule("throughput-vs-megablocks", figure="paper_ratios", max_tokens=MAX_TOKENS)
+@rule("throughput-vs-megablocks", figure="paper_ratios", of_paper_code=True, max_tokens=MAX_TOKENS)
 def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     pairs = compare(paper_points(frame), PAPER, MEGABLOCKS, "eager")
@@ -35,11 +35,12 @@ def throughput_vs_megablocks(evidence: Evidence, figures: Mapping[str, Any]) -> 
         "pairs": pairs, "inside": inside, "above": above, "below": below, "absent": absent,
         "gpu_schedule": _in_a_graph(frame),
     }  # fmt: skip
-    own = OwnCode.of(evidence.own_code["over_megablocks"], figures["low"], figures["high"])
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (inside, len(pairs)), own_code=own)
+    own = OwnCode.by_ratios(evidence.own_code["over_megablocks"], figures["low"], figures["high"])
+    deciding = sources(frame, rows_of(pairs))
+    return Finding(verdict, numbers, deciding, (inside, len(pairs)), (above, below), own_code=own)
 
 
-@rule("mixtral-32-tokens", figure="paper_ratios")
+@rule("mixtral-32-tokens", figure="paper_ratios", of_paper_code=True)
 def mixtral_32_tokens(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     published = {int(tokens): float(ratio) for tokens, ratio in figures.items()}
@@ -48,14 +49,16 @@ def mixtral_32_tokens(evidence: Evidence, figures: Mapping[str, Any]) -> Finding
     pairs["reached"] = pairs["high"] >= pairs["tokens"].map(published)
     verdict = Verdict.of(pairs["reached"].all() and set(published) == set(pairs["tokens"]), pairs["reached"].any())
     reached = int(pairs["reached"].sum())
-    numbers = {"pairs": pairs, "gpu_schedule": _in_a_graph(rows), "missed": len(pairs) - reached}
+    missed = len(pairs) - reached
+    numbers = {"pairs": pairs, "gpu_schedule": _in_a_graph(rows), "missed": missed}
     there = evidence.own_code
     there = there[(there["model"] == "mixtral") & there["tokens"].isin(list(published))]
-    own = OwnCode.of(there["over_megablocks"], there["tokens"].map(published), math.inf)
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (reached, len(pairs)), own_code=own)
+    own = OwnCode.by_ratios(there["over_megablocks"], there["tokens"].map(published), math.inf)
+    deciding = sources(frame, rows_of(pairs))
+    return Finding(verdict, numbers, deciding, (reached, len(pairs)), (0, missed), own_code=own)
 
 
-@rule("fused-over-unfused", figure="paper_ratios", max_tokens=MAX_TOKENS)
+@rule("fused-over-unfused", figure="paper_ratios", of_paper_code=True, max_tokens=MAX_TOKENS)
 def fused_over_unfused(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("throughput")
     pairs = compare(paper_points(frame), PAPER, [UNFUSED], "eager")
@@ -68,8 +71,9 @@ def fused_over_unfused(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
         "below": int((pairs["ratio"] < figures["low"]).sum()), "above": int((pairs["ratio"] > figures["high"]).sum()),
     }  # fmt: skip
     verdict = Verdict.of(inside.all(), inside.any())
-    own = OwnCode.of(evidence.own_code["over_unfused"], figures["low"], figures["high"])
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (int(inside.sum()), len(pairs)), own_code=own)
+    held, misses = (int(inside.sum()), len(pairs)), (numbers["above"], numbers["below"])
+    own = OwnCode.by_ratios(evidence.own_code["over_unfused"], figures["low"], figures["high"])
+    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), held, misses, own_code=own)
 
 
 def _in_a_graph(frame: pd.DataFrame) -> pd.Series:

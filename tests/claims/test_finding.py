@@ -6,7 +6,7 @@ import yaml
 from claim_rows import PATHS, frame, grid, row, texts, verdict
 
 from tritonmoe_bench.experiments.analysis.compare import NoEvidence, compare, current_run
-from tritonmoe_bench.experiments.claims import CLAIMS, Evidence, Verdict, decide, load_claims
+from tritonmoe_bench.experiments.claims import CLAIMS, DISPUTED, Evidence, Verdict, decide, load_claims
 from tritonmoe_bench.experiments.reporting.texts import claim_texts
 from tritonmoe_bench.plots.parts import registry
 
@@ -45,6 +45,17 @@ def test_without_results_every_claim_is_undecided_and_says_what_would_decide_it(
     for told, claim in zip(every, claims):
         assert told.verdict is Verdict.UNDECIDED, told
         assert claim["decided_by"] in told.sentence
+
+
+def test_a_claim_on_something_else_is_not_applicable_to_the_papers_own_code():
+    own = {finding.claim.id: finding.own_code.verdict for finding in decide(Evidence("gpu"))}
+    elsewhere = {claim for claim, told in own.items() if told is Verdict.NOT_APPLICABLE}
+    assert elsewhere == {
+        "dynamic-assignment", "fused-routing-neutral", "routing-distribution-matters", "warp-decode-throughput",
+        "warp-decode-accuracy",
+    }  # fmt: skip
+    assert {told for claim, told in own.items() if claim not in elsewhere} == {Verdict.UNDECIDED}
+    assert all(finding.own_code is None for finding in decide(Evidence("gpu"), DISPUTED))
 
 
 def test_what_was_tried_and_cannot_run_here_is_not_testable():

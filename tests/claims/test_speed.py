@@ -87,19 +87,40 @@ def test_fused_over_unfused(speedups, expected):
     assert verdict("fused-over-unfused", rows) == expected
 
 
-def test_the_papers_own_code_has_a_verdict_of_its_own():
+def test_without_rows_the_papers_own_code_stands_as_it_was_measured_earlier():
     own = speedups("nvidia-h200")
     assert len(own) == 15
     rows = [row("paper_fused", 100.0), row("paper_unfused", 100.0)]
     told = finding("fused-over-unfused", rows, own_code=own).own_code
-    assert (told.better, told.worse + told.held) == (0, 15)
-    assert told.held == own["over_unfused"].between(1.1, 1.8).sum() > 0
+    assert (told.better, told.worse + told.points[0], told.points[1]) == (0, 15, 15)
+    assert told.points[0] == own["over_unfused"].between(1.1, 1.8).sum() > 0
     assert texts("fused-over-unfused", rows, own_code=own).verdict is Verdict.DOES_NOT
-    assert "paper's own code: **holds in part**" in texts("fused-over-unfused", rows, own_code=own).own_code
+    assert "**holds in part** (10 of 15, measured earlier;" in texts("fused-over-unfused", rows, own_code=own).own_code
     mixtral = finding("mixtral-32-tokens", against_megablocks(lambda *_: 1.0), own_code=own).own_code
     assert len(mixtral.ratios) == 3
-    assert finding("fused-over-unfused", rows, own_code=speedups("amd-mi300x")).own_code is None
-    assert texts("fused-over-unfused", rows).own_code == ""
+    elsewhere = speedups("amd-mi300x")
+    assert finding("fused-over-unfused", rows, own_code=elsewhere).own_code.verdict is Verdict.UNDECIDED
+    assert texts("fused-over-unfused", rows).own_code.endswith("**undecided** (not measured)")
+    assert texts("fused-over-unfused", rows).own_ratios == ""
+
+
+@pytest.mark.parametrize("study", ["paper_code", "throughput"])
+def test_rows_of_the_papers_own_code_decide_for_it_and_for_nothing_else(study):
+    rows = [row("paper_fused", 100.0), row("paper_unfused", 100.0), row("paper_fused", 60.0, study=study, tokens=1)]
+    rows += [row("tritonmoe", 100.0, study=study, tokens=count) for count in (1, 2)]
+    rows += [row("tritonmoe_unfused", times, study=study, tokens=count) for count, times in ((1, 150.0), (2, 105.0))]
+    told = finding("fused-over-unfused", rows, own_code=speedups("nvidia-h200"))
+    assert told.verdict is Verdict.DOES_NOT
+    own = told.own_code
+    assert (own.verdict, own.points, own.better, own.worse) == (Verdict.IN_PART, (1, 2), 0, 1)
+    assert list(own.ratios) == [1.5, 1.05]
+    assert texts("fused-over-unfused", rows).own_code.endswith("**holds in part** (1 of 2; worse than claimed at 1)")
+
+
+def test_a_failed_row_of_the_papers_own_code_decides_nothing():
+    rows = against_megablocks(lambda *_: 1.0)
+    rows += [row("tritonmoe", status="unavailable", reason="make checkouts")]
+    assert finding("throughput-vs-megablocks", rows).own_code.verdict is Verdict.UNDECIDED
 
 
 def test_what_separates_two_processes_widens_the_noise():
