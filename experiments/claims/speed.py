@@ -65,15 +65,17 @@ def fused_over_unfused(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
     faster = pairs["low"] > 1
     inside = pairs["ratio"].between(figures["low"], figures["high"])
     same = int(((pairs["low"] <= 1) & (pairs["high"] >= 1)).sum())
+    below = int((pairs["ratio"] < figures["low"]).sum())
+    above = int((pairs["ratio"] > figures["high"]).sum())
     numbers = {
         "pairs": pairs, "faster": int(faster.sum()), "same": same, "slower": len(pairs) - int(faster.sum()) - same,
         "inside": int(inside.sum()), "median": pairs["ratio"].median(),
-        "below": int((pairs["ratio"] < figures["low"]).sum()), "above": int((pairs["ratio"] > figures["high"]).sum()),
+        "below": below, "above": above,
     }  # fmt: skip
     verdict = Verdict.of(inside.all(), inside.any())
-    held, misses = (int(inside.sum()), len(pairs)), (numbers["above"], numbers["below"])
     own = OwnCode.by_ratios(evidence.own_code["over_unfused"], figures["low"], figures["high"])
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), held, misses, own_code=own)
+    held = int(inside.sum()), len(pairs)
+    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), held, (above, below), own_code=own)
 
 
 def _in_a_graph(frame: pd.DataFrame) -> pd.Series:
