@@ -8,7 +8,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from tritonmoe_bench.experiments.analysis import compare, names
+from tritonmoe_bench.experiments.analysis.endtoend import gains
 from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.reporting.texts import say
 
 from .parts import caption, layout
 
@@ -24,7 +26,8 @@ def draw(results: Results) -> Figure:
     if best.empty:
         raise study.lacks("timed row")
     models, systems = names.models_in_order(rows["model"]), compare.systems(rows)
-    figure, grid = layout.sheet(2, len(models), 1.7, TITLE, sharex=True, sharey="row")
+    title = say("figures.j2", "endtoend", gains=gains(rows), shares=best["experts_share"])
+    figure, grid = layout.sheet(2, len(models), 1.5, title, sharex=True, sharey="row")
     steps, shares = grid[: len(models)], grid[len(models) :]
     for above, below, model in zip(steps, shares, models):
         above.set_title(names.model_label(model))
@@ -40,11 +43,6 @@ def draw(results: Results) -> Figure:
     shares[0].set_ylim(0, 105)
     steps[0].set_ylabel("decode step (ms)")
     shares[0].set_ylabel("experts' share\nof the step (%)")
-    versions = ", ".join(sorted(rows["transformers"].dropna().unique()))
-    notes = caption.notes(
-        study,
-        f"{rows['dtype'].iloc[0]}, random weights, transformers {versions}: its own generate loop over a static cache "
-        "of 256 positions. Share: all experts of a step by themselves, launched as the step is, over the step.",
-        caption.FASTER,
-    )
+    versions = sorted(rows["transformers"].dropna().unique())
+    notes = say("figures.j2", "endtoend_notes", dtype=rows["dtype"].iloc[0], versions=versions)
     return layout.finish(figure, layout.legend_of(systems), notes, caption.source(study))
