@@ -41,7 +41,7 @@ def check_arguments(
     if isinstance(route, Router):
         num_experts = check_router_weight(route.weight, x).shape[0]
     else:
-        num_experts = check_num_experts(_number_of(experts.down))
+        num_experts = check_num_experts(experts.num_experts)
     if experts.packed:
         check_packed(x, experts, num_experts)
     else:
@@ -64,11 +64,6 @@ def check_arguments(
         if out.shape != x.shape:
             raise ValueError(f"out must have the shape of x, {list(x.shape)}, got {list(out.shape)}")
         check_contiguous("out", out)
-
-
-def _number_of(down: object) -> object:
-    shape = list(getattr(down, "shape", ()))
-    return shape[0] if len(shape) == 3 else 1  # what it is instead, the check of down says
 
 
 def _check_weights(x: torch.Tensor, experts: Experts, num_experts: int) -> None:

@@ -28,4 +28,6 @@ class Experts:
 
     @property
     def num_experts(self) -> int:
-        return self.down.shape[0]
+        """As down has it; 1 where that is no stack of matrices, which its check says."""
+        shape = getattr(self.down, "shape", ())
+        return shape[0] if len(shape) == 3 else 1

@@ -201,6 +201,7 @@ WRONG = {
     "ids elsewhere": ({"ids": lambda r: r.ids.to("meta")}, ValueError, "topk_ids is on meta, the other tensors are on"),
     "down of no experts": (
         {"down": lambda r: r.down[:0]}, ValueError, "num_experts=0: allowed are 1 to 1024"),
+    "down in a list": ({"down": lambda r: [1.0]}, TypeError, "down must be a torch.Tensor, got list"),
     "down of two dimensions": (
         {"down": lambda r: r.down[0]}, ValueError, r"down must have shape \[1, 77, ffn\], got \[77, 35\]"),
     "gate_up of other experts": (
