@@ -29,5 +29,5 @@ class Experts:
     @property
     def num_experts(self) -> int:
         """As down has it; 1 where that is no stack of matrices, which its check says."""
-        shape = getattr(self.down, "shape", ())
+        shape = list(getattr(self.down, "shape", ()))
         return shape[0] if len(shape) == 3 else 1
