@@ -20,13 +20,18 @@ from .tile_types import FewTile, FewTiles
 
 
 @triton.jit
-def _scaled(values, scales, matrix, n_block, k, start, N: tl.constexpr, K: tl.constexpr):
+def _scaled(values, scales, matrix, n_block, start, STEP: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
     """float32 values [STEP], times the scales of the weights that they meet: those of a row of blocks of a matrix in
     fp8_block. scales: float32 [matrices, N / 128, K / 128], or None for weights that have none."""
     values = values.to(tl.float32)
     if scales is not None:
-        row = scales + (matrix * (N // 128) + n_block) * (K // 128)
-        values *= tl.load(row + (start + k) // 128, mask=k < K - start, other=0.0)
+        row = scales + (matrix * (N // 128) + n_block) * (K // 128) + start // 128
+        if STEP > 128:
+            block = tl.arange(0, STEP // 128)  # one scale for 128 values, instead of a load for each
+            scale = tl.load(row + block, mask=block * 128 < K - start, other=0.0)
+            values = tl.reshape(tl.reshape(values, (STEP // 128, 128)) * scale[:, None], (STEP,))
+        else:
+            values *= tl.load(row)
     return values
 
 
@@ -55,8 +60,8 @@ def _few_gate_up(
             up_tile = tl.load(gate + FFN * K + start, mask=inside, other=0.0)
             values = tl.load(row + start, mask=k < K - start, other=0.0)
         block = tl.program_id(0) % columns * BLOCK_N // 128
-        gate_values = _scaled(values, scales, expert * 2, block, k, start, FFN, K)
-        up_values = _scaled(values, scales, expert * 2 + 1, block, k, start, FFN, K)
+        gate_values = _scaled(values, scales, expert * 2, block, start, STEP, FFN, K)
+        up_values = _scaled(values, scales, expert * 2 + 1, block, start, STEP, FFN, K)
         gate_sum += unpack_e4m3(gate_tile, tl.float32) * gate_values[None, :]
         up_sum += unpack_e4m3(up_tile, tl.float32) * up_values[None, :]
     gate_value = tl.sum(gate_sum, axis=1)
@@ -106,13 +111,48 @@ def _few_weights(down, expert, n, k, start, N: tl.constexpr, K: tl.constexpr, EV
 
 
 @triton.jit
-def _few_values(hidden, scales, expert, n_block, slot, k, start, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr):
+def _few_values(
+    hidden, scales, expert, n_block, slot, k, start,
+    STEP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
     """A step of a slot's values from `start` on, times the scales of its expert's weights, [1, STEP], 0 outside."""
     if EVEN:
         values = tl.load(hidden + slot * K + start + k)
     else:
         values = tl.load(hidden + slot * K + start + k, mask=k < K - start, other=0.0)
-    return _scaled(values, scales, expert, n_block, k, start, N, K)[None, :]
+    return _scaled(values, scales, expert, n_block, start, STEP, N, K)[None, :]
+
+
+@triton.jit
+def _few_down_slot(
+    total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, j, n, k, block,
+    LOCAL: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """(total [BLOCK_N, STEP], biases [BLOCK_N]) with what the j-th slot of a token adds; slot: its first one. Of the
+    first slot the caller has added the first step, unless LOCAL is given."""
+    if LOCAL is None:
+        expert = tl.load(experts + slot + j)
+        begin = STEP if j == 0 else 0
+        end = K
+    else:
+        expert = expert_of(experts, expert_map, num_global, slot + j, True, LOCAL)
+        begin = 0
+        end = tl.where(expert < LOCAL, K, 0)
+    for start in tl.range(begin, end, STEP):
+        tile = _few_weights(down, expert, n, k, start, N, K, EVEN)
+        values = _few_values(hidden, scales, expert, block, slot + j, k, start, STEP, N, K, EVEN)
+        total += unpack_e4m3(tile, tl.float32) * values
+    if bias is not None:
+        rows = N
+        if LOCAL is not None:
+            rows = tl.where(expert < LOCAL, N, 0)
+        inside = n < rows
+        own = tl.load(bias + expert * N + n, mask=inside, other=0.0).to(tl.float32)
+        if weights is not None:
+            weight = tl.load(weights + slot + j).to(tl.float32)
+            own = tl.where(inside, own * weight, 0.0)
+        biases += own
+    return total, biases
 
 
 @triton.jit(do_not_specialize=["num_global"])
@@ -138,35 +178,24 @@ def _few_down_kernel(
         tile = _few_weights(down, first, n, k, 0, N, K, even)
         wait_for_previous(PDL)
         release_next(PDL)
-        total = unpack_e4m3(tile, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, N, K, even)
+        total = unpack_e4m3(tile, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, STEP, N, K, even)
     else:
         wait_for_previous(PDL)
         release_next(PDL)
         total = tl.zeros([BLOCK_N, STEP], dtype=tl.float32)
     biases = tl.zeros([BLOCK_N], dtype=tl.float32)
-    for j in tl.static_range(TOP_K):
-        if LOCAL is None:
-            expert = tl.load(experts + slot + j)
-            begin = STEP if j == 0 else 0
-            end = K
-        else:
-            expert = expert_of(experts, expert_map, num_global, slot + j, True, LOCAL)
-            begin = 0
-            end = tl.where(expert < LOCAL, K, 0)
-        for start in tl.range(begin, end, STEP):
-            tile = _few_weights(down, expert, n, k, start, N, K, even)
-            values = _few_values(hidden, scales, expert, block, slot + j, k, start, N, K, even)
-            total += unpack_e4m3(tile, tl.float32) * values  # [BLOCK_N, STEP]
-        if bias is not None:
-            rows = N
-            if LOCAL is not None:
-                rows = tl.where(expert < LOCAL, N, 0)
-            inside = n < rows
-            own = tl.load(bias + expert * N + n, mask=inside, other=0.0).to(tl.float32)
-            if weights is not None:
-                weight = tl.load(weights + slot + j).to(tl.float32)
-                own = tl.where(inside, own * weight, 0.0)
-            biases += own
+    if scales is not None and K <= STEP:
+        for j in tl.range(0, TOP_K):  # unrolled, it takes so many registers that its programs no longer run at once
+            total, biases = _few_down_slot(
+                total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, j,
+                n, k, block, LOCAL, N, K, STEP, even,
+            )  # fmt: skip
+    else:
+        for j in tl.static_range(TOP_K):
+            total, biases = _few_down_slot(
+                total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, j,
+                n, k, block, LOCAL, N, K, STEP, even,
+            )  # fmt: skip
     outputs = tl.sum(total, axis=1)
     if bias is not None:
         outputs += biases

@@ -1,7 +1,6 @@
 """What of `fast` only a GPU shows: graphs that follow the routing, memory that is used again, overlapping launches,
 loops of many steps with loads in flight."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -255,15 +254,14 @@ assert error <= 1.5 * allowed, (error, allowed)
 
 @pytest.mark.parametrize("tokens", [1, SPLIT_TOKENS, SPLIT_TOKENS + 1, 512])
 def test_a_first_call_inside_of_a_capture(tokens):
-    tests = Path(__file__).resolve().parents[1]
-    paths = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
     code = FIRST_CALL.format(tokens=tokens)
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env=checkout.program_environment(PYTHONPATH=paths),
+        env=checkout.program_environment(),
+        cwd=Path(__file__).resolve().parents[1],
     )
     assert done.returncode == 0, done.stderr
 
