@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
 
+SLOT_TOKENS = 64
+"""Up to so many tokens slots are faster for the shared expert than GEMMs of its own beside the others."""
+
 
 class Fast(Implementation):
     name = "fast"
@@ -64,7 +67,7 @@ class Fast(Implementation):
         return _packed_activations() if packed else "a16"
 
     def build(self, case: Case, weights: Weights) -> Forward:
-        return with_shared_slots(case, weights) if _shared_slots(case) else with_shared_beside(case, weights)
+        return with_shared_slots(case, weights) if _takes_slots(case) else with_shared_beside(case, weights)
 
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
@@ -109,7 +112,8 @@ class Fast(Implementation):
                 ("unpermute_combine", lambda: launch_combine(out, scores))]  # fmt: skip
 
     def config(self, case: Case) -> str:
-        return str(_tiles(case))
+        shared = f" shared={'slots' if _takes_slots(case) else 'beside'}" if case.facts.shared_ffn else ""
+        return f"{_tiles(case)}{shared}"
 
     def planned_config(self, case: Case) -> str:
         return self.config(case)
@@ -148,6 +152,11 @@ def with_shared_slots(case: Case, weights: Weights) -> Forward:
         return fast_experts(x, *experts, *slots, **options)
 
     return forward
+
+
+def _takes_slots(case: Case) -> bool:
+    """Whether the shared expert has slots; packed, it has nothing else."""
+    return bool(_shared_slots(case)) and (case.tokens <= SLOT_TOKENS or case.quant != "none")
 
 
 def _shared_slots(case: Case) -> int:
