@@ -175,6 +175,16 @@ def test_help_tells_which_shards_were_measured(monkeypatch, results, tmp_path):
     assert choose.measured_shards() == ["none yet"]
 
 
+def test_a_models_own_layer_is_answered_by_rows_of_that_layer(results):
+    text = ask(results, "model=mixtral", "tokens=32", "layer=native")
+    assert "bf16, softmax_renorm, the model's own layer, on" in text
+    assert "native.csv, run" in text
+    assert "throughput.csv" not in text
+    assert "native.csv" not in ask(results, "model=mixtral", "tokens=32")
+    far = ask(results, "model=mixtral", "tokens=4", "layer=native")
+    assert "`python experiments/sweep.py model=mixtral tokens=4 layer=native` measures what is asked" in far
+
+
 def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
     text = ask(results, "model=qwen2_paper", "num_experts=128", "top_k=8", "ffn_dim=1280", "tokens=32")
     assert text.startswith("qwen2_paper (128 experts, top-8, 3584 x 1280), 32 tokens")
@@ -208,6 +218,8 @@ def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
         ),
         (["model=mixtral", "tokens=1", "gating=hard"], "gating=hard: allowed are softmax"),
         (["model=mixtral", "tokens=1", "quant=mxfp4"], "quant=mxfp4: not measured for this shape; measured: none"),
+        (["model=deepseek_v3", "tokens=1", "layer=native"], "layer=native: not measured for this shape; measured: plain"),
+        (["model=mixtral", "tokens=1", "layer=own"], "layer=own: allowed are plain, native"),
         (["model=mixtral", "tokens=100000000"], "tokens=100000000: allowed are 1 to 8192"),
         (["model=mixtral", "tokens=1", "top_k=99"], "top_k=99: allowed are 1 to num_experts=8"),
         (["model=mixtral", "tokens=1", "num_experts=9999"], "num_experts=9999: at most hidden_dim=4096"),
