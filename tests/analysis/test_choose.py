@@ -218,7 +218,7 @@ def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
         ),
         (["model=mixtral", "tokens=1", "gating=hard"], "gating=hard: allowed are softmax"),
         (["model=mixtral", "tokens=1", "quant=mxfp4"], "quant=mxfp4: not measured for this shape; measured: none"),
-        (["model=deepseek_v3", "tokens=1", "layer=native"], "layer=native: not measured for this shape; measured: plain"),
+        (["model=deepseek_v3", "tokens=1", "layer=native"], "layer=native: not measured for this shape; measured: pl"),
         (["model=mixtral", "tokens=1", "layer=own"], "layer=own: allowed are plain, native"),
         (["model=mixtral", "tokens=100000000"], "tokens=100000000: allowed are 1 to 8192"),
         (["model=mixtral", "tokens=1", "top_k=99"], "top_k=99: allowed are 1 to num_experts=8"),
