@@ -85,7 +85,6 @@ def _panel(panel: Axes, known: pd.DataFrame, names: list[str]) -> None:
     for place, name in enumerate(names):
         look, mine = style.look(name), known[known["implementation"] == name]
         if mine.empty:
-            panel.text(0.02 * highest, place, "no point", va="center", color="#666666")
             continue
         error = mine["rel_error"]
         panel.plot([error.min(), error.max()], [place, place], color=look.color, lw=1.4, solid_capstyle="butt")

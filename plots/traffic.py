@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tritonmoe_bench.experiments.analysis import compare, names
-from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT, PAPER, UNFUSED
+from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT, OWN_CODE, OWN_UNFUSED, PAPER, UNFUSED
 from tritonmoe_bench.experiments.analysis.published import claim
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.analysis.traffic import COUNTERS, savings, totals
@@ -25,7 +25,6 @@ TITLE = "Memory traffic: what fusing saves, and all of it over the compulsory by
 STUDIES = ("traffic",)
 HEADLINE_TOKENS = 512
 """The largest batch of the paper's headline."""
-LINES = {UNFUSED: ("unfused", style.DOT), PAPER: ("fused", "-"), FAST: ("fast", style.DASH)}
 BESIDE = 40
 """The axis of tokens goes on by this factor, for the names beside the last points."""
 ROOM = 1.3
@@ -35,11 +34,15 @@ ROOM = 1.3
 def draw(results: Results) -> Figure:
     traffic = load(results, COUNTERS)
     counted = compare.plain(totals(traffic.rows))
-    saved = savings(compare.plain(traffic.rows)).sort_values(["model", "tokens"])
+    rows = compare.plain(traffic.rows)
+    own = not savings(rows, (OWN_CODE, OWN_UNFUSED)).empty
+    fused, unfused = (OWN_CODE, OWN_UNFUSED) if own else (PAPER, UNFUSED)
+    saved = savings(rows, (fused, unfused)).sort_values(["model", "tokens"])
     if saved.empty:
         raise traffic.lacks("forward of both pipelines by hardware counters")
     claimed = claim("memory-traffic")["saving"]
-    title = say("figures.j2", "traffic", claimed=claimed, until=HEADLINE_TOKENS, **_extremes(saved))
+    shown = {unfused: ("unfused", style.DOT), fused: ("fused", "-"), FAST: ("fast", style.DASH)}
+    title = say("figures.j2", "traffic", own=own, claimed=claimed, until=HEADLINE_TOKENS, **_extremes(saved))
     figure, (left, right) = layout.sheet(1, 2, 1.75, title, width=layout.COLUMN_IN, width_ratios=(1, 1.35))
     models = names.models_in_order(saved["model"])
     for model in models:
@@ -53,24 +56,27 @@ def draw(results: Results) -> Figure:
     least, most = 100 * saved["saving"].min(), 100 * max(claimed, saved["saving"].max())
     left.set_ylim(min(-1.5, 1.1 * least), 1.12 * most)
     left.set_title("saved by fusing (%)")
-    _all_bytes(right, counted, models)
+    _all_bytes(right, counted, models, shown)
     for panel in (left, right):
         layout.power_axis(panel.xaxis, counted["tokens"], apart=8)
         panel.set_xlabel("tokens")
     right.set_xlim(right=counted["tokens"].max() * BESIDE)
     notes = say("figures.j2", "traffic_notes", dtype=counted["dtype"].iloc[0])
-    return layout.finish(figure, _handles(models, counted), notes, caption.source(*traffic.studies))
+    others = set(counted["implementation"]) - {*shown, LIMIT}
+    return layout.finish(figure, _handles(models, len(others) > 0), notes, caption.source(*traffic.studies))
 
 
-def _all_bytes(panel: Axes, counted: pd.DataFrame, models: list[str]) -> None:
-    """Bytes over the compulsory ones: of each model by the pipelines and `fast`, of all other systems in grey."""
-    shown = counted[counted["implementation"].isin(list(LINES)) & counted["model"].isin(models)]
-    others = counted[~counted["implementation"].isin([*LINES, LIMIT])]
+def _all_bytes(
+    panel: Axes, counted: pd.DataFrame, models: list[str], lines_of: dict[str, tuple[str, style.Line]]
+) -> None:
+    """Bytes over the compulsory ones, of each model: by the systems that have a line, and by all others in grey."""
+    shown = counted[counted["implementation"].isin(list(lines_of)) & counted["model"].isin(models)]
+    others = counted[~counted["implementation"].isin([*lines_of, LIMIT])]
     for _, rows in others.groupby(["model", "implementation"]):
         rows = rows.sort_values("tokens")
         panel.plot(rows["tokens"], rows["over"], **lines.THIN)
     largest = shown[shown["tokens"] == shown["tokens"].max()]
-    for name, (words, line) in LINES.items():
+    for name, (words, line) in lines_of.items():
         for model in models:
             color, marker, _ = style.model_look(model)
             rows = shown[(shown["model"] == model) & (shown["implementation"] == name)].sort_values("tokens")
@@ -90,11 +96,9 @@ def _extremes(saved: pd.DataFrame) -> dict[str, Any]:
     return {"early": max(early, default=None), "most": top["saving"], "tokens": int(top["tokens"])}
 
 
-def _handles(models: list[str], counted: pd.DataFrame) -> list[Artist]:
-    handles: list[Artist] = []
-    for model in models:
-        color, marker, _ = style.model_look(model)
-        handles.append(Line2D([], [], color=color, marker=marker, label=names.model_label(model)))
-    if set(counted["implementation"]) - {*LINES, LIMIT}:
-        handles.append(lines.other_systems())
-    return handles
+def _handles(models: list[str], others: bool) -> list[Artist]:
+    looks = [(names.model_label(model), *style.model_look(model)) for model in models]
+    handles: list[Artist] = [
+        Line2D([], [], color=color, marker=marker, label=label) for label, color, marker, _ in looks
+    ]
+    return handles + ([lines.other_systems()] if others else [])

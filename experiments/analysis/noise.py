@@ -6,6 +6,7 @@ noise inside a process alone.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,15 @@ def spread(record: Mapping[str, Any]) -> float:
 
 
 def between_processes(device: Path) -> float:
-    """The largest `spread` of all runs in the folder of a device; 1 where none has recorded one. Raises Damaged."""
-    records = [*sorted(device.glob("*.json")), *sorted(device.glob(f"{OTHER_SOFTWARE}*/*.json"))]
-    return max((spread(store.read_json(path)) for path in records), default=1.0)
+    """The largest `spread` of all runs in the folder of a device; 1 where none has recorded one.
+
+    A damaged record is told where the rows beside it are read, and costs no other study.
+    """
+    spreads = [1.0]
+    for path in [*sorted(device.glob("*.json")), *sorted(device.glob(f"{OTHER_SOFTWARE}*/*.json"))]:
+        with contextlib.suppress(store.Damaged):
+            spreads.append(spread(store.read_json(path)))
+    return max(spreads)
 
 
 def apart(rows: pd.DataFrame) -> pd.Series | float:

@@ -70,13 +70,14 @@ def group(tensor: str) -> str:
     )
 
 
-def saving(rows: pd.DataFrame, accounting: str, by: str = PAPER) -> float | None:
-    """Share of the unfused pipeline's bytes that another does not move, of the rows of one case and method."""
-    fused, unfused = (grouped(rows[rows["implementation"] == name], accounting).sum() for name in (by, UNFUSED))
+def saving(rows: pd.DataFrame, accounting: str, pair: tuple[str, str] = (PAPER, UNFUSED)) -> float | None:
+    """Share of the bytes of a pair's second, the unfused pipeline, that its first does not move; rows: of one case and
+    method."""
+    fused, unfused = (grouped(rows[rows["implementation"] == name], accounting).sum() for name in pair)
     return 1 - fused / unfused if fused and unfused else None
 
 
-def savings(rows: pd.DataFrame) -> pd.DataFrame:
+def savings(rows: pd.DataFrame, pair: tuple[str, str] = (PAPER, UNFUSED)) -> pd.DataFrame:
     """`saving` of every case and method that has both pipelines, by each accounting that it can tell.
 
     Columns: model, tokens, dtype, method, accounting, saving.
@@ -85,7 +86,7 @@ def savings(rows: pd.DataFrame) -> pd.DataFrame:
     for (_, method), case in rows.groupby(["case_hash", "method"], sort=False):
         first = case.iloc[0]
         for accounting in ACCOUNTINGS:
-            share = saving(case, accounting)
+            share = saving(case, accounting, pair)
             if share is not None:
                 shares.append((first["model"], first["tokens"], first["dtype"], method, accounting, share))
     return pd.DataFrame(shares, columns=["model", "tokens", "dtype", "method", "accounting", "saving"])

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .registry import Picture
 
-COLORS = 32
+COLORS = 64
 """At most so many in a PNG's palette."""
 APART = 16
 """Between two colours of a palette, of the 441 from black to white."""

@@ -27,6 +27,8 @@ DPI = 190
 COLUMN_DPI = 300
 """Of the PNGs of one column, which pages show larger."""
 PAD_IN = 0.05
+SPARE = 0.965
+"""Lines of text take so much of the width where they are measured, as they are wider at other resolutions."""
 
 
 def sheet(
@@ -88,7 +90,7 @@ def finish(figure: Figure, handles: Sequence[Artist], notes: str, source: str) -
 def _wrap(figure: Figure, text: Text, words: str) -> float:
     """Breaks the words into lines that fit into the figure; returns their height in inches."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    room = (figure.get_figwidth() - 2 * PAD_IN) * figure.dpi
+    room = SPARE * (figure.get_figwidth() - 2 * PAD_IN) * figure.dpi
     for characters in range(200, 20, -2):
         lines = (textwrap.fill(line, characters, break_on_hyphens=False) for line in words.splitlines())
         text.set_text("\n".join(lines))

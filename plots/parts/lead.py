@@ -24,9 +24,9 @@ from tritonmoe_bench.experiments.reporting.texts import say
 
 from . import caption, layout, style
 
-ACROSS = 4
-"""Panels side by side."""
-STEM = 0.34
+STEMS_ACROSS = 42
+"""So many stems side by side have room for their numbers."""
+STEM = 0.42
 """Between the stems of two skews, where batch sizes are 1 apart."""
 
 
@@ -48,7 +48,8 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
     models = names.models_in_order(best["model"])
     kinds = set(zip(best["layer"] == "native", best["quant"], best["model"]))
     panels = sorted(kinds, key=lambda panel: (*panel[:2], models.index(panel[2])))
-    columns = min(ACROSS, len(panels))
+    stems = int(best.groupby(["layer", "quant", "model"]).size().max())
+    columns = min(max(1, min(4, STEMS_ACROSS // stems)), len(panels))
     figure, axes = layout.sheet(-(-len(panels) // columns), columns, 1.75, title, used=len(panels), sharey=True)
     skews = sorted(best["skew"].unique())
     for index, (panel, (native, quant, model)) in enumerate(zip(axes, panels)):
@@ -79,10 +80,14 @@ def _stems(panel: Axes, rows: pd.DataFrame, skews: list[float]) -> None:
         panel.plot([x, x], [0, lead], color=look.color, lw=0.9)
         panel.plot([x], [lead], marker=look.marker, ms=4.2, mfc="white" if skew else look.color, color=look.color,
                    ls="none", zorder=3)  # fmt: skip
-        panel.annotate(f"{lead:.0f}".replace("-0", "0"), (x, max(lead, 0)), (0, 4), textcoords="offset points",
-                       ha="center")  # fmt: skip
+        panel.annotate(percent(lead), (x, max(lead, 0)), (0, 4), textcoords="offset points", ha="center")
     panel.set_xticks(range(len(tokens)), [str(count) for count in tokens])
     panel.set_xlim(-0.6, len(tokens) - 0.4)
+
+
+def percent(lead: float) -> str:
+    """A lead without decimals; a small one behind is 0 too."""
+    return f"{round(lead)}"
 
 
 def _handles(best: pd.DataFrame, skews: list[float], noise: float) -> list[Artist]:

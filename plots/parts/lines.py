@@ -32,7 +32,7 @@ KINDS = (
     Kind(style.Look("fast", "fast", "#c1002f", "*"), lambda name: name == FAST),
     Kind(
         style.Look("the paper's own code", "paper", "#5c4300", "8", style.DASH),
-        lambda name: name.startswith(OWN_CODE),
+        lambda name: name == OWN_CODE,
     ),
     Kind(
         style.Look("the paper's pipeline, rewritten", "paper", "#e66100", "o", style.DASH), lambda name: name == PAPER

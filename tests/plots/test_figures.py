@@ -14,7 +14,7 @@ from tritonmoe_bench.experiments.analysis.names import SYSTEMS
 from tritonmoe_bench.experiments.analysis.published import ratios
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.plots import formats, ranking, throughput
-from tritonmoe_bench.plots.parts import layout, lines, registry, style
+from tritonmoe_bench.plots.parts import layout, lead, lines, registry, style
 
 MOST_FIGURES = 14
 """Of a GPU: more than that nobody looks at."""
@@ -196,15 +196,19 @@ def test_the_rates_over_a_panel_are_those_at_the_limit(drawn, results):
 def test_the_papers_own_code_comes_first_where_it_has_rows(fixture_results, tmp_path):
     root = tmp_path / "results"
     shutil.copytree(fixture_results, root)
-    path = root / "fixture-gpu" / "throughput.csv"
-    rows = pd.read_csv(path)
+    rows = pd.read_csv(root / "fixture-gpu" / "throughput.csv")
     own = rows[rows["implementation"] == "paper_fused"].assign(implementation="tritonmoe")
-    pd.concat([rows[rows["implementation"] != "tritonmoe"], own]).to_csv(path, index=False)
+    unfused = own.assign(implementation="tritonmoe_unfused", p50_us=1.25 * own["p50_us"])
+    for study in ("throughput", "paper_code"):
+        table = pd.concat([rows, own, unfused]).assign(study=study)
+        table.to_csv(root / "fixture-gpu" / f"{study}.csv", index=False)
     for name, sentence in (("throughput", "the paper's code reaches"), ("paper_ratios", "The paper's own code runs")):
         figure = registry.figures()[name].draw(Results(root, "fixture-gpu"))
         pyplot.close(figure)
         assert sentence in " ".join(figure.get_suptitle().split())
-        assert {"the paper's own code", "TritonMoE (the paper's code)"} & legend_labels(figure)
+        assert "the paper's own code" in legend_labels(figure)
+    assert "fused at 1.25 times unfused" in " ".join(figure.get_suptitle().split())
+    assert "paper_code.csv" in printed(figure)
 
 
 def test_published_points_and_band_are_on_the_ratios(drawn):
@@ -225,8 +229,7 @@ def test_the_headline_prints_each_lead_and_counts_them(drawn, results):
     assert {"stream", "fast", "paper_fused_graph"}.isdisjoint(headline_data.peers(rows))
     for panel, model in zip(drawn["headline"].axes, ("mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b")):
         here = best[best["model"] == model]
-        leads = [f"{100 * (r - 1):.0f}".replace("-0", "0") for r in here["ratio"]]
-        assert sorted(text.get_text() for text in panel.texts) == sorted(leads)
+        assert sorted(text.get_text() for text in panel.texts) == sorted(map(lead.percent, 100 * (here["ratio"] - 1)))
         marks = [line.get_ydata()[0] for line in panel.lines if line.get_marker() not in ("None", "")]
         assert sorted(marks) == pytest.approx(sorted(100 * (here["ratio"] - 1)))
     product = 1.0

@@ -63,6 +63,17 @@ def test_a_saving_as_claimed_is_told(results):
     assert "Fusing saves up to 5" in traffic.draw(results).get_suptitle()
 
 
+def test_the_papers_own_code_is_the_pair_where_it_was_counted(results):
+    def own(frame):
+        both = frame[frame["implementation"].isin(["paper_fused", "paper_unfused"]) & (frame["method"] == "counters")]
+        names = {"paper_fused": "tritonmoe", "paper_unfused": "tritonmoe_unfused"}
+        return pd.concat([frame, both.assign(implementation=both["implementation"].map(names))])
+
+    assert traffic.draw(results).get_suptitle().startswith("Fusing ")
+    change(results, "traffic", own)
+    assert traffic.draw(results).get_suptitle().startswith("In the paper's own code fusing ")
+
+
 def test_all_bytes_stand_over_the_compulsory_ones(results):
     rows = results.study("traffic").rows
     rows = rows[(rows["method"] == "counters") & (rows["stage"] == "total") & (rows["model"] == "mixtral")]
