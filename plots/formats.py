@@ -32,7 +32,7 @@ KINDS = (("fast", "*", "-"), ("best other system", "o", style.DASH), ("reading t
 
 def draw(results: Results) -> Figure:
     study = results.study("quant")
-    rows = compare.plain(study.rows)
+    rows = compare.plain(study.rows, formats=True)
     best = lines_of(rows[rows["skew"] == rows["skew"].min()])
     if best[best["kind"] != KINDS[2][0]].empty:
         raise study.lacks("latency of fast or of another system")

@@ -129,11 +129,12 @@ def systems(rows: pd.DataFrame) -> list[str]:
     return names.in_order(rows["implementation"])
 
 
-def plain(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one dtype, layer, gating and routing, for figures that show one: bf16, the plain layer, plain softmax
-    and drawn routing where there are such rows."""
-    firsts = (("dtype", "bf16"), ("layer", "plain"), ("gating", "softmax"), ("routing", "drawn"))
-    for column, first in firsts:
+def plain(rows: pd.DataFrame, formats: bool = False) -> pd.DataFrame:
+    """The rows of one dtype, layer, gating, routing and weight format, for figures that show one: bf16, the plain
+    layer, plain softmax, drawn routing and weights that are not packed where there are such rows. formats: those of all
+    weight formats."""
+    firsts = [("dtype", "bf16"), ("layer", "plain"), ("gating", "softmax"), ("routing", "drawn")]
+    for column, first in [*firsts, *([] if formats else [("quant", "none")])]:
         values = sorted(rows[column].unique()) if column in rows else []
         rows = rows[rows[column] == (first if first in values else values[0])] if values else rows
     return rows

@@ -63,11 +63,28 @@ _FAST_EXPERTS = (
     ),
     (
         Known("_few_gate_up_kernel", "gate_up",
-              {"x": "x", "gate_up": "gate_up_weights", "hidden": "intermediate", **_ROUTED}),
+              {"x": "x", "gate_up": "gate_up_weights", "scales": "gate_up_weights", "hidden": "intermediate",
+               **_ROUTED}),
         Known("_few_down_kernel", "down",
-              {"hidden": "intermediate", "down": "down_weights", "y": "output", **_ROUTED}),
+              {"hidden": "intermediate", "down": "down_weights", "scales": "down_weights", "y": "output", **_ROUTED}),
     ),
 )  # fmt: skip
+
+_QUANTIZE = Known("_quantize_rows_kernel", "quantize", {"x": "x", "values": "rows", "scales": "rows"})
+
+
+def _fp8_experts(rows: str) -> tuple[Known, ...]:
+    """Over weights in fp8_block, and rows of that name: x of 16 bits, which has no scales, or `_QUANTIZE`'s."""
+    place, _, _, combine = _FAST_EXPERTS[0]
+    # Where activations have no scales, the kernels get the weights' in their place, which count under the last name.
+    x_scales, hidden_scales = (rows, "intermediate") if rows == "rows" else ("gate_up_weights", "gate_up_weights")
+    gate_up = {"x": rows, "x_scales": x_scales, "gate_up": "gate_up_weights", "gate_up_scales": "gate_up_weights",
+               "hidden": "intermediate", "hidden_scales": hidden_scales, **_TABLE}  # fmt: skip
+    down = {"hidden": "intermediate", "hidden_scales": "intermediate" if rows == "rows" else "down_weights",
+            "down": "down_weights", "down_scales": "down_weights", "out": "expert_out", "weights": "topk_scores",
+            **_TABLE}  # fmt: skip
+    return place, Known("_gate_up_fp8_kernel", "gate_up", gate_up), Known("_down_fp8_kernel", "down", down), combine
+
 
 LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
     "paper_fused": ((_SCORE, _PERMUTE, _GATE_UP, _DOWN, _COMBINE),),
@@ -78,7 +95,11 @@ LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
             _SILU_MUL, _DOWN, _COMBINE,
         ),
     ),
-    "fast": tuple((*logits, _FAST_TOP_K, *experts) for logits, experts in product(_FAST_LOGITS, _FAST_EXPERTS)),
+    "fast": (
+        *((*logits, _FAST_TOP_K, *experts)
+          for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x")))),
+        *((_QUANTIZE, *logits, _FAST_TOP_K, *_fp8_experts("rows")) for logits in _FAST_LOGITS),
+    ),
 }  # fmt: skip
 """For each pipeline the sequences of Triton launches that a forward of it may be."""
 

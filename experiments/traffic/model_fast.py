@@ -2,7 +2,8 @@
 
 As in model_paper.py, issued and unique bytes of every Triton kernel agree to the byte with what the interpreter
 counts (tests/traffic/test_traffic_fast.py). The order of the programs does not matter to either. Beyond
-`SPLIT_TOKENS`, the router GEMM is PyTorch's, and counts each operand once.
+`SPLIT_TOKENS`, the router GEMM is PyTorch's, and counts each operand once. Weights and activations count with their
+scales, as operands.py has them.
 """
 
 from __future__ import annotations
@@ -16,29 +17,31 @@ import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
+from tritonmoe_bench.kernels.fast.packed import default_activations, fp8_tiles
 from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS, is_ranked, lanes
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
-from tritonmoe_bench.kernels.target import Target
 from tritonmoe_bench.kernels.weighting import weighted_by_down
 
 from ..workload.case import BYTES_PER_ELEMENT, Case
 from ..workload.routing import TORCH_DTYPE
 from .model_paper import INDEX_BYTES, Bytes, Entry, Table, check_counts, reads, tabulated, writes
+from .operands import MODELLED_TARGET, Operands, operands_of, target
 
 NAME = "fast"
 FLOAT_BYTES = 4
 TABLE_LINES = 5
 """Of the table of row blocks: expert, first row, rows, first neighbour, neighbours."""
 MODELLED_GPU = "nvidia-h200"
-MODELLED_TARGET = Target(227 * 1024, 9)
-"""Where there is no GPU, the tiles are those of this one."""
+"""Where there is no GPU, the tuned tiles are those of this one."""
 
 
 def chosen_tiles(case: Case) -> FastTiles | FewTiles:
     """The tiles that `fast` takes on this machine's GPU, or on an H200 if there is none."""
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
+    if case.quant != "none":
+        return fp8_tiles(target(), *shape, case.tokens, default_activations(target()))
     if torch.cuda.is_available():
         return choose.choose_tiles(torch.device("cuda", torch.cuda.current_device()), *shape, case.tokens)
     found = tuned.nearest(tuned.load(tuned.FOLDER / f"{MODELLED_GPU}.json").get(shape, {}), case.tokens)
@@ -67,17 +70,34 @@ def row_blocks(counts: Sequence[int] | np.ndarray, block_m: int) -> list[RowBloc
 
 
 def fast_traffic(
-    case: Case, counts: Sequence[int] | np.ndarray, tiles: FastTiles | FewTiles, on_gpu: bool = True
+    case: Case,
+    counts: Sequence[int] | np.ndarray,
+    tiles: FastTiles | FewTiles,
+    on_gpu: bool = True,
+    activations: str | None = None,
 ) -> Table:
     """Traffic of one forward of `fast` with these tiles.
 
     counts: slots of each expert, [num_experts], as `draw_routing` gives them; on_gpu: some launches are cut otherwise
-    in the interpreter, where PyTorch's router GEMM takes float32 too. Raises ValueError for counts that are not the
-    case's.
+    in the interpreter, where PyTorch's router GEMM takes float32 too; activations: as in `operands_of`. Raises
+    ValueError for counts that are not the case's.
     """
-    counts = check_counts(case, counts)
-    experts = _few(case, counts, tiles) if isinstance(tiles, FewTiles) else _blocks(case, counts, tiles, on_gpu)
+    counts, held = check_counts(case, counts), operands_of(case, tiles, activations)
+    if isinstance(tiles, FewTiles):
+        experts = _few(case, counts, tiles, held)
+    else:
+        experts = [*_quantized(case, held), *_blocks(case, counts, tiles, held, on_gpu)]
     return tabulated([*_logits(case, on_gpu), *_top_k(case, on_gpu), *experts])
+
+
+def _quantized(case: Case, held: Operands) -> list[Entry]:
+    """x as the experts take it, where that is of 8 bits."""
+    if not held.a8:
+        return []
+    return [
+        ("quantize", "x", reads(case.tokens * case.hidden_dim * BYTES_PER_ELEMENT)),
+        ("quantize", held.rows, writes(case.tokens * held.row(case.hidden_dim))),
+    ]
 
 
 def _logits(case: Case, on_gpu: bool) -> list[Entry]:
@@ -127,15 +147,15 @@ def _top_k(case: Case, on_gpu: bool) -> list[Entry]:
     return entries
 
 
-def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, on_gpu: bool) -> list[Entry]:
+def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on_gpu: bool) -> list[Entry]:
     """The path with a schedule."""
     hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
     listed = max_blocks(slots, case.num_experts, tiles.block_m)
     blocks = row_blocks(counts, tiles.block_m)
     table = TABLE_LINES * listed * INDEX_BYTES
-    intermediate, out = (slots * width * BYTES_PER_ELEMENT for width in (ffn, hidden))
-    gate_up = _Gemm("gate_up", tiles.gate_up, ffn, hidden, 2, blocks, listed)
-    down = _Gemm("down", tiles.down, hidden, ffn, 1, blocks, listed)
+    intermediate, out = slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
+    gate_up = _Gemm("gate_up", tiles.gate_up, ffn, hidden, 2, blocks, listed, held)
+    down = _Gemm("down", tiles.down, hidden, ffn, 1, blocks, listed, held)
     if weighted_by_down(TORCH_DTYPE[case.dtype]):
         weights = ("down", "topk_scores", reads(slots * FLOAT_BYTES, down.columns))
     else:
@@ -145,8 +165,8 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, on_gpu: bool) -> l
         # Each expert's program reads all slots twice: to count those of every expert, and to place its own.
         ("schedule", "topk_experts", reads(slots * INDEX_BYTES, 2 * case.num_experts)),
         ("schedule", "schedule", writes(slots * INDEX_BYTES) + writes(table)),
-        ("gate_up", "x", Bytes(read=gate_up.columns * slots * hidden * BYTES_PER_ELEMENT,
-                               unique_read=case.tokens * hidden * BYTES_PER_ELEMENT)),
+        ("gate_up", held.rows, Bytes(read=gate_up.columns * slots * held.row(hidden),
+                                     unique_read=case.tokens * held.row(hidden))),
         *gate_up.entries(case),
         ("gate_up", "intermediate", writes(intermediate)),
         ("down", "intermediate", reads(intermediate, down.columns)),
@@ -169,6 +189,7 @@ class _Gemm:
     matrices: int
     blocks: list[RowBlock]
     listed: int
+    held: Operands
 
     @property
     def columns(self) -> int:
@@ -180,31 +201,33 @@ class _Gemm:
         table = Bytes(read=(TABLE_LINES * self.listed + 2 * shared) * self.columns * INDEX_BYTES,
                       unique_read=TABLE_LINES * self.listed * INDEX_BYTES)  # fmt: skip
         order = reads(case.slots * INDEX_BYTES, self.columns)
-        expert = self.matrices * self.n * self.k * BYTES_PER_ELEMENT
+        issued, unique = (self.matrices * matrix(self.n, self.k) for matrix in (self.held.issued, self.held.matrix))
         active = len({block.expert for block in self.blocks})
         return [
-            (self.stage, f"{self.stage}_weights", Bytes(read=len(self.blocks) * expert, unique_read=active * expert)),
+            (self.stage, f"{self.stage}_weights", Bytes(read=len(self.blocks) * issued, unique_read=active * unique)),
             (self.stage, "schedule", table + order),
         ]
 
 
-def _few(case: Case, counts: np.ndarray, tiles: FewTiles) -> Iterable[Entry]:
+def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Iterable[Entry]:
     """The output-centric path: a slot, or a token, and a few outputs a program; no schedule and no combine."""
     hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
     active = int((counts > 0).sum())
-    matrix = hidden * ffn * BYTES_PER_ELEMENT
 
     def programs(n: int, tile: FewTile) -> int:
         return -(-n // tile.block_n)
 
     inward, back = programs(ffn, tiles.gate_up), programs(hidden, tiles.down)
+    gate_up = Bytes(read=slots * 2 * held.issued_by_few(ffn, hidden, inward),
+                    unique_read=active * 2 * held.matrix(ffn, hidden))  # fmt: skip
+    down = Bytes(read=slots * held.issued_by_few(hidden, ffn, back), unique_read=active * held.matrix(hidden, ffn))
     x = case.tokens * hidden * BYTES_PER_ELEMENT
     intermediate = slots * ffn * FLOAT_BYTES
     return [
         ("gate_up", "topk_experts", reads(slots * INDEX_BYTES, inward)),
         ("gate_up", "topk_scores", reads(slots * FLOAT_BYTES, inward)),
         ("gate_up", "x", reads(x, case.top_k * inward)),
-        ("gate_up", "gate_up_weights", Bytes(read=slots * 2 * matrix, unique_read=active * 2 * matrix)),
+        ("gate_up", "gate_up_weights", gate_up),
         ("gate_up", "intermediate", writes(intermediate)),
         # A program asks for its first expert once more, ahead of all others.
         (
@@ -212,7 +235,7 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles) -> Iterable[Entry]:
             "topk_experts",
             Bytes(read=(slots + case.tokens) * INDEX_BYTES * back, unique_read=slots * INDEX_BYTES),
         ),
-        ("down", "down_weights", Bytes(read=slots * matrix, unique_read=active * matrix)),
+        ("down", "down_weights", down),
         ("down", "intermediate", reads(intermediate, back)),
         ("down", "output", writes(x)),
     ]

@@ -30,6 +30,7 @@ from .launches import matched
 from .model_fast import NAME as FAST
 from .model_fast import chosen_tiles, fast_traffic
 from .model_paper import PIPELINES, Bytes, Table, pipeline_traffic, tabulated, total
+from .operands import MODELLED_FORMATS, operands_of
 
 AnyTiles: TypeAlias = "Tiles | FastTiles | FewTiles"
 
@@ -96,20 +97,27 @@ def modelled_traffic(
     return fast_traffic(case, counts, tiles, on_gpu)
 
 
-def counted_traffic(case: Case, implementation: str, tiles: AnyTiles) -> Table:
+def counted_traffic(case: Case, implementation: str, tiles: AnyTiles, multiplied: str | None = None) -> Table:
     """Traffic of one forward in the interpreter, counted, under the model's names.
 
-    Where the router GEMM is PyTorch's, the operands that it is called with count once.
+    multiplied: ``a8`` or ``a16``, what packed weights are multiplied with; None: as in the model. Where the router GEMM
+    is PyTorch's, the operands that it is called with count once.
     Raises RuntimeError if the interpreter is off, or if the pipeline launches other kernels than `LAUNCHES` has.
     """
     routing, weights = draw_routing(case), Weights(case, "cpu")
-    arguments = activations(case, routing, "cpu"), weights.router(), weights.gate_up(), weights.down()
+    packed = case.quant != "none"
+    gate_up = weights.packed_gate_up() if packed else weights.gate_up()
+    down = weights.packed_down() if packed else weights.down()
+    x, router = activations(case, routing, "cpu"), weights.router()
     with torch.inference_mode(), _RouterGemm() as gemm, count_bytes() as counter:
         if isinstance(tiles, Tiles):
-            paper_moe(*arguments, case.top_k, case.gate, tiles=tiles, **PIPELINES[implementation])
+            assert isinstance(gate_up, torch.Tensor)
+            assert isinstance(down, torch.Tensor)
+            paper_moe(x, router, gate_up, down, case.top_k, case.gate, tiles=tiles, **PIPELINES[implementation])
         else:
-            bias = weights.correction_bias()
-            fast_moe(*arguments, case.top_k, case.gate, correction_bias=bias, tiles=tiles)
+            bits = "a8" if operands_of(case, tiles, multiplied).a8 else "a16"
+            fast_moe(x, router, gate_up, down, case.top_k, case.gate,
+                     correction_bias=weights.correction_bias(), activations=bits, tiles=tiles)  # fmt: skip
     launched = [launch.kernel for launch in counter.launches]
     sequence = matched(implementation, launched)
     if sequence is None or len(sequence) != len(launched):
@@ -180,6 +188,9 @@ def _problem(case: Case, implementation: str, method: str, tiles: AnyTiles) -> t
     """(status, reason) of a row that can have no figure."""
     if method == "model" and case.facts.needs:
         return "unsupported", "the closed form is of the plain layer; study=counters measures any layer"
+    if implementation == FAST and case.quant not in MODELLED_FORMATS:
+        measured = "; study=counters measures any format" if method == "model" else ""
+        return "unsupported", f"the closed form knows weights of {', '.join(MODELLED_FORMATS)}{measured}"
     if implementation in PIPELINES:
         try:
             check_gating(case.gate)

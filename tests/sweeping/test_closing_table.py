@@ -164,3 +164,12 @@ def test_a_point_where_arithmetic_takes_longer_is_limited_by_it():
     assert list(joined["stream_us"]) == [200.0, 200.0, 200.0, 100.0]
     assert joined["limit_us"].iloc[0] == pytest.approx(10000.0)
     assert list(with_limits(rows, {})["limit_us"]) == [200.0, 200.0, 200.0, 100.0]
+
+
+def test_the_largest_error_of_each_system_stands_below_its_times(tmp_path):
+    path = tmp_path / "adhoc.csv"
+    latencies = {("fast", "tiny", 8): (10.0, 5.0), ("vllm", "tiny", 8): (12.0, 5.0)}
+    errors = {"rel_error": 3e-3, "torch_rel_error": 2e-3, "activations": "a8"}
+    rows = layer_csv(path, latencies, **errors)
+    table = summary.closing_table(path, plan_of("layer", rows))
+    assert "largest error over PyTorch's own with the same bits: fast 1.50 a8, vllm 1.50 a8" in table

@@ -49,6 +49,67 @@ COUNTED = {
 }
 
 
+FP8 = {
+    "tails": (Case("odd", 4, 2, 256, 384, tokens=70, skew=1.0, quant="fp8_block"), 160),
+    "one_token": (Case("tiny", 8, 2, 128, 256, tokens=1, quant="fp8_block"), 16),
+    "torch_logits": (Case("odd", 6, 2, 384, 128, tokens=130, skew=1.5, quant="fp8_block"), 64),
+}
+
+
+def fp8_tiled(block_m, block_n=128):
+    tile = FastTile(block_n, 128, 4, 1, 128, 1, True, True)
+    return FastTiles(block_m, tile, FastTile(64, 128, 4, 1, 128, 1, True, True))
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("name", "activations", "block_n"), [*((name, "a8", 128) for name in FP8), *((name, "a16", 64) for name in FP8)]
+)
+def test_model_of_fp8_weights_agrees_with_the_count_to_the_byte(name, activations, block_n):
+    case, block_m = FP8[name]
+    tiles = fp8_tiled(block_m, block_n)
+    modelled = fast_traffic(case, draw_routing(case).counts, tiles, on_gpu=False, activations=activations)
+    assert modelled == traffic.counted_traffic(case, "fast", tiles, activations)
+    assert (("quantize", "rows") in modelled) == (activations == "a8")
+
+
+@interpreted
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_model_of_fp8_weights_agrees_on_the_output_centric_path(tokens):
+    case = Case("tiny", 4, 2, 384, 256, tokens=tokens, quant="fp8_block")
+    modelled = fast_traffic(case, draw_routing(case).counts, FEW, on_gpu=False)
+    assert modelled == traffic.counted_traffic(case, "fast", FEW)
+
+
+def test_fp8_weights_by_hand():
+    # Experts 0 and 2 have 65 and 7 slots, in 2 + 1 blocks; every weight row of a block loads its own scale.
+    case = Case("hand", 4, 1, 128, 256, tokens=72, quant="fp8_block")
+    table = fast_traffic(case, [65, 0, 7, 0], fp8_tiled(64))
+    row, one = 128 + 4, 256 * 128
+    assert table["quantize", "x"] == Bytes(read=72 * 256, unique_read=72 * 256)
+    assert table["quantize", "rows"] == Bytes(write=72 * row, unique_write=72 * row)
+    assert table["gate_up", "rows"] == Bytes(read=2 * 72 * row, unique_read=72 * row)
+    assert table["gate_up", "intermediate"] == Bytes(write=72 * 2 * row, unique_write=72 * 2 * row)
+    assert table["down", "down_weights"] == Bytes(read=3 * (one + 128 * 2 * 4), unique_read=2 * (one + 2 * 4))
+
+
+@pytest.mark.parametrize("tokens", [1, 32, 512])
+def test_compulsory_bytes_of_fp8_weights(tokens):
+    case = Case("deepseek_v3", 256, 8, 7168, 2048, tokens=tokens, quant="fp8_block")
+    routing = draw_routing(case)
+    table = fast_traffic(case, routing.counts, chosen_tiles(case))
+    ends = 2 * tokens * case.hidden_dim * 2
+    assert total(table, WEIGHTS).unique_read + ends == case.min_bytes(routing.active_experts)
+    assert all(seen.read >= seen.unique_read and seen.write >= seen.unique_write for seen in table.values())
+
+
+def test_formats_without_a_closed_form_say_so():
+    case = Case("tiny", 8, 2, 128, 256, tokens=8, quant="mxfp4")
+    (row,) = traffic.traffic_rows(case, "fast", "model")
+    assert row["status"] == "unsupported"
+    assert row["reason"] == "the closed form knows weights of none, fp8_block; study=counters measures any format"
+
+
 @interpreted
 @pytest.mark.parametrize("name", COUNTED)
 def test_model_agrees_with_the_count_to_the_byte(name):
@@ -140,7 +201,7 @@ def test_both_methods_give_the_same_rows_on_the_tiny_shape(tokens):
 def test_every_sequence_of_launches_is_told_apart():
     sequences = LAUNCHES["fast"]
     names = {tuple(known.kernel for known in sequence) for sequence in sequences}
-    assert len(names) == len(sequences) == 6
+    assert len(names) == len(sequences) == 12
     for sequence in sequences:
         launched = ["nvjet_gemm", *(known.kernel for known in sequence), "copy"]
         assert matched("fast", launched) == sequence
