@@ -34,6 +34,8 @@ MODEL_LABELS = {
     "glm_4_5": "GLM-4.5",
     "minimax_m2": "MiniMax-M2",
     "llama_4_scout": "Llama-4-Scout",
+    "phi_3_5_moe": "Phi-3.5-MoE",
+    "deepseek_v4_flash": "DeepSeek-V4-Flash",
 }
 """Labels of the models, in the order of panels: the paper's first."""
 SYSTEMS = {

@@ -152,6 +152,8 @@ def _gating(asked: str, layer: str, model: ModelConfig) -> str:
     """The gating of a point. Raises ValueError for another one than the native layer's own."""
     if layer == "native" and asked not in ("softmax", "native", model.native_gating):
         raise ValueError(f"gating={asked}: layer=native of {model.name} has {model.native_gating}")
+    if asked == "native" and model.native_lacks:
+        raise ValueError(f"gating=native: not of {model.name}, {model.native_lacks}")
     return model.native_gating if "native" in (asked, layer) else asked
 
 

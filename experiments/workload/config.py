@@ -33,8 +33,8 @@ SHARED = {"counters": "traffic"}
 class ModelConfig:
     """A shape of conf/model/, with what its layer is in the model itself, which `layer=native` asks for.
 
-    native_gating: a name of kernels/gating.py; native_quant: the weight format that the model is published in; the
-    other fields are those of `Layer`.
+    native_gating: a name of kernels/gating.py; native_quant: the weight format that the model is published in;
+    native_lacks: why `layer=native` cannot be asked for, empty if it can; the other fields are those of `Layer`.
     """
 
     name: str = MISSING
@@ -44,6 +44,7 @@ class ModelConfig:
     ffn_dim: int = MISSING
     native_gating: str = "softmax"
     native_quant: str = "none"
+    native_lacks: str = ""
     activation: str = "silu"
     router_bias: bool = False
     float32_router: bool = False
@@ -58,7 +59,9 @@ class ModelConfig:
                 raise PlanError(f"{name}={getattr(self, name)}: allowed are {', '.join(known)}")
 
     def facts(self) -> Layer:
-        """The model's own layer. Raises PlanError for one that cannot be."""
+        """The model's own layer. Raises PlanError for one that cannot be, or is not built here."""
+        if self.native_lacks:
+            raise PlanError(f"layer=native: not of {self.name}, {self.native_lacks}")
         try:
             return Layer(**{each.name: getattr(self, each.name) for each in fields(Layer)})
         except ValueError as error:

@@ -26,6 +26,8 @@ from tritonmoe_bench.experiments.workload.routing import activations, draw_routi
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels.gating import GATINGS
 
+FOREIGN = ("phi_3_5_moe", "deepseek_v4_flash")
+"""Models whose gating is none of ours."""
 STUDY = StudyConfig(name="adhoc", grids=[GridConfig(models=["mixtral"], tokens=[2])])
 
 
@@ -58,7 +60,15 @@ def test_a_layer_that_cannot_be_names_what_is_allowed(fields, message):
         Case("t", 8, 2, 64, 48, 5, **fields)
 
 
-@pytest.mark.parametrize("name", model_names())
+def test_a_layer_that_is_not_built_here_says_why():
+    for name in FOREIGN:
+        for keys in ({"layer": "native"}, {"gating": "native"}):
+            with pytest.raises(PlanError, match=f"=native: not of {name}, its "):
+                make_plan(SweepConfig(model=load_model(name), study=STUDY, **keys), ["fast"])
+        make_plan(SweepConfig(model=load_model(name), study=STUDY), ["fast"])
+
+
+@pytest.mark.parametrize("name", [name for name in model_names() if name not in FOREIGN])
 def test_every_model_has_a_native_layer_and_says_where_it_is_from(name):
     text = (CONF / "model" / f"{name}.yaml").read_text(encoding="utf-8")
     assert name == "tiny" or "config" in text or "see qwen2_57b_a14b" in text
