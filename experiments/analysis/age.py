@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
+from tritonmoe_bench import ROOT
+
 from ..measure.revisions import locked
+
+DEPENDS_ON = ("kernels", "baselines", "experiments/measure", "experiments/workload")
+"""The folders on which a measured number may depend."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +64,23 @@ def _older(
     for (name, behind), where in studies.items():
         names.setdefault((behind, now[name], tuple(where)), []).append(name)
     return [Older(tuple(alike), was, version, where) for (was, version, where), alike in names.items()]
+
+
+@functools.cache
+def commits_since(commit: str) -> int | None:
+    """How many commits of this checkout changed kernels, adapters or measurement after one; None where git does not
+    know it."""
+    command = ["git", "rev-list", "--count", f"{commit}..HEAD", "--", *DEPENDS_ON]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(done.stdout) if done.returncode == 0 else None
+
+
+def commits_of(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> tuple[int, int] | None:
+    """(least, most) of `commits_since` over the rows of the studies in files named <study>.csv; None if not known."""
+    studies = [frames[name] for name in (file.removesuffix(".csv") for file in files) if name in frames]
+    commits = {str(commit) for frame in studies for commit in frame["git_commit"].dropna().unique()}
+    ages = [age for age in map(commits_since, sorted(commits)) if age is not None]
+    return (min(ages), max(ages)) if ages else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,9 +15,12 @@ from .tables import Table, latency_text, ratio_text, share_text
 from .texts import NOISE_MARK, say
 
 HEADER = [
-    "tokens", "skew", f"{FAST}, µs", "share of the limit", "best peer", "its µs", f"{FAST} / best peer",
-    "best Megablocks", f"{FAST} / best Megablocks",
+    "model", "tokens", "skew", "dtype", "format", "gating", "GPU", f"{FAST}, µs", "share of the limit", "best peer",
+    "its µs", f"{FAST} / best peer", "best Megablocks", f"{FAST} / best Megablocks",
 ]  # fmt: skip
+OPTIONAL = ("format", "gating")
+"""Columns that are left out where every row has the same."""
+TEXT = ("model", "dtype", "format", "gating", "GPU", "best peer", "best Megablocks")
 
 
 def field_sentences(frame: pd.DataFrame) -> list[str]:
@@ -39,12 +42,6 @@ def field_sentences(frame: pd.DataFrame) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def field_tables(frame: pd.DataFrame) -> list[Table]:
-    """One table for each model: `fast`, its share of the measured limit, the best peer and the best Megablocks path, at
-    each batch size and skew, each system in its best launch mode."""
-    return [] if frame.empty else _tables(plain(frame))
-
-
 def native_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the models' own layers."""
     return frame if frame.empty else frame[frame["layer"] == "native"]
@@ -58,36 +55,46 @@ def native_sentence(frame: pd.DataFrame) -> str:
     return say("field.j2", "over_best_peer", standing=standing(against_best(rows, peers(rows))))
 
 
-def native_tables(frame: pd.DataFrame) -> list[Table]:
-    """As `field_tables`, of the models' own layers: one table for each model and weight format."""
-    rows = native_rows(frame)
-    parts = rows.groupby("quant") if len(rows) else ()
-    return [table for quant, part in parts for table in _tables(part, str(quant))]
+def field_table(frames: Mapping[str, pd.DataFrame]) -> Table:
+    """`fast`, its share of the measured limit, the best peer and the best Megablocks path, at each point of the rows of
+    each GPU in plain 16 bits; each system in its best launch mode."""
+    return _table({gpu: [plain(frame)] for gpu, frame in frames.items()})
 
 
-def _tables(rows: pd.DataFrame, quant: str = "none") -> list[Table]:
-    """A table for each panel of the rows, which are of one weight format."""
+def native_table(frames: Mapping[str, pd.DataFrame]) -> Table:
+    """As `field_table`, of the models' own layers, in every weight format."""
+    return _table({
+        gpu: [part for _, part in native_rows(frame).groupby("quant")] for gpu, frame in frames.items() if len(frame)
+    })  # fmt: skip
+
+
+def _table(parts: Mapping[str, Sequence[pd.DataFrame]]) -> Table:
+    """By GPU, the parts of its rows that are compared each in itself."""
+    rows = [line for gpu, frames in parts.items() for frame in frames for line in _lines(gpu, frame)]
+    told = [place for place, head in enumerate(HEADER) if head not in OPTIONAL or len({row[place] for row in rows}) > 1]
+    if not any(row[-1] != "-" for row in rows):
+        told = told[:-2]
+    text = [place for place, kept in enumerate(told) if HEADER[kept] in TEXT]
+    return Table("", [HEADER[place] for place in told], [[row[place] for place in told] for row in rows], text)
+
+
+def _lines(gpu: str, rows: pd.DataFrame) -> list[list[str]]:
     best = _by_case(against_best(rows, peers(rows)))
     paths = _by_case(against_best(rows, list(MEGABLOCKS)))
-    header = HEADER if paths else HEADER[:-2]
     own = timed(rows[rows["implementation"] == FAST], "best")
     own = own.assign(below=below_limit(own)).sort_values(["tokens", "skew", "case_hash"], kind="stable")
     limits = rows[(rows["implementation"] == LIMIT) & (rows["status"] == "ok") & (rows["p50_us"] == rows["stream_us"])]
     shaky = set(limits.loc[limits["p80_us"] > SHAKY * limits["p20_us"], "case_hash"])
-    tables = []
-    for model, dtype, gating in panels(own):
-        body = [
-            [
-                str(row.tokens), f"{row.skew:g}", latency_text(row.p50_us),
-                (NOISE_MARK if row.case_hash in shaky else "") + share_text(row),
-                *_against(best.get(row.case_hash), latency=True),
-                *(_against(paths.get(row.case_hash)) if paths else ()),
-            ]
-            for row in _rows(panel_rows(own, (model, dtype, gating)))
-        ]  # fmt: skip
-        title = f"{FAST}: {model_label(model)}, {dtype}, {gating}" + (f", {quant}" if quant != "none" else "")
-        tables.append(Table(title, header, body, text=(4, 7)))
-    return tables
+    quant = str(rows["quant"].iloc[0]) if "quant" in rows and len(rows) else "none"
+    return [
+        [
+            model_label(model), str(row.tokens), f"{row.skew:g}", dtype, quant, gating, gpu, latency_text(row.p50_us),
+            (NOISE_MARK if row.case_hash in shaky else "") + share_text(row),
+            *_against(best.get(row.case_hash), latency=True), *_against(paths.get(row.case_hash)),
+        ]
+        for model, dtype, gating in panels(own)
+        for row in _rows(panel_rows(own, (model, dtype, gating)))
+    ]  # fmt: skip
 
 
 def _rows(frame: pd.DataFrame) -> list[Any]:

@@ -1,11 +1,13 @@
-"""The report as one HTML page, made from its Markdown, that needs nothing else: style and pictures are inside."""
+"""The report as one HTML page, made from its Markdown; style, script and pictures are inside."""
 
 from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -14,21 +16,29 @@ from PIL import Image
 
 from .texts import environment
 
-CLAIMS_TABLE = "claim"
-"""The first head of the table of claims, whose rows become blocks on a narrow screen."""
+CLAIMED = "claimed"
+"""A head of the tables of claims, whose rows become blocks on a narrow screen."""
+
+
+@dataclass
+class Entry:
+    """A heading of a section in the table of contents, and those below it."""
+
+    id: str
+    name: str
+    below: list[Entry] = field(default_factory=list)
 
 
 def to_html(markdown: str, base: Path) -> str:
     """The page of a Markdown text; `base` is the folder that its links to pictures start from."""
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     tokens = parser.parse(markdown)
-    _headings(tokens)
+    contents = _headings(tokens)
     _pictures(tokens, base)
     _tables(tokens)
     title = next(_text(tokens, at) for at, token in enumerate(tokens) if token.tag == "h1")
-    sections = [(token.attrs["id"], _text(tokens, at)) for at, token in enumerate(tokens) if "id" in token.attrs]
     body = parser.renderer.render(tokens, parser.options, {})
-    return environment().get_template("page.html.j2").render(title=title, sections=sections, body=body)
+    return environment().get_template("page.html.j2").render(title=title, contents=contents, body=body)
 
 
 def _text(tokens: Sequence[Token], at: int) -> str:
@@ -36,34 +46,44 @@ def _text(tokens: Sequence[Token], at: int) -> str:
     return tokens[at + 1].content
 
 
-def _headings(tokens: Sequence[Token]) -> None:
-    """Each heading of a section gets the id that GitHub would give it."""
+def _headings(tokens: Sequence[Token]) -> list[Entry]:
+    """Each heading gets the id that GitHub would give it; returns the sections with their own headings."""
+    contents: list[Entry] = []
+    taken: dict[str, int] = {}
     for at, token in enumerate(tokens):
-        if token.type == "heading_open" and token.tag == "h2":
-            words = re.sub(r"[^\w\s-]", "", _text(tokens, at).lower())
-            token.attrs["id"] = re.sub(r"\s", "-", words)
+        if token.type == "heading_open" and token.tag in ("h2", "h3"):
+            slug = re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", _text(tokens, at).lower()))
+            again = taken[slug] = taken.get(slug, -1) + 1
+            entry = Entry(f"{slug}-{again}" if again else slug, _text(tokens, at))
+            token.attrs["id"] = entry.id
+            (contents if token.tag == "h2" else contents[-1].below).append(entry)
+    return contents
 
 
 def _pictures(tokens: Sequence[Token], base: Path) -> None:
     """The files of pictures go into their addresses."""
     for token in (child for parent in tokens for child in parent.children or []):
         if token.type == "image":
-            token.attrs["src"] = f"data:image/png;base64,{_base64(base / str(token.attrs['src']))}"
+            kind, packed = _packed(base / str(token.attrs["src"]))
+            token.attrs["src"] = f"data:image/{kind};base64,{base64.b64encode(packed).decode()}"
+            token.attrs["loading"] = "lazy"
 
 
-def _base64(path: Path) -> str:
-    """A picture in few colours, a third of its size: plots keep their look."""
+def _packed(path: Path) -> tuple[str, bytes]:
+    """The picture without loss, as it is or as WebP, whichever is smaller."""
     packed = io.BytesIO()
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
-    return base64.b64encode(packed.getvalue()).decode()
+        picture.convert("RGB").save(packed, "WEBP", lossless=True, quality=100, method=6)
+    return ("webp", packed.getvalue()) if packed.tell() < path.stat().st_size else ("png", path.read_bytes())
 
 
 def _tables(tokens: list[Token]) -> None:
-    """Each table may scroll on its own; that of the claims has row heads, the name of its column in each cell, and the
-    colour of each verdict."""
+    """Each table may scroll on its own; numbers stand to the right by a class; one of claims has row heads, the name of
+    its column in each cell, and the colour of each verdict."""
     heads: list[str] = []
     for at, token in enumerate(tokens):
+        if token.type in ("th_open", "td_open") and token.attrs.pop("style", ""):
+            token.attrs["class"] = "n"
         if token.type == "thead_open":
             heads = []
         elif token.type == "th_open":
@@ -72,15 +92,18 @@ def _tables(tokens: list[Token]) -> None:
             place = -1
         elif token.type == "td_open":
             place += 1
-            if heads[0] == CLAIMS_TABLE:
+            if CLAIMED in heads:
                 _claim_cell(tokens, at, place, heads[place])
     for at in reversed([at for at, token in enumerate(tokens) if token.type in ("table_open", "table_close")]):
-        table = tokens[at]
-        if table.type == "table_close":
+        if tokens[at].type == "table_close":
             tokens.insert(at + 1, Token("html_block", "", 0, content="</div>\n"))
             continue
-        claims = _text(tokens, next(i for i in range(at, len(tokens)) if tokens[i].type == "th_open")) == CLAIMS_TABLE
+        opening = next(i for i in range(at, len(tokens)) if tokens[i].type == "thead_close")
+        claims = any(tokens[i].content == CLAIMED for i in range(at, opening))
         tokens.insert(at, Token("html_block", "", 0, content=f'<div class="{"claims" if claims else "wide"}">\n'))
+    for token in tokens:
+        if token.type == "inline" and token.content.startswith("verdict: "):
+            _color_verdicts(token)
 
 
 def _claim_cell(tokens: Sequence[Token], at: int, place: int, head: str) -> None:
@@ -91,7 +114,12 @@ def _claim_cell(tokens: Sequence[Token], at: int, place: int, head: str) -> None
         cell.attrs["scope"] = "row"
         return
     cell.attrs["data-label"] = head
-    for token in tokens[at + 1].children or []:
+    _color_verdicts(tokens[at + 1])
+
+
+def _color_verdicts(inline: Token) -> None:
+    """What is bold in the cell or line is a verdict."""
+    children = inline.children or []
+    for token, text in itertools.pairwise(children):
         if token.type == "strong_open":
-            verdict = _text(tokens, at).split("**")[1]
-            token.attrs["class"] = "verdict " + verdict.replace(" ", "_")
+            token.attrs["class"] = "verdict " + text.content.replace(" ", "_")

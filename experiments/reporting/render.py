@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..table import store
-from .context import make_context
+from .context import make_material
+from .section import Material, make_sections
+from .sections import answer
 from .texts import environment
 
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
@@ -19,12 +21,12 @@ def write_report(results: Path, figures: Path, device: str, readme: Path) -> lis
 
     The HTML page comes last, so that a missing markdown-it-py (ModuleNotFoundError) costs that alone.
     """
-    context = make_context(results, figures, device)
+    material = make_material(results, figures, device)
     markdown, html = results / "REPORT.md", results / "report.html"
-    text = render("report.md.j2", context | {"base": results})
+    text = report_text(material)
     store.write_whole(markdown, text)
     written = [markdown]
-    if readme.exists() and replace_block(readme, render("readme.md.j2", context | {"base": readme.parent})):
+    if readme.exists() and replace_block(readme, readme_text(material, readme.parent)):
         written.append(readme)
     from .page import to_html
 
@@ -32,8 +34,19 @@ def write_report(results: Path, figures: Path, device: str, readme: Path) -> lis
     return [*written, html]
 
 
+def report_text(material: Material) -> str:
+    """The report as Markdown, with links from its own folder."""
+    return render("report.md.j2", {"sections": make_sections(material, material.results)})
+
+
+def readme_text(material: Material, base: Path) -> str:
+    """The README's block, with links from the folder `base`."""
+    links = {"base": base, "claims_page": "results/REPORT.md", "reference": "results/reference/README.md"}
+    return render("readme.md.j2", {"device": material.device, **answer.content(material), **links})
+
+
 def render(template: str, context: Mapping[str, Any]) -> str:
-    """A whole template of templates/ as Markdown. Paths of pictures are relative to the context's `base`."""
+    """A whole template of templates/ as Markdown."""
     text = environment().get_template(template).render(context)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

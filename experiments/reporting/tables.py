@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..analysis import published
+from ..analysis import age, published
 from ..analysis.compare import fastest_first, panels, ratios, span, timed
 from ..analysis.names import GPU_SCHEDULE, LIMIT, MEGABLOCKS, PAPER, in_order, model_label
 from ..analysis.noise import spread
@@ -26,13 +26,11 @@ class Table:
     text: Container[int] = ()
 
 
-def ratio_tables(frame: pd.DataFrame) -> list[Table]:
-    """One table for each model: throughput of the paper's pipeline over each Megablocks path, by dtype and batch size.
+def ratio_table(frame: pd.DataFrame) -> Table:
+    """Throughput of the paper's pipeline over each Megablocks path, by model, dtype and batch size.
 
     Eager against eager and best launch mode against best; where the latter says nothing new it is left out.
     """
-    if frame.empty:
-        return []
     kinds = [(PAPER, "eager"), (PAPER, "best"), (GPU_SCHEDULE, "best")]
     pairs: dict[tuple[str, str], dict[tuple[str, str], Any]] = {
         (system, launch): {
@@ -44,21 +42,20 @@ def ratio_tables(frame: pd.DataFrame) -> list[Table]:
     if all(float(str(pairs[kinds[1]][key].p50_us)) == float(str(row.p50_us)) for key, row in pairs[kinds[0]].items()):
         kinds.pop(1)
     columns = [(path, *kind) for path in MEGABLOCKS for kind in kinds]
-    header = ["tokens", "published"]
+    header = ["model", "tokens", "dtype", "published"]
     header += [f"{system} / {path.removeprefix('megablocks_')}, {launch}" for path, system, launch in columns]
-    tables = []
+    table = Table("", header, text=(0, 2))
     for model, dtype, gating in panels(frame):
         rows = frame[(frame["model"] == model) & (frame["dtype"] == dtype) & (frame["gating"] == gating)]
-        body = []
         for case in rows.drop_duplicates("case_hash").sort_values(["tokens", "case_hash"]).itertuples():
             cells = [
                 _ratio_cell(pairs[system, launch].get((str(case.case_hash), path)), rows, str(case.case_hash), path)
                 for path, system, launch in columns
             ]
             ratio = known.get((model, case.tokens))
-            body.append([str(case.tokens), "" if ratio is None else f"{ratio:.2f}", *cells])
-        tables.append(Table(f"{model_label(model)}, {dtype}, {gating}", header, body))
-    return tables
+            shown = "" if ratio is None else f"{ratio:.2f}"
+            table.rows.append([model_label(model), str(case.tokens), dtype, shown, *cells])
+    return table
 
 
 def winners(frame: pd.DataFrame) -> dict[str, int]:
@@ -75,7 +72,19 @@ def provenance_table(frames: Mapping[str, pd.DataFrame], older: Container[str] =
     """
     table = Table(
         "Runs",
-        ["study", "run", "rows", "measured (UTC)", "cards", "driver", "torch", "triton", "SM clock, MHz", "commit"],
+        [
+            "study",
+            "run",
+            "rows",
+            "measured (UTC)",
+            "cards",
+            "driver",
+            "torch",
+            "triton",
+            "SM clock, MHz",
+            "commit",
+            "age",
+        ],
         text=(0, 1, 3, 5, 6, 7, 8, 9),
     )
     for study, frame in frames.items():
@@ -90,8 +99,15 @@ def provenance_table(frames: Mapping[str, pd.DataFrame], older: Container[str] =
             str(frame["device_uuid"].dropna().nunique()), _distinct(frame["driver"]), _distinct(frame["torch"]),
             _distinct(frame["triton"]), span(clocks, 0) if len(clocks) else "-",
             _distinct(frame["git_commit"].astype("string").str[:10]) + (" with changes" if dirty else ""),
+            _age_text(study, frame),
         ])  # fmt: skip
     return table
+
+
+def _age_text(study: str, frame: pd.DataFrame) -> str:
+    """As in "3–5 commits old", counting those after which a number may differ."""
+    ages = age.commits_of([f"{study}.csv"], {study: frame})
+    return "-" if ages is None else "–".join(map(str, sorted(set(ages)))) + " commits old"
 
 
 def missing_table(frames: Mapping[str, pd.DataFrame]) -> Table:

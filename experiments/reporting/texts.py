@@ -50,6 +50,7 @@ class ClaimTexts:
     own_ratios: str
     measured: str
     sentence: str
+    files: tuple[str, ...]
     rows: str
     rule: str
     threads: str
@@ -64,15 +65,17 @@ def claim_texts(finding: Finding) -> ClaimTexts:
         measured = brief = "-"
         sentence, miss = say("claims.j2", "lack", reason=finding.lack, would=claim.decided_by), ""
     else:
-        measured, sentence, brief, miss = (
-            say(template, name, **numbers, **finding.numbers) for name in ("measured", "sentence", "brief", "miss")
-        )
+        told = {**numbers, **finding.numbers}
+        measured, sentence = (say(template, name, **told) for name in ("measured", "sentence"))
+        brief, miss = say_if(template, "brief", measured, **told), say_if(template, "miss", "", **told)
     return ClaimTexts(
         id=claim.id, claim=claim.claim, source=claim.source, verdict=finding.verdict,
         points=f"{finding.held[0]} of {finding.held[1]}" if finding.held else "", measured=measured, sentence=sentence,
-        title=say(template, "title"), claimed=say(template, "claimed", **numbers), brief=brief, miss=miss,
+        title=say_if(template, "title", claim.id), claimed=say_if(template, "claimed", claim.claim, **numbers),
+        brief=brief, miss=miss,
         own_code=say("claims.j2", "own_code", own=finding.own_code) if finding.own_code else "",
         own_ratios=say("claims.j2", "own_ratios", own=finding.own_code) if finding.own_code else "",
+        files=tuple(source.file for source in finding.sources),
         rows=say("claims.j2", "decided_by", sources=finding.sources), rule=say(template, "rule", **numbers),
         threads=say("claims.j2", "stated_in", threads=claim.threads), figure=claim.figure,
     )  # fmt: skip
@@ -82,6 +85,12 @@ def say(template: str, macro: str, **numbers: Any) -> str:
     """The text of a macro of a template, in one line; the macro sees the numbers by their names."""
     module = environment().get_template(template).make_module(numbers)
     return " ".join(str(getattr(module, macro)()).split())
+
+
+def say_if(template: str, macro: str, otherwise: str, **numbers: Any) -> str:
+    """As `say`, or `otherwise` where the template has no such macro."""
+    module = environment().get_template(template).make_module(numbers)
+    return say(template, macro, **numbers) if hasattr(module, macro) else otherwise
 
 
 @functools.cache

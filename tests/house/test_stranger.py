@@ -168,6 +168,16 @@ def stranger(evidence: Evidence, figures) -> Finding:
 {% macro sentence() %}A layer of {{ experts }} experts was run.{% endmacro %}
 """,
     ),
+    "a section of the report": (
+        """
+TITLE, ORDER = "A stranger's section", 40
+
+
+def content(material):
+    return {"rows": len(material.rows("stranger"))}
+""",
+        "It has {{ rows }} rows of {{ device }}.",
+    ),
     "a command": """
 from __future__ import annotations
 
@@ -305,8 +315,14 @@ def test_a_claim_is_decided(copy, swept):
     assert "A layer of 4 experts was run." in report
     assert "The claim holds if the layer has 4 experts." in report
     assert re.search(
-        rf"^\| {NAME} \|.* 4 experts \| \*\*holds\*\*", (copy / "README.md").read_text(encoding="utf-8"), re.M
+        rf"^\| \[{NAME}\]\(#claim-{NAME}\) \| the layer has four experts \| 4 experts \| \*\*holds\*\*", report, re.M
     )
+
+
+def test_a_section_of_the_report_is_shown(copy, swept):
+    python(copy, "experiments/report.py")
+    report = (copy / "results" / "REPORT.md").read_text(encoding="utf-8")
+    assert re.search(r"## A stranger's section\n\nIt has [1-9]\d* rows of \w+", report)
 
 
 def test_a_command_runs(copy):

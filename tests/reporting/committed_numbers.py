@@ -19,6 +19,8 @@ SYSTEM = r"\b(?:fast|stream|vllm|sglang|scattermoe|tutel|fastmoe|tritonmoe|[a-z0
 SENTENCES = ("Claims",)
 """Sections whose tables hold sentences."""
 DEVICE = "nvidia-h200"
+AGE = r"\d+(?:–\d+)? commits? old"
+"""Changes with each commit to the code."""
 OF_THE_CODE = "**Older rows.**"
 """Begins the paragraph that changes with the code and not with the rows."""
 
@@ -26,6 +28,7 @@ OF_THE_CODE = "**Older rows.**"
 def lines(text: str, document: str) -> list[str]:
     """The numbers of a Markdown text, sorted."""
     found, prose = [], {}
+    text = re.sub(AGE, "", text)
     for section, table, line in _placed(text):
         if line.startswith("|"):
             cells = re.split(r"(?<!\\)\|", line)[1:-1]
@@ -48,7 +51,7 @@ def _placed(text: str) -> Iterator[tuple[str, str, str]]:
             section, table = line[3:], ""
         elif line.startswith("### "):
             table = f" > {line[4:]}"
-        elif line.startswith((OF_THE_CODE, "# ", "![", "<")) or re.fullmatch(r"\s*|\*.*\*", line):
+        elif line.startswith((OF_THE_CODE, "# ", "![", "<a", "<div", "</div")) or re.fullmatch(r"\s*|\*.*\*", line):
             continue
         elif not (line.startswith("|") and (_rule(line) or _rule(below))):
             yield section, table, line
@@ -81,11 +84,11 @@ def of_rows(results: Path, root: Path) -> list[str]:
 
 def rendered(results: Path, root: Path) -> tuple[str, str]:
     """The README's block and the report from the rows of a results folder, with the figures of `root`."""
-    from tritonmoe_bench.experiments.reporting.context import make_context
-    from tritonmoe_bench.experiments.reporting.render import render
+    from tritonmoe_bench.experiments.reporting.context import make_material
+    from tritonmoe_bench.experiments.reporting.render import readme_text, report_text
 
-    context = make_context(results, root / "plots" / "figures", DEVICE) | {"base": root}
-    return render("readme.md.j2", context), render("report.md.j2", context)
+    material = make_material(results, root / "plots" / "figures", DEVICE)
+    return readme_text(material, root), report_text(material)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from tritonmoe_bench.experiments.analysis.compare import timed
 from tritonmoe_bench.experiments.claims import CLAIMS, DISPUTED, Verdict
-from tritonmoe_bench.experiments.reporting import context, headline, ranking, render
+from tritonmoe_bench.experiments.reporting import again, context, headline, lead, points, render, section
 from tritonmoe_bench.experiments.reporting import tables as report_tables
+from tritonmoe_bench.experiments.reporting.sections import hazards
 from tritonmoe_bench.experiments.table import store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,7 @@ def written(tmp_path_factory) -> Path:
     for name in FIGURES:
         facts = PngInfo()  # as plots/draw.py writes them
         facts.add_text("Title", f"Title of {name}")
+        facts.add_text("Description", f"What {name} says")
         facts.add_text("Source", "throughput")
         Image.new("RGB", (40, 20), "white").save(figures / f"{name}.png", pnginfo=facts)
     (root / "README.md").write_text(f"# Title\n\n{render.BEGIN}\nold\n{render.END}\n\nkept\n", encoding="utf-8")
@@ -70,39 +72,50 @@ def written(tmp_path_factory) -> Path:
     return root
 
 
-def test_markdown_has_each_claim_once_in_a_row_that_starts_with_its_id(written):
-    lines = (written / "results" / "REPORT.md").read_text(encoding="utf-8").splitlines()
+def test_markdown_has_each_claim_once_with_its_verdict_and_how_to_decide_it_again(written):
+    text = (written / "results" / "REPORT.md").read_text(encoding="utf-8")
     verdicts = "|".join(verdict.value for verdict in Verdict)
-    for claim in IDS:
-        rows = [line for line in lines if line.startswith(f"| {claim} |")]
-        assert len(rows) == 1, claim
-        assert len(re.findall(rf"\*\*({verdicts})\*\*", rows[0])) == 1
-        assert len(re.split(r"(?<!\\)\|", rows[0])) == 9
+    claims = text.split("\n## Claims\n")[1].split("\n## ")[0]
+    assert re.findall(r'<a id="claim-(.+)"></a>', claims) == IDS
+    assert re.findall(r"^\| \[.+?\]\(#claim-(.+?)\) \|", claims, re.MULTILINE) == IDS
+    for claim in claims.split("<a id=")[1:]:
+        assert len(re.findall(rf"^- verdict: \*\*({verdicts})\*\*", claim, re.MULTILINE)) == 1
+        [line] = re.findall(r"^- again: (.*)$", claim, re.MULTILINE)
+        assert re.fullmatch(r"(`make \w+( STUDY=\w+)?` \(\d+ min( on two CPU cores)?\), )*then `make report`", line)
+        assert re.search(r"^- reproduced if: .+\.$", claim, re.MULTILINE)
 
 
-def test_html_has_each_claim_once(written):
+def test_html_has_each_claim_once_and_a_table_of_contents_with_every_heading(written):
     html = (written / "results" / "report.html").read_text(encoding="utf-8")
-    assert re.findall(r'<th scope="row">([^<]+)</th>', html) == IDS + DISPUTED_IDS
+    assert re.findall(r'<a id="claim-(.+?)">', html) == IDS + DISPUTED_IDS
+    contents = html.split("<nav")[1].split("</nav>")[0]
+    linked = re.findall(r'href="#(.+?)"', contents)
+    assert linked == re.findall(r'<h[23] id="(.+?)">', html)
+    assert len(linked) == len(set(linked)) > 20
 
 
 def test_html_needs_no_network(written):
     html = (written / "results" / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     assert page.loaded
-    assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
-    assert all(link.startswith(("#", "https://arxiv.org/", "https://github.com/")) for link in page.links)
+    assert all(re.match("data:image/(png|webp);base64,", source) for source in page.loaded)
+    outside = ("https://arxiv.org/", "https://github.com/", "reference/README.md")
+    assert all(link.startswith(("#", *outside)) for link in page.links)
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
-    assert not {"script", "iframe", "link"} & set(page.tags)
+    assert not {"iframe", "link"} & set(page.tags)
+    assert page.tags["script"] == html.count("<script>") == 1
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|https?://(?!arxiv|github)", html)
     assert "@import" not in html
     assert "url(" not in html
 
 
 def test_markdown_links_to_pictures_that_exist(written):
     text = (written / "results" / "REPORT.md").read_text(encoding="utf-8")
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
-    assert [Path(picture).stem for picture in pictures] == list(FIGURES)
-    assert all((written / "results" / picture).exists() for picture in pictures)
-    assert f"../plots/figures/{DEVICE}/throughput.png" in pictures
+    pictures = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", text)
+    assert sorted(Path(path).stem for _, path in pictures) == sorted(FIGURES)
+    assert all(says == f"What {Path(path).stem} says" for says, path in pictures)
+    assert all((written / "results" / path).exists() for _, path in pictures)
+    assert all(f'<a id="figure-{name}"></a>' in text for name in FIGURES)
 
 
 def test_readme_block_is_replaced_and_nothing_else(written):
@@ -111,8 +124,9 @@ def test_readme_block_is_replaced_and_nothing_else(written):
     assert first.startswith("# Title\n\n" + render.BEGIN)
     assert first.endswith(render.END + "\n\nkept\n")
     assert "old" not in first.splitlines()
-    assert all(first.count(f"| {claim} |") == 1 for claim in IDS)
-    assert f"](plots/figures/{DEVICE}/throughput.png)" in first
+    assert first.count("![") == 1
+    assert f"](plots/figures/{DEVICE}/headline.png)" in first
+    assert len(re.findall(r"\(results/REPORT.md#claim-(.+?)\)", first)) == 5
     render.write_report(written / "results", written / "plots" / "figures", DEVICE, readme)
     assert readme.read_text(encoding="utf-8") == first
 
@@ -127,9 +141,8 @@ def test_readme_without_both_markers_is_left_alone(tmp_path, text):
 
 def test_ratio_table_is_that_of_the_rows_beside_the_published_one(written):
     rows = pd.read_csv(written / "results" / DEVICE / "throughput.csv")
-    tables = {table.title: table for table in report_tables.ratio_tables(rows)}
-    table = tables["Mixtral-8x7B, fp16, softmax"]
-    line = next(dict(zip(table.header, row)) for row in table.rows if row[0] == "32")
+    table = report_tables.ratio_table(rows)
+    line = next(dict(zip(table.header, row)) for row in table.rows if row[:3] == ["Mixtral-8x7B", "32", "fp16"])
     case = rows[(rows["model"] == "mixtral") & (rows["dtype"] == "fp16") & (rows["tokens"] == 32)]
     eager = case[case["launch"] == "eager"].set_index("implementation")["p50_us"]
     assert line["published"] == "1.31"
@@ -143,7 +156,7 @@ def test_a_share_of_a_limit_that_varied_while_it_was_timed_is_marked(written):
     rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
 
     def shares(frame):
-        return [line[3] for table in headline.field_tables(frame) for line in table.rows]
+        return [line[6] for line in headline.field_table({DEVICE: frame}).rows]
 
     assert not any("≈" in share for share in shares(rows))
     of_limit = (rows["implementation"] == "stream") & (rows["model"] == "mixtral") & (rows["tokens"] == 32)
@@ -156,22 +169,22 @@ def test_field_table_and_its_means_are_those_of_the_rows(written):
     best = rows[rows["p50_us"].notna()].groupby(["case_hash", "implementation"])["p50_us"].min().unstack()
     peers = ["torch_grouped_mm", "megablocks_sparse", "megablocks_grouped_cutlass", "vllm"]
     over_peers = best[peers].min(axis=1) / best["fast"]
-    tables = {table.title: table for table in headline.field_tables(rows)}
-    table = tables["fast: Mixtral-8x7B, bf16, softmax"]
-    assert len(table.rows) == 10
+    table = headline.field_table({DEVICE: rows})
+    assert sum(line[0] == "Mixtral-8x7B" for line in table.rows) == 10
     case = rows[(rows["model"] == "mixtral") & (rows["tokens"] == 32) & (rows["skew"] == 1.2)]
-    line = next(cells for cells in table.rows if cells[:2] == ["32", "1.2"])
+    line = next(cells for cells in table.rows if cells[:3] == ["Mixtral-8x7B", "32", "1.2"])
     one = best.loc[case["case_hash"].iloc[0]]
-    assert line[2] == f"{one['fast']:.0f}"
-    assert line[3] == f"{100 * case['limit_us'].iloc[0] / one['fast']:.0f} %"
-    assert line[4:6] == [one[peers].idxmin(), f"{one[peers].min():.0f}"]
-    assert line[6].lstrip("≈") == f"{one[peers].min() / one['fast']:.2f}"
-    assert line[8].lstrip("≈") == f"{one[peers[1:3]].min() / one['fast']:.2f}"
+    assert line[3:6] == ["bf16", DEVICE, f"{one['fast']:.0f}"]
+    assert line[6] == f"{100 * case['limit_us'].iloc[0] / one['fast']:.0f} %"
+    assert line[7:9] == [one[peers].idxmin(), f"{one[peers].min():.0f}"]
+    assert line[9].lstrip("≈") == f"{one[peers].min() / one['fast']:.2f}"
+    assert line[11].lstrip("≈") == f"{one[peers[1:3]].min() / one['fast']:.2f}"
     first, *_, last = headline.field_sentences(rows)
     assert f"fast runs at {over_peers.prod() ** (1 / len(over_peers)):.2f}x the speed" in first
     ahead = best["fast"] <= best.drop(columns=["fast", "stream"]).min(axis=1)
     assert f"at {ahead.sum()} of {len(best)} points" in last
-    assert first in (written / "README.md").read_text(encoding="utf-8")
+    mean = over_peers.prod() ** (1 / len(over_peers))
+    assert f"by {100 * (mean - 1):.0f} % in the mean" in (written / "README.md").read_text(encoding="utf-8")
     assert last.split(";")[0] in (written / "results" / "REPORT.md").read_text(encoding="utf-8")
 
 
@@ -201,7 +214,7 @@ def test_where_fast_is_not_the_fastest_is_named(written):
     assert headline.field_sentences(rows[rows["implementation"] != "fast"]) == []
 
 
-def test_native_layers_have_a_sentence_and_a_table_a_model():
+def test_native_layers_have_a_sentence_and_a_table():
     point = {"study": "native", "dtype": "bf16", "layer": "native", "quant": "none"}
     gatings = {"mixtral": "softmax_renorm", "deepseek_v3": "deepseek_v3"}
     rows = frame([
@@ -210,44 +223,78 @@ def test_native_layers_have_a_sentence_and_a_table_a_model():
     ])  # fmt: skip
     rows = rows.assign(stream_us=50.0)
     assert "fast runs at 1.50x" in headline.native_sentence(rows)
-    tables = headline.native_tables(rows)
-    assert [table.title for table in tables] == [
-        "fast: Mixtral-8x7B, bf16, softmax_renorm", "fast: DeepSeek-V3, bf16, deepseek_v3",
+    table = headline.native_table({"gpu": rows})
+    assert [(line[0], line[4]) for line in table.rows] == [
+        ("Mixtral-8x7B", "softmax_renorm"), ("DeepSeek-V3", "deepseek_v3"),
     ]  # fmt: skip
-    assert [table.rows[0][4:] for table in tables] == [["vllm", "150", "1.50"]] * 2
-    assert tables[0].header[-1] == "fast / best peer"
-    assert headline.native_tables(rows.assign(layer="plain")) == []
+    assert [line[-3:] for line in table.rows] == [["vllm", "150", "1.50"]] * 2
+    assert table.header[-1] == "fast / best peer"
+    assert headline.native_table({"gpu": rows.assign(layer="plain")}).rows == []
     assert headline.native_sentence(rows[rows["implementation"] != "fast"]) == ""
 
 
-def test_ranking_is_sorted_and_leaves_out_the_limit(written):
-    frames = {name: pd.read_csv(written / "results" / DEVICE / f"{name}.csv") for name in ("throughput", "headline")}
-    tables = ranking.ranking_tables(frames)
-    assert any(table.title == "Mixtral-8x7B, bf16, softmax (11 systems, study throughput)" for table in tables)
-    for table in tables:
-        for line in table.rows:
-            cells = [cell for cell in line[1:6] if cell]
-            times = [float(re.search(r"([\d.]+) µs", cell).group(1)) for cell in cells]
-            assert times == sorted(times)
-            others = [float(cell.split()[-1]) for cell in line[6].split(", ")] if len(line) > 6 and line[6] else []
-            assert others == sorted(others)
-            assert not any("stream" in cell for cell in line)
-    line = next(table.rows[0] for table in tables if table.title.startswith("Mixtral-8x7B, bf16"))
-    best = frames["throughput"].query("model == 'mixtral' and dtype == 'bf16' and tokens == 1 and status == 'ok'")
-    best = best.groupby("implementation")["p50_us"].min().drop("stream").sort_values()
-    named = [re.sub("^≈ ", "", cell).split()[0] for cell in line[1:6]]
-    assert [*named, *(cell.split()[0] for cell in line[6].split(", "))] == list(best.index)
-    assert line[6].endswith(f" {best.iloc[-1] / best.iloc[0]:.2f}")
+def test_leads_are_those_of_the_rows_and_ties_are_called_ties(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+    rows.loc[rows["implementation"] == "fast", ["p50_us", "p20_us", "p80_us"]] /= 2
+    best = rows[rows["p50_us"].notna()].groupby(["model", "tokens", "skew", "implementation"])["p50_us"].min().unstack()
+    peers = ["torch_grouped_mm", "megablocks_sparse", "megablocks_grouped_cutlass", "vllm"]
+    over = best[peers].min(axis=1) / best["fast"]
+    table = lead.lead_table(rows)
+    assert [line[0] for line in table.rows] == ["1", "8", "32", "128", "512"]
+    line = dict(zip(table.header, table.rows[2]))
+    percents = [f"{100 * (ratio - 1):+.0f}" for ratio in sorted(over.loc["mixtral", 32])]
+    assert line["Mixtral-8x7B"] == " to ".join(dict.fromkeys(percents)) + " %"
+    tied = lead.lead_table(rows.assign(apart=100.0))
+    assert {cell for line in tied.rows for cell in line[1:-1]} == {"tie"}
+    standings = lead.standings(rows.assign(apart=1.022))
+    assert standings["noise"] == pytest.approx(2.2)
+    assert standings["several"].points == (over.index.get_level_values("tokens") > 1).sum()
+    assert lead.standings(rows[rows["implementation"] != "fast"]) == {}
+    assert lead.lead_table(rows[rows["implementation"] == "fast"]) is None
 
 
-def test_ranking_takes_for_each_model_the_study_with_most_systems(written):
-    frames = {name: pd.read_csv(written / "results" / DEVICE / f"{name}.csv") for name in ("throughput", "headline")}
-    few = frames["throughput"]
-    few = few[few["implementation"].isin(["stream", "fast", "vllm"])]
-    titles = [table.title for table in ranking.ranking_tables(frames | {"throughput": few})]
-    assert "Mixtral-8x7B, bf16, softmax (6 systems, study headline)" in titles
-    assert "Mixtral-8x7B, fp16, softmax (2 systems, study throughput)" in titles
-    assert ranking.ranking_tables({"throughput": pd.DataFrame()}) == []
+def test_every_point_of_a_study_names_the_fastest_and_leaves_out_the_limit(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "throughput.csv")
+    table = points.point_table("throughput", {DEVICE: rows, "other": rows.assign(p50_us=2 * rows["p50_us"])})
+    assert len(table.rows) == 2 * rows["case_hash"].nunique()
+    assert "stream" not in table.header
+    best = rows[rows["status"] == "ok"].groupby(["case_hash", "implementation"])["p50_us"].min().unstack()
+    best = best.drop(columns="stream")
+    case = rows.query("model == 'mixtral' and dtype == 'bf16' and tokens == 1")["case_hash"].iloc[0]
+    where = {"model": "Mixtral-8x7B", "tokens": "1", "dtype": "bf16", "GPU": DEVICE}
+    [line] = [
+        line for line in (dict(zip(table.header, cells)) for cells in table.rows)
+        if all(line[name] == value for name, value in where.items())
+    ]  # fmt: skip
+    assert line["fastest"] == best.loc[case].idxmin()
+    for system, p50 in best.loc[case].dropna().items():
+        assert float(re.sub("[≈‼ e]", "", line[system])) == pytest.approx(p50, rel=0.01)
+
+
+def test_the_minutes_of_a_command_leave_out_the_breaks_of_its_run():
+    stamps = ["2026-01-01T00:00:00Z", "2026-01-01T00:02:00Z", "2026-01-01T09:00:00Z", "2026-01-01T09:01:00Z"]
+    frames = {"traffic": pd.DataFrame({"timestamp_utc": stamps})}
+    files = ["traffic.csv", "tests-interpreter.json", "tests-gpu.json"]
+    assert again.command(files, frames) == [("make sweep STUDY=counters", 3.0), ("make test", 8)]
+
+
+def test_the_same_rows_in_another_order_give_the_same_bytes(written, tmp_path):
+    for root in (tmp_path / "one", tmp_path / "two"):
+        shutil.copytree(written, root)
+    for path in (tmp_path / "two" / "results").glob("*/*.csv"):
+        pd.read_csv(path, dtype="string").sample(frac=1, random_state=3).to_csv(path, index=False)
+    for root in (tmp_path / "one", tmp_path / "two"):
+        render.write_report(root / "results", root / "plots" / "figures", DEVICE, root / "README.md")
+    for file in ("results/REPORT.md", "results/report.html", "README.md"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_sections_stand_in_their_order_and_one_with_nothing_to_show_is_left_out(written):
+    text = (written / "results" / "REPORT.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    every = [module.TITLE for module in section.modules()]
+    assert titles == [title for title in every if title in titles]
+    assert "Other GPUs" in set(every) - set(titles)
 
 
 def test_every_row_without_a_timing_is_counted_with_its_reason(written):
@@ -262,7 +309,7 @@ def test_report_without_any_results_says_so(tmp_path):
     (tmp_path / "results").mkdir()
     render.write_report(tmp_path / "results", tmp_path / "figures", "no device", tmp_path / "README.md")
     text = (tmp_path / "results" / "REPORT.md").read_text(encoding="utf-8")
-    assert text.count("**undecided**") == len(IDS) + len(DISPUTED_IDS)
+    assert text.count("- verdict: **undecided**") == len(IDS) + len(DISPUTED_IDS)
     assert "There are no rows" in text
     assert not (tmp_path / "README.md").exists()
 
@@ -306,7 +353,7 @@ def test_hazards_are_those_of_the_papers_readme_and_tables(written):
     assert "7.93 ms" in html
     assert "3.99 ms" in html
     with pytest.raises(IndexError):
-        context.hazards("# a readme without that heading")
+        hazards.hazards("# a readme without that heading")
 
 
 def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):

@@ -6,7 +6,8 @@ from markdown_it import MarkdownIt
 
 from tritonmoe_bench.experiments.analysis import age
 from tritonmoe_bench.experiments.claims import DISPUTED, load_claims
-from tritonmoe_bench.experiments.reporting import context, headline, ranking, texts
+from tritonmoe_bench.experiments.reporting import headline, points, texts
+from tritonmoe_bench.experiments.reporting.sections import provenance
 
 
 def test_every_claim_has_a_template_and_every_template_a_claim():
@@ -52,20 +53,19 @@ def fast_and(other, limit):
 @pytest.mark.parametrize(("limit", "share"), [(90.0, "90 %"), (172.0, "‼172 %")])
 def test_a_latency_below_the_measured_limit_is_marked_in_every_table(limit, share):
     rows = fast_and("vllm", limit)
-    [table] = headline.field_tables(rows)
-    assert table.rows[0][3] == share
-    [table] = ranking.ranking_tables({"headline": rows})
-    assert table.rows[0][1] == f"fast 100 µs (eager, {share})"
+    assert headline.field_table({"gpu": rows}).rows[0][6] == share
+    table = points.point_table("headline", {"gpu": rows})
+    assert dict(zip(table.header, table.rows[0]))["fast"] == f"{'‼' if '‼' in share else ''}100 e"
 
 
 def test_the_report_says_which_rows_are_older_and_by_which_lock(monkeypatch):
     lock = {"method": {"latency": 2}, "revisions": {"fast": 4}}
     monkeypatch.setattr(age, "locked", lambda: lock)
-    monkeypatch.setattr(context, "lock_hash", lambda: "abc123")
+    monkeypatch.setattr(provenance, "lock_hash", lambda: "abc123")
 
     def told(revision, version):
         rows = frame([row("fast", 1.0, revision=revision, method_revision=f"workload1+latency{version}+default")])
-        return context.older_rows({"throughput": rows})
+        return provenance.older_rows({"throughput": rows})
 
     assert "latency, version 1 (now 2), in throughput." in told(3, 1)
     assert "fast, revision 3 (now 4), in throughput." in told(3, 1)

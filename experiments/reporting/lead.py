@@ -1,0 +1,65 @@
+"""How far `fast` is ahead of the best other system: the table and the numbers of the report's first screen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from ..analysis.compare import plain, ratios, timed, to_best
+from ..analysis.headline import Standing, against_best, peers, standing
+from ..analysis.names import FAST, label_of, model_label, models_in_order
+from ..analysis.noise import apart
+from .tables import Table
+
+
+def standings(frame: pd.DataFrame) -> dict[str, Any]:
+    """Of the headline study's rows: `every` point, those of `several` tokens, and `eager` to eager, each a `Standing`
+    or None; `noise` between two processes, in per cent. Empty if there is no row of `fast`."""
+    if frame.empty or timed(frame[frame["implementation"] == FAST], "best").empty:
+        return {}
+    rows = plain(frame)
+    best = against_best(rows, peers(rows))
+    return {
+        "every": standing(best),
+        "several": standing(best[best["tokens"] > 1]),
+        "eager": _eager(rows),
+        "noise": 100 * (float(pd.Series(apart(rows)).max()) - 1),
+    }
+
+
+def _eager(rows: pd.DataFrame) -> Standing | None:
+    return standing(to_best(ratios(rows, FAST, peers(rows), "eager")))
+
+
+def lead_table(frame: pd.DataFrame) -> Table | None:
+    """A row for each batch size and a column for each model: by how much `fast` is ahead, from the least to the most of
+    its skews, and which systems were the best other ones there. None without a comparison."""
+    if frame.empty:
+        return None
+    rows = plain(frame)
+    best = against_best(rows, peers(rows))
+    if best.empty:
+        return None
+    models = models_in_order(best["model"])
+    table = Table("", ["tokens", *map(model_label, models), "the best other system"], text=(len(models) + 1,))
+    for tokens, group in best.groupby("tokens"):
+        cells = [_cell(group[group["model"] == model]) for model in models]
+        others = Counter(map(label_of, group["other"])).most_common()
+        table.rows.append([str(tokens), *cells, ", ".join(f"{name} {count}" for name, count in sorted(
+            others, key=lambda item: (-item[1], item[0])))])  # fmt: skip
+    return table
+
+
+def _cell(pairs: pd.DataFrame) -> str:
+    ordered = pairs.sort_values("ratio", kind="stable")
+    texts = list(dict.fromkeys(_lead(row) for row in ordered.itertuples()))
+    if len(texts) < 2:
+        return "".join(texts) or "-"
+    first, last = texts[0], texts[-1]
+    return f"{first.removesuffix(' %')} to {last}"
+
+
+def _lead(pair: Any) -> str:
+    return "tie" if pair.low <= 1 <= pair.high else f"{100 * (pair.ratio - 1):+.0f} %"

@@ -1,0 +1,27 @@
+"""The answer first: how far `fast` is ahead, and what holds of the paper, in one screen. The README begins with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from .. import lead, pictures
+from ..section import Material
+
+TITLE, ORDER = "The answer", 0
+FIGURE = "headline"
+CLAIMS = ("throughput-vs-megablocks", "fused-over-unfused", "memory-traffic", "skew-regime", "correctness")
+"""What the paper's abstract and write-up claim first."""
+
+
+def content(material: Material) -> dict[str, Any]:
+    headline = material.rows("headline")
+    return {
+        "leads_table": lead.lead_table(headline),
+        "standings": lead.standings(headline),
+        "first_claims": [claim for claim in material.claims if claim.id in CLAIMS],
+        "verdicts": Counter(claim.verdict for claim in material.claims),
+        "claims_page": "",
+        "reference": "reference/README.md",
+        "picture": pictures.drawn(material.figures / material.device).get(FIGURE),
+    }
