@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tritonmoe_bench.experiments.implementation.contract import NEEDS, OK, Case, Check, Forward, Weights, unsupported
 
 from .install import trees, vllm_tree
-from .install.installed import first_line, installed_version
+from .install.installed import first_line
 from .parts.in_build import run_once
 from .parts.serving import Route, ServingSystem, Tile, origin, router_gemm_serves, words
 
@@ -50,7 +50,7 @@ class Vllm(ServingSystem):
     facts = tuple(NEEDS)
 
     def version(self) -> str:
-        return trees.record(trees.folder("vllm"))["vllm"] if self.search_path() else installed_version("vllm")
+        return vllm_tree.version()
 
     def search_path(self) -> list[Path]:
         return trees.search_path("vllm")
@@ -114,7 +114,7 @@ def _forward(case: Case, weights: Weights, tile: Tile | None) -> Forward:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         topk_weights, topk_ids = route(x)
-        return add_shared(x, fused_experts(x, w13, w2, topk_weights, topk_ids, inplace=False, **options))
+        return add_shared(x, fused_experts(x, w13, w2, topk_weights, topk_ids, **options))
 
     if tile is None:
         return forward
@@ -189,7 +189,10 @@ def router_of(case: Case, weights: Weights) -> Route:
 
 
 def _has_router_gemm(case: Case, capability: tuple[int, int]) -> bool:
-    return (case.num_experts, case.hidden_dim) in DSV3_ROUTER_SHAPES and router_gemm_serves(case, capability)
+    from vllm import _custom_ops as ops
+
+    serves = hasattr(ops, "dsv3_router_gemm")  # 0.33 has it no longer
+    return serves and (case.num_experts, case.hidden_dim) in DSV3_ROUTER_SHAPES and router_gemm_serves(case, capability)
 
 
 def _tables(case: Case) -> dict[int, Tile] | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench import ROOT
 
-from ..install.vllm_tree import VERSION
+from ..install.vllm_tree import version
 from .serving import Tile
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def remember(case: Case, tile: Tile) -> None:
     tiles.setdefault(_shape(case), {})[str(case.tokens)] = tile
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"vllm": VERSION, "tiles": tiles}, indent=1) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps({"vllm": version(), "tiles": tiles}, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
 
 
@@ -173,7 +173,7 @@ def _tiles(file: Path) -> dict[str, dict[str, Tile]]:
     """Tiles by shape and tokens; those of another version of vLLM are left aside."""
     if file not in _memory:
         read = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        _memory[file] = read["tiles"] if read.get("vllm") == VERSION else {}
+        _memory[file] = read["tiles"] if read.get("vllm") == version() else {}
     return _memory[file]
 
 

@@ -33,6 +33,7 @@ def nothing_built(monkeypatch, tmp_path):
     """No .peers, no file of tuned tiles, and no answer kept from another test."""
     monkeypatch.setattr(trees, "FOLDER", tmp_path / ".peers")
     monkeypatch.setenv("TRITONMOE_VLLM_TUNED", str(tmp_path / "tuned.json"))
+    monkeypatch.setattr(vllm_tuning, "version", lambda: "0.22.1")
     monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
     vllm_tuning._memory.clear()
     vllm._problem.cache_clear()

@@ -1,12 +1,13 @@
 """Makes, from vLLM's wheel, a folder that holds its fused MoE and the triton_kernels that it ships, and little else.
 
-    python baselines/builds/offline/prune_vllm.py [--wheel FILE] [--arch 9.0] [--out .peers]
+    python baselines/builds/offline/prune_vllm.py [--version 0.22.1] [--wheel FILE] [--arch 9.0] [--out .peers]
 
 vLLM's wheel is 260 MB and needs 150 packages; this takes 30 MB, torch, triton and a handful of small packages, and so
 serves where nothing can be fetched. The code is vLLM's own: modules that the fused MoE does not run are left out, an
 import of one becomes a name that fails when it is used (left_out.py), and the two compiled libraries lose their symbol
 tables and the machine code of other GPUs (fatbin.py). Marlin has PTX alone for Hopper, which is compiled here where
-CUDA's tools are there (assemble.py; 3 minutes). Where there is network, `pip install vllm==0.22.1` does as well.
+CUDA's tools are there (assemble.py; 3 minutes). Where there is network, `pip install vllm==0.22.1` does as well; 0.33.0
+is made for torch 2.14, and runs with torch 2.11 from such a tree alone, as pip would replace torch.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from fatbin import FatbinError
 from wheels import PruneError, download, library, size_of, write
 
-VERSION = "0.22.1"
 HERE = Path(__file__).resolve().parent
 DEFAULT_OUT = HERE.parents[2] / ".peers"
 PLATFORM = ("--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_31_x86_64", "--python-version", "3.12")
@@ -49,47 +50,68 @@ MODULES = (
 )  # fmt: skip
 """Files, and folders with a slash at the end, of which every module is kept."""
 TABLES = f"{MOE}/configs/"
-MOE_LIBRARY = "vllm/_moe_C.abi3.so"
-LIBRARIES = (MOE_LIBRARY, "vllm/_C_stable_libtorch.abi3.so")
+LIBRARY = "vllm/_C_stable_libtorch.abi3.so"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one version has in its own way. moe_library: the library of the MoE's operators; modules: further ones."""
+
+    moe_library: str
+    modules: tuple[str, ...] = ()
+
+
+LAYOUTS = {
+    "0.22.1": Layout("vllm/_moe_C.abi3.so"),
+    "0.33.0": Layout(
+        "vllm/_moe_C_stable_libtorch.abi3.so", ("vllm/forward_context.py", "vllm/utils/torch_version.py")
+    ),
+}
+"""By version; the libraries of both take no symbol that torch 2.11 lacks."""
+VERSION = "0.22.1"
+"""The one that the committed rows have."""
 TRITON_KERNELS = "vllm/third_party/triton_kernels/"
 TRITON_KERNELS_VERSION = "3.5.1"
-"""The tag of Triton's repository that vLLM's build pins; the wheel itself does not say it."""
+"""The tag of Triton's repository whose files the wheels of both versions hold; they do not say it themselves."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--wheel", type=Path, help=f"wheel of vLLM {VERSION} (default: pip downloads it)")
+    parser.add_argument("--version", choices=LAYOUTS, default=VERSION, help="of vLLM (default: %(default)s)")
+    parser.add_argument("--wheel", type=Path, help="wheel of that version (default: pip downloads it)")
     parser.add_argument("--arch", default="9.0", help="compute capability to keep code for, or 'all' (default: 9.0)")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to make (default: %(default)s)")
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            wheel = options.wheel or fetch(Path(folder))
-            size = prune(wheel, options.out, options.arch)
+            wheel = options.wheel or fetch(options.version, Path(folder))
+            size = prune(wheel, options.version, options.out, options.arch)
     except (PruneError, FatbinError) as error:
         print(f"prune_vllm: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out}: {size / 2**20:.1f} MiB, vLLM {VERSION} for compute capability {options.arch}")
+    print(f"{options.out}: {size / 2**20:.1f} MiB, vLLM {options.version} for compute capability {options.arch}")
     return 0
 
 
-def fetch(folder: Path) -> Path:
+def fetch(version: str, folder: Path) -> Path:
     """vLLM's wheel, downloaded into the folder."""
-    download(f"vllm=={VERSION}", folder, "--only-binary=:all:", *PLATFORM, instead="give a wheel by --wheel")
+    download(f"vllm=={version}", folder, "--only-binary=:all:", *PLATFORM, instead="give a wheel by --wheel")
     return next(folder.glob("vllm-*.whl"))
 
 
-def prune(wheel: Path, out: Path, arch: str) -> int:
+def prune(wheel: Path, version: str, out: Path, arch: str) -> int:
     """Replaces the folders `vllm` and `triton_kernels` of `out`; their size in bytes."""
+    layout = LAYOUTS[version]
+    modules, libraries = (*MODULES, *layout.modules), (layout.moe_library, LIBRARY)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         info = next((name for name in names if name.endswith(".dist-info/METADATA")), "")
-        if info != f"vllm-{VERSION}.dist-info/METADATA":
-            raise PruneError(f"{wheel.name} is not vLLM {VERSION}, the version whose layout this tool knows")
+        if info != f"vllm-{version}.dist-info/METADATA":
+            raise PruneError(f"{wheel.name} is not vLLM {version}: this tool knows the layouts of {', '.join(LAYOUTS)}")
         for name in ("vllm", "triton_kernels"):
             shutil.rmtree(out / name, ignore_errors=True)
-        sources = [name for name in names if name in MODULES or _in_folder(name, MODULES)]
-        kept = {_module(name) for name in (*sources, *LIBRARIES)}
+        sources = [name for name in names if name in modules or _in_folder(name, modules)]
+        kept = {_module(name) for name in (*sources, *libraries)}
         for name in sources:
             text = archive.read(name).decode()
             write(out / "vllm" / name, leave_out(text, _module(name), name.endswith("__init__.py"), kept).encode())
@@ -98,10 +120,10 @@ def prune(wheel: Path, out: Path, arch: str) -> int:
                 write(out / "vllm" / name, archive.read(name))
             elif name.startswith(TRITON_KERNELS) and name.endswith(".py"):
                 write(out / "triton_kernels" / name.removeprefix("vllm/third_party/"), archive.read(name))
-        for name in LIBRARIES:
-            write(out / "vllm" / name, library(archive.read(name), arch, with_ptx=name == MOE_LIBRARY))
+        for name in libraries:
+            write(out / "vllm" / name, library(archive.read(name), arch, with_ptx=name == layout.moe_library))
     shutil.copy(HERE / "left_out.py", out / "vllm" / "vllm" / "_left_out.py")
-    record = {"vllm": VERSION, "triton_kernels": TRITON_KERNELS_VERSION, "arch": arch}
+    record = {"vllm": version, "triton_kernels": TRITON_KERNELS_VERSION, "arch": arch}
     for name in ("vllm", "triton_kernels"):
         (out / name / "BUILD.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return size_of(out / "vllm") + size_of(out / "triton_kernels")
