@@ -63,9 +63,7 @@ class Layout:
 
 LAYOUTS = {
     "0.22.1": Layout("vllm/_moe_C.abi3.so"),
-    "0.33.0": Layout(
-        "vllm/_moe_C_stable_libtorch.abi3.so", ("vllm/forward_context.py", "vllm/utils/torch_version.py")
-    ),
+    "0.33.0": Layout("vllm/_moe_C_stable_libtorch.abi3.so", ("vllm/forward_context.py", "vllm/utils/torch_version.py")),
 }
 """By version; the libraries of both take no symbol that torch 2.11 lacks."""
 VERSION = "0.22.1"
