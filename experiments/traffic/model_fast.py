@@ -17,7 +17,7 @@ import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
-from tritonmoe_bench.kernels.fast.packed import default_activations, fp8_tiles
+from tritonmoe_bench.kernels.fast.packed import fp8_tiles
 from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS, is_ranked, lanes
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
@@ -27,7 +27,7 @@ from tritonmoe_bench.kernels.weighting import weighted_by_down
 from ..workload.case import BYTES_PER_ELEMENT, Case
 from ..workload.routing import TORCH_DTYPE
 from .model_paper import INDEX_BYTES, Bytes, Entry, Table, check_counts, reads, tabulated, writes
-from .operands import MODELLED_TARGET, Operands, operands_of, target
+from .operands import MODELLED_TARGET, Operands, fp8_activations, operands_of, target
 
 NAME = "fast"
 FLOAT_BYTES = 4
@@ -41,7 +41,7 @@ def chosen_tiles(case: Case) -> FastTiles | FewTiles:
     """The tiles that `fast` takes on this machine's GPU, or on an H200 if there is none."""
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
     if case.quant != "none":
-        return fp8_tiles(target(), *shape, case.tokens, default_activations(target()))
+        return fp8_tiles(target(), *shape, case.tokens, fp8_activations())
     if torch.cuda.is_available():
         return choose.choose_tiles(torch.device("cuda", torch.cuda.current_device()), *shape, case.tokens)
     found = tuned.nearest(tuned.load(tuned.FOLDER / f"{MODELLED_GPU}.json").get(shape, {}), case.tokens)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from tritonmoe_bench.kernels.fast.packed import default_activations
 from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
 from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.formats.fp8_block import BLOCK
@@ -52,7 +51,12 @@ class Operands:
 def operands_of(case: Case, tiles: FastTiles | FewTiles, activations: str | None = None) -> Operands:
     """activations: ``a8`` or ``a16``, what packed weights are multiplied with; None: by the device."""
     packed = case.quant != "none" and not isinstance(tiles, FewTiles)
-    return Operands(case.quant, packed and (activations or default_activations(target())) == "a8")
+    return Operands(case.quant, packed and (activations or fp8_activations()) == "a8")
+
+
+def fp8_activations() -> str:
+    """What weights in fp8_block are multiplied with by default."""
+    return "a8" if target().has_fp8 else "a16"
 
 
 def target() -> Target:
