@@ -1,5 +1,6 @@
 """The tool that makes .peers: imports that it leaves out, and the machine code that it drops from a library."""
 
+import json
 import struct
 import subprocess
 import zipfile
@@ -80,8 +81,28 @@ def test_a_wheel_of_another_version_is_refused(tmp_path, capsys):
     wheel = tmp_path / "vllm-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("vllm-0.1.0.dist-info/METADATA", "")
-    assert prune.main(["--wheel", str(wheel), "--out", str(tmp_path / "out")]) == 1
-    assert "is not vLLM 0.22.1" in capsys.readouterr().err
+    for options, version in (([], "0.22.1"), (["--version", "0.33.0"], "0.33.0")):
+        assert prune.main([*options, "--wheel", str(wheel), "--out", str(tmp_path / "out")]) == 1
+        assert f"is not vLLM {version}" in capsys.readouterr().err
+
+
+KERNELS = "vllm/third_party/triton_kernels/__init__.py"
+
+
+@pytest.mark.parametrize("version", ["0.22.1", "0.33.0"])
+def test_a_tree_has_the_modules_and_libraries_of_its_version(version, tmp_path, monkeypatch):
+    monkeypatch.setattr(prune, "library", lambda data, arch, with_ptx: data)
+    layout = prune.LAYOUTS[version]
+    wheel = tmp_path / f"vllm-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"vllm-{version}.dist-info/METADATA", "")
+        for name in ("vllm/__init__.py", *layout.modules, "vllm/other.py", layout.moe_library, prune.LIBRARY, KERNELS):
+            archive.writestr(name, "")
+    assert prune.main(["--version", version, "--wheel", str(wheel), "--out", str(tmp_path / "out")]) == 0
+    made = {str(path.relative_to(tmp_path / "out" / "vllm")) for path in (tmp_path / "out" / "vllm").rglob("*.*")}
+    assert made >= {"vllm/__init__.py", *layout.modules, layout.moe_library, prune.LIBRARY}
+    assert "vllm/other.py" not in made
+    assert json.loads((tmp_path / "out" / "vllm" / "BUILD.json").read_text())["vllm"] == version
 
 
 # A made-up CUDA library: .nv_fatbin between two tables in one read-only segment, pointers to it in a writable one.
