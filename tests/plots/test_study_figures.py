@@ -112,8 +112,8 @@ def test_ablations_of_the_studies_that_there_are(results, left, tmp_path):
 
 
 def test_accuracy_has_the_median_of_every_system_in_each_dtype(drawn, results):
-    rows = pd.concat([results.study(name).rows for name in ("headline", "throughput")])
-    known = accuracy.errors(rows)
+    rows = pd.concat([results.study(name).rows for name in ("headline", "throughput", "quant")])
+    known = accuracy.errors(rows[rows["quant"] == "none"])
     labels = [label.get_text() for label in drawn["accuracy"].axes[0].get_yticklabels()]
     named = [style.look(name).label for name in compare.systems(known) if name != "stream"]
     assert labels == [*named, EXPERT, OUTPUT]
