@@ -12,7 +12,7 @@ import pytest
 from matplotlib import pyplot
 
 from tritonmoe_bench import ROOT
-from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results
 from tritonmoe_bench.plots.parts import files, registry
 
 pytestmark = pytest.mark.slow
@@ -29,8 +29,11 @@ def shuffled(tmp_path_factory):
     return root
 
 
-def test_every_figure_is_recorded():
-    assert set(RECORDED) == set(registry.figures())
+def test_every_figure_that_has_rows_is_recorded():
+    for name in set(registry.figures()) - set(RECORDED):
+        with pytest.raises(MissingStudy):
+            registry.figures()[name].draw(Results(ROOT / "results", "nvidia-h200"))
+    assert set(RECORDED) <= set(registry.figures())
 
 
 def test_what_is_committed_is_drawn_small_and_nothing_else():
