@@ -27,7 +27,7 @@ from tritonmoe_bench.kernels.weighting import weighted_by_down
 from ..workload.case import BYTES_PER_ELEMENT, Case
 from ..workload.routing import TORCH_DTYPE
 from .model_paper import INDEX_BYTES, Bytes, Entry, Table, check_counts, reads, tabulated, writes
-from .operands import MODELLED_TARGET, Operands, fp8_activations, operands_of, target
+from .operands import MODELLED_TARGET, Operands, operands_of, target
 
 NAME = "fast"
 FLOAT_BYTES = 4
@@ -41,7 +41,7 @@ def chosen_tiles(case: Case) -> FastTiles | FewTiles:
     """The tiles that `fast` takes on this machine's GPU, or on an H200 if there is none."""
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
     if case.quant != "none":
-        return fp8_tiles(target(), *shape, case.tokens, fp8_activations())
+        return fp8_tiles(target(), *shape, case.tokens, None)
     if torch.cuda.is_available():
         return choose.choose_tiles(torch.device("cuda", torch.cuda.current_device()), *shape, case.tokens)
     found = tuned.nearest(tuned.load(tuned.FOLDER / f"{MODELLED_GPU}.json").get(shape, {}), case.tokens)
@@ -218,9 +218,11 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Ite
         return -(-n // tile.block_n)
 
     inward, back = programs(ffn, tiles.gate_up), programs(hidden, tiles.down)
-    gate_up = Bytes(read=slots * 2 * held.issued_by_few(ffn, hidden, inward),
+    gate_up = Bytes(read=slots * 2 * held.issued_by_few(ffn, hidden, tiles.gate_up),
                     unique_read=active * 2 * held.matrix(ffn, hidden))  # fmt: skip
-    down = Bytes(read=slots * held.issued_by_few(hidden, ffn, back), unique_read=active * held.matrix(hidden, ffn))
+    down = Bytes(
+        read=slots * held.issued_by_few(hidden, ffn, tiles.down), unique_read=active * held.matrix(hidden, ffn)
+    )
     x = case.tokens * hidden * BYTES_PER_ELEMENT
     intermediate = slots * ffn * FLOAT_BYTES
     return [

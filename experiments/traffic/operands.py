@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.formats.fp8_block import BLOCK
 from tritonmoe_bench.kernels.target import Target, target_of
@@ -43,20 +43,17 @@ class Operands:
         """What the row blocks of an expert load of a matrix, each: a scale with every weight row, not once a block."""
         return self.matrix(n, k) if self.quant == "none" else n * k + n * (k // BLOCK) * SCALE_BYTES
 
-    def issued_by_few(self, n: int, k: int, programs: int) -> int:
-        """As `issued`, of a slot in the output-centric path: each program loads a scale with every column."""
-        return self.matrix(n, k) if self.quant == "none" else n * k + programs * k * SCALE_BYTES
+    def issued_by_few(self, n: int, k: int, tile: FewTile) -> int:
+        """As `issued`, of a slot in the output-centric path: each program loads a scale with a step, or a block of it."""
+        if self.quant == "none":
+            return self.matrix(n, k)
+        return n * k + -(-n // tile.block_n) * -(-k // min(tile.step, BLOCK)) * SCALE_BYTES
 
 
 def operands_of(case: Case, tiles: FastTiles | FewTiles, activations: str | None = None) -> Operands:
     """activations: ``a8`` or ``a16``, what packed weights are multiplied with; None: by the device."""
     packed = case.quant != "none" and not isinstance(tiles, FewTiles)
-    return Operands(case.quant, packed and (activations or fp8_activations()) == "a8")
-
-
-def fp8_activations() -> str:
-    """What weights in fp8_block are multiplied with by default."""
-    return "a8" if target().has_fp8 else "a16"
+    return Operands(case.quant, packed and (activations or ("a8" if target().has_fp8 else "a16")) == "a8")
 
 
 def target() -> Target:

@@ -74,11 +74,12 @@ def test_model_of_fp8_weights_agrees_with_the_count_to_the_byte(name, activation
 
 
 @interpreted
+@pytest.mark.parametrize("tiles", [FEW, FewTiles(FewTile(8, 512, 2), FewTile(8, 256, 2))], ids=str)
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_model_of_fp8_weights_agrees_on_the_output_centric_path(tokens):
+def test_model_of_fp8_weights_agrees_on_the_output_centric_path(tokens, tiles):
     case = Case("tiny", 4, 2, 384, 256, tokens=tokens, quant="fp8_block")
-    modelled = fast_traffic(case, draw_routing(case).counts, FEW, on_gpu=False)
-    assert modelled == traffic.counted_traffic(case, "fast", FEW)
+    modelled = fast_traffic(case, draw_routing(case).counts, tiles, on_gpu=False)
+    assert modelled == traffic.counted_traffic(case, "fast", tiles)
 
 
 def test_fp8_weights_by_hand():
