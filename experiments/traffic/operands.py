@@ -44,7 +44,7 @@ class Operands:
         return self.matrix(n, k) if self.quant == "none" else n * k + n * (k // BLOCK) * SCALE_BYTES
 
     def issued_by_few(self, n: int, k: int, tile: FewTile) -> int:
-        """As `issued`, of a slot in the output-centric path: each program loads a scale with a step, or a block of it."""
+        """As `issued`, of a slot in the output-centric path: a program loads a scale for a step, or a block of it."""
         if self.quant == "none":
             return self.matrix(n, k)
         return n * k + -(-n // tile.block_n) * -(-k // min(tile.step, BLOCK)) * SCALE_BYTES
