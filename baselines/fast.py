@@ -41,7 +41,7 @@ class Fast(Implementation):
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"
-    quants = ("none", "fp8_block")
+    quants = ("none", "fp8_block", "mxfp4", "int4", "int4_g32")
     facts = tuple(NEEDS)
 
     def version(self) -> str:
@@ -64,7 +64,7 @@ class Fast(Implementation):
         from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 
         packed = case.quant != "none" and not isinstance(_tiles(case), FewTiles)
-        return _packed_activations() if packed else "a16"
+        return _packed_activations(case) if packed else "a16"
 
     def build(self, case: Case, weights: Weights) -> Forward:
         return with_shared_slots(case, weights) if _takes_slots(case) else with_shared_beside(case, weights)
@@ -173,7 +173,7 @@ def _shared_slots(case: Case) -> int:
 def _experts(case: Case, weights: Weights, with_shared: bool = False) -> tuple[Any, Any]:
     """Gate and up, and down, as tensors or packed."""
     if case.quant != "none":
-        return weights.packed_gate_up(with_shared), weights.packed_down(with_shared)
+        return weights.packed_gate_up(with_shared).prepared(), weights.packed_down(with_shared).prepared()
     return weights.gate_up(with_shared=with_shared), weights.down(with_shared=with_shared)
 
 
@@ -190,21 +190,25 @@ def _tiles(case: Case) -> FastTiles | FewTiles:
     import torch
 
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
-    from tritonmoe_bench.kernels.fast.packed import fp8_tiles
+    from tritonmoe_bench.kernels.fast.packed import format_tiles
+    from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
     if case.quant != "none":
-        shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
-        return fp8_tiles(target_of(device), *shape, case.tokens, None)
-    return choose_tiles(device, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.tokens)
+        kind = formats()[case.quant]
+        return format_tiles(kind, target_of(device), shape, case.tokens, None)
+    return choose_tiles(device, *shape, case.tokens)
 
 
-def _packed_activations() -> str:
-    """What `fast_moe` takes on this machine for weights in fp8_block."""
+def _packed_activations(case: Case) -> str:
+    """What `fast_moe` takes on this machine for weights in the format of the case."""
     import torch
 
     from tritonmoe_bench.kernels.fast.packed import default_activations
+    from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
 
-    return default_activations(target_of(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return default_activations(formats()[case.quant], target_of(device))

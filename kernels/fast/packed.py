@@ -1,6 +1,7 @@
 """`fast` over packed weights: the same routing and schedule, with the expert GEMMs of the weights' format.
 
-The router reads x as it is. Then, where the GPU has fp8 units, x is quantised for weights in fp8_block.
+The router reads x as it is. Then, where the GPU has fp8 units, x is quantised for weights in fp8_block; for weights of
+four bits its columns are put into the order in which they are multiplied.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import torch
 
 from ..checks import MAX_SLOTS, check_contiguous
 from ..formats import Packed
+from ..formats.four_bits import FourBits
 from ..formats.fp8_block import Fp8Block
+from ..formats.int4 import Int4
+from ..formats.mxfp4 import Mxfp4
 from ..target import INTERPRETER, Target, target_of
 from .blocks import Blocks
 from .choose import LONG, few_tiles
 from .e4m3 import launch_quantize_rows
 from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
+from .gemm_w4 import launch_down_w4, launch_gate_up_w4
 from .tile_types import FastTile, FastTiles, FewTile, FewTiles
+from .w4 import launch_permute, operands
 
-SUPPORTED = (Fp8Block,)
+SUPPORTED = (Fp8Block, Mxfp4, Int4)
 SMALL = 2**23
 """The most weights of an expert's matrix for which one token takes the output-centric path on a GPU with fp8 units."""
 FEW_ROWS = 4
@@ -29,6 +35,8 @@ FEW_ROWS = 4
 
 def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(rows, scales) of x as the experts' format multiplies them; no scales for 16 bits."""
+    if isinstance(experts.gate_up, FourBits):
+        return launch_permute(x), None
     return launch_quantize_rows(x) if _activations(x, experts) == "a8" else (x, None)
 
 
@@ -42,6 +50,10 @@ def launch_packed(
     tiles: FastTiles,
 ) -> torch.Tensor:
     """out [N, hidden] in slot order, of that dtype, by both GEMMs; rows, scales: of `quantized`."""
+    if isinstance(experts.gate_up, FourBits):
+        assert isinstance(experts.down, FourBits)
+        hidden = launch_gate_up_w4(rows, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
+        return launch_down_w4(hidden, experts.down, blocks, tiles, experts.epilogue)
     assert isinstance(experts.gate_up, Fp8Block)
     assert isinstance(experts.down, Fp8Block)
     inner = launch_gate_up_fp8(rows, scales, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
@@ -50,23 +62,48 @@ def launch_packed(
 
 def packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles | FewTiles:
     """The tiles of a layer for x. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
-    return fp8_tiles(target_of(x.device), *shape, x.shape[0], experts.activations)
+    return format_tiles(_format(experts), target_of(x.device), shape, x.shape[0], experts.activations)
 
 
 def invariant_packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles:
     """One tile for all blocks of a layer in any batch: that of the largest ones."""
-    tiles = fp8_tiles(target_of(x.device), *shape, MAX_SLOTS, _activations(x, experts))
+    tiles = format_tiles(_format(experts), target_of(x.device), shape, MAX_SLOTS, _activations(x, experts))
     assert isinstance(tiles, FastTiles)
     return replace(tiles, dynamic=False)
 
 
+def _format(experts: Experts) -> type[Packed]:
+    assert isinstance(experts.gate_up, Packed)
+    return type(experts.gate_up)
+
+
 def _activations(x: torch.Tensor, experts: Experts) -> str:
-    return experts.activations or default_activations(target_of(x.device))
+    return experts.activations or default_activations(_format(experts), target_of(x.device))
 
 
-def default_activations(target: Target) -> str:
-    """``a8`` where the GPU multiplies e4m3, else ``a16``."""
-    return "a8" if target.has_fp8 else "a16"
+def default_activations(kind: type[Packed], target: Target) -> str:
+    """``a8`` for fp8_block where the GPU multiplies e4m3, else ``a16``."""
+    return "a8" if kind is Fp8Block and target.has_fp8 else "a16"
+
+
+def format_tiles(
+    kind: type[Packed], target: Target, shape: tuple[int, int, int, int], tokens: int, activations: str | None
+) -> FastTiles | FewTiles:
+    """The tiles for a format. shape: (num_experts, top_k, hidden_dim, ffn_dim); activations: as in `fp8_tiles`."""
+    return w4_tiles(target, *shape, tokens) if kind is not Fp8Block else fp8_tiles(target, *shape, tokens, activations)
+
+
+def w4_tiles(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
+    """The tiles for four bits, by the mean load of an expert. Unpacking costs the same whatever the rows, so the lower
+    the tiles, the wider they are."""
+    if target == INTERPRETER:
+        tile = FastTile(128, 256, 4, 1, 256, 1, swap=True, small_swap=True)
+        return FastTiles(64, tile, tile)
+    load = tokens * top_k / num_experts
+    block_m = 16 if load <= 8 else 32 if load <= 24 else 64
+    if target.is_amd:
+        return FastTiles(block_m, _swapped(64, 4, 2), _swapped(64, 4, 2))
+    return FastTiles(block_m, _swapped(64, 4, 4), _swapped(128, 4, 4))
 
 
 def fp8_tiles(
@@ -78,7 +115,7 @@ def fp8_tiles(
     activations: None where the caller leaves them open. Then one token of small experts takes the output-centric path
     with 16-bit activations, as it does wherever 8 bits are not to be had: unpacking costs less there than the launches.
     """
-    native = default_activations(target) == "a8"
+    native = default_activations(Fp8Block, target) == "a8"
     small = native and hidden_dim * ffn_dim <= SMALL
     if tokens == 1 and (activations == "a16" or (activations is None and (small or not native))):
         return _fp8_few(ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
@@ -87,7 +124,7 @@ def fp8_tiles(
     if target == INTERPRETER:
         tile = FastTile(128, 128, 4, 1, 128, 1)
         return FastTiles(64, tile, tile)
-    if (activations or default_activations(target)) == "a8":
+    if (activations or default_activations(Fp8Block, target)) == "a8":
         if target.nvidia_major >= 10:  # taller tiles spill there; so do more loads in flight, with Triton 3.6
             return FastTiles(16, _swapped(128, 8, 3), _swapped(128, 4, 4))
         return FastTiles(block_m, _a8_gate_up(hidden_dim, slots, block_m), _a8_down(ffn_dim, slots, block_m))
@@ -149,8 +186,27 @@ def check_packed(x: torch.Tensor, experts: Experts, num_experts: int) -> None:
         for part in (packed.values, packed.scales):
             if part.device != x.device:
                 raise ValueError(f"{name} is on {part.device}, x is on {x.device}: move it there")
-            check_contiguous(name, part)
+            if not (isinstance(packed, FourBits) and packed.is_prepared):
+                check_contiguous(name, part)
+        if isinstance(packed, FourBits):
+            _check_words(name, packed)
     if activations not in (None, "a8", "a16"):
         raise ValueError(f"activations={activations!r}: allowed are 'a8' and 'a16'")
+    if activations == "a8" and isinstance(gate_up, FourBits):
+        raise ValueError(f"activations='a8': weights in {gate_up.name} are multiplied with 'a16' alone")
     if activations == "a8" and not (target_of(x.device).has_fp8 or target_of(x.device) == INTERPRETER):
         raise ValueError("activations='a8' needs a GPU with fp8 units: take 'a16'")
+
+
+def _check_words(name: str, packed: FourBits) -> None:
+    experts, rows, columns = packed.shape
+    groups = columns // (packed.least if packed.is_prepared else packed.group)
+    if packed.values.storage_offset() * packed.values.element_size() % 4:
+        raise ValueError(f"{name}.values begins inside a word of its memory: copy it")
+    wanted = (experts, rows // 8, 8 * groups) if packed.is_prepared else (experts, rows, groups)
+    if tuple(packed.scales.shape) != wanted:
+        raise ValueError(f"{name}.scales must have shape {list(wanted)}, got {list(packed.scales.shape)}")
+    if packed.is_prepared:
+        for part, whole in zip((packed.values, packed.scales), operands(packed)):
+            if part.stride() != whole.stride():
+                raise ValueError(f"{name} does not lie in memory as prepared() left it: do not copy its parts")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .packed import Packed, check_divides
+from .four_bits import FourBits, pairs
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +19,12 @@ HALF_RANGE = 7.5
 
 
 @dataclass(frozen=True)
-class Int4(Packed):
-    """values: uint8 [experts, rows, columns / 2], the even column in the low four bits; scales: float16 or bfloat16
-    [experts, rows, columns / group]."""
+class Int4(FourBits):
+    """values, and scales in float16 or bfloat16, as in `FourBits`."""
 
     name = "int4"
-    bits = 4
     group: ClassVar[int] = 128
-    """Columns that share a scale."""
+    least: ClassVar[int] = 64
 
     @classmethod
     def pack(cls, weights: torch.Tensor) -> Int4:
@@ -41,7 +39,7 @@ class Int4(Packed):
         scales = (groups.abs().amax(-1) / HALF_RANGE).clamp(min=torch.finfo(scale_dtype).tiny).to(scale_dtype)
         codes = (groups / scales.float()[..., None]).round().clamp(-ZERO, ZERO - 1) + ZERO
         codes = codes.to(torch.uint8).reshape(weights.shape)
-        return cls(codes[..., 0::2] | (codes[..., 1::2] << 4), scales)
+        return cls(pairs(codes), scales)
 
     @classmethod
     def from_gptq(cls, qweight: torch.Tensor, scales: torch.Tensor) -> Int4:
@@ -58,28 +56,22 @@ class Int4(Packed):
         shifts = torch.arange(0, 32, 4, device=qweight.device, dtype=torch.int32)
         codes = (qweight[:, :, None, :] >> shifts[None, None, :, None]) & 0xF  # [experts, columns / 8, 8, rows]
         codes = codes.flatten(1, 2).transpose(1, 2).to(torch.uint8)  # [experts, rows, columns]
-        return cls((codes[..., 0::2] | (codes[..., 1::2] << 4)).contiguous(), scales.transpose(1, 2).contiguous())
+        return cls(pairs(codes).contiguous(), scales.transpose(1, 2).contiguous())
 
     def unpack(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         import torch
 
-        low, high = self.values & 0xF, self.values >> 4
-        codes = torch.stack([low, high], dim=-1).reshape(self.shape).float() - ZERO
-        scales = self.scales.float().repeat_interleave(self.group, -1)
-        return (codes * scales).to(dtype or torch.float32)
+        scales = self.checkpoint().scales.float().repeat_interleave(self.group, -1)
+        return ((self.codes().float() - ZERO) * scales).to(dtype or torch.float32)
 
     @classmethod
-    def check(cls, rows: int, columns: int) -> None:
-        check_divides(cls.name, columns, cls.group, "columns")
+    def arranged(cls, words: torch.Tensor, *, inverse: bool = False) -> torch.Tensor:
+        """As they are."""
+        return words
 
     @classmethod
     def scale_bytes(cls, rows: int, columns: int) -> int:
         return 2 * rows * (columns // cls.group)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        experts, rows, columns = self.values.shape
-        return experts, rows, 2 * columns
 
 
 @dataclass(frozen=True)
@@ -88,3 +80,4 @@ class Int4Group32(Int4):
 
     name = "int4_g32"
     group = 32
+    least = 32

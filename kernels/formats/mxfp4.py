@@ -7,9 +7,9 @@ power of two, 2^(byte - 127).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from .packed import Packed, check_divides
+from .four_bits import FourBits, pairs
 
 if TYPE_CHECKING:
     import torch
@@ -22,12 +22,12 @@ LARGEST_EXPONENT = 2
 
 
 @dataclass(frozen=True)
-class Mxfp4(Packed):
-    """values: uint8 [experts, rows, columns / 2], the even column in the low four bits; scales: uint8 [experts, rows,
-    columns / 32]."""
+class Mxfp4(FourBits):
+    """values, and scales in uint8, as in `FourBits`."""
 
     name = "mxfp4"
-    bits = 4
+    group: ClassVar[int] = GROUP
+    least: ClassVar[int] = GROUP
 
     @classmethod
     def pack(cls, weights: torch.Tensor) -> Mxfp4:
@@ -41,7 +41,7 @@ class Mxfp4(Packed):
         exponent = torch.where(most > 0, exponent, 0).clamp(-BIAS, BIAS)
         scaled = torch.ldexp(groups, -exponent[..., None])
         codes = _nearest(scaled.abs()) | (torch.signbit(scaled).to(torch.uint8) << 3)
-        return cls(_pairs(codes.reshape(weights.shape)), (exponent + BIAS).to(torch.uint8))
+        return cls(pairs(codes.reshape(weights.shape)), (exponent + BIAS).to(torch.uint8))
 
     @classmethod
     def from_checkpoint(cls, blocks: torch.Tensor, scales: torch.Tensor, *, interleaved: bool = False) -> Mxfp4:
@@ -57,24 +57,43 @@ class Mxfp4(Packed):
     def unpack(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         import torch
 
-        low, high = self.values & 0xF, self.values >> 4
-        codes = torch.stack([low, high], dim=-1).reshape(self.shape).long()
         table = torch.tensor([*MAGNITUDES, *(-number for number in MAGNITUDES)], device=self.device)
-        numbers = table[codes].reshape(*self.scales.shape, GROUP)
-        return torch.ldexp(numbers, self.scales.int()[..., None] - BIAS).reshape(self.shape).to(dtype or torch.float32)
+        scales = self.checkpoint().scales
+        numbers = table[self.codes().long()].reshape(*scales.shape, GROUP)
+        return torch.ldexp(numbers, scales.int()[..., None] - BIAS).reshape(self.shape).to(dtype or torch.float32)
 
     @classmethod
-    def check(cls, rows: int, columns: int) -> None:
-        check_divides(cls.name, columns, GROUP, "columns")
+    def arranged(cls, words: torch.Tensor, *, inverse: bool = False) -> torch.Tensor:
+        return _moved(words, [(after, before) for before, after in _places()] if inverse else _places())
 
     @classmethod
     def scale_bytes(cls, rows: int, columns: int) -> int:
         return rows * (columns // GROUP)
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        experts, rows, columns = self.values.shape
-        return experts, rows, 2 * columns
+
+PLACES = ((15, 6, 7, 8), (18, 9, 10, 11), (21, 12, 13, 14), (3, 4, 0, 1))
+"""Where a prepared word has the sign and the magnitude, from its lowest bit on, of columns 0 to 3; 16 places further on
+(of 32, in a ring) it has those of columns 4 to 7. Columns 1 and 2 lie as column 0 does, turned by 3 and 6 places."""
+
+
+def _places() -> list[tuple[int, int]]:
+    """(bit of a word of a checkpoint, bit of a prepared word) of each."""
+    return [
+        (4 * column + bit, (PLACES[column % 4][(bit + 1) % 4] + 16 * (column // 4)) % 32)
+        for column in range(8)
+        for bit in range(4)
+    ]
+
+
+def _moved(words: torch.Tensor, places: list[tuple[int, int]]) -> torch.Tensor:
+    """Words with each bit moved from one place to another; the places are in (from, to)."""
+    moved = words ^ words
+    for distance in sorted({after - before for before, after in places}):
+        mask = sum(1 << before for before, after in places if after - before == distance)
+        part = words & (mask - 2**32 if mask >= 2**31 else mask)
+        # A shift to the right keeps the sign: what it brings in from above is cut off.
+        moved |= part << distance if distance >= 0 else (part >> -distance) & (2 ** (32 + distance) - 1)
+    return moved
 
 
 def _nearest(magnitudes: torch.Tensor) -> torch.Tensor:
@@ -86,8 +105,3 @@ def _nearest(magnitudes: torch.Tensor) -> torch.Tensor:
     up = torch.bucketize(magnitudes, middles, right=True)  # a middle goes up ...
     down = torch.bucketize(magnitudes, middles, right=False)  # ... or down
     return torch.where(up % 2 == 0, up, down).to(torch.uint8)
-
-
-def _pairs(codes: torch.Tensor) -> torch.Tensor:
-    """Two codes of four bits a byte, the even column in the low half."""
-    return codes[..., 0::2] | (codes[..., 1::2] << 4)

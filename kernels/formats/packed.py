@@ -65,6 +65,10 @@ class Packed(ABC):
         """Of what `raw` gives."""
         return cls(values, scales)
 
+    def prepared(self) -> Packed:
+        """The same weights as kernels read them fastest; to be done once, when a checkpoint is loaded."""
+        return self
+
     @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.scales.nbytes

@@ -79,9 +79,9 @@ def test_a_second_call_is_bitwise_the_same(device):
 
 def test_what_it_refuses(device):
     _, _, x, (router, gate_up, down, top_k, gating) = layer(device, 3)
-    with pytest.raises(TypeError, match="down must be packed as fp8_block, got Tensor"):
+    with pytest.raises(TypeError, match="down must be packed as fp8_block, mxfp4, int4, got Tensor"):
         fast_moe(x, router, gate_up, down.unpack(), top_k, gating)
-    with pytest.raises(TypeError, match="gate_up must be packed as fp8_block, got int4"):
+    with pytest.raises(TypeError, match="gate_up is packed as int4 and down as fp8_block: both must be the same"):
         fast_moe(x, router, Int4.pack(gate_up.unpack()), down, top_k, gating)
     with pytest.raises(ValueError, match=r"gate_up must have shape \[8, 256, 256\], got \[8, 256, 128\]"):
         fast_moe(x, router, down, down, top_k, gating)

@@ -1,0 +1,77 @@
+"""PTX that unpacks a word of eight four-bit numbers into four registers of two 16-bit numbers each.
+
+Columns i and i + 4 share a register, i from 0 to 3. Few instructions are what it is about: they, and not the memory,
+are what a multiprocessor of a Hopper GPU runs out of.
+"""
+
+from __future__ import annotations
+
+import triton.language as tl
+
+NUMBER = 0x81C081C0
+"""Sign and magnitude of two e2m1 numbers, where bfloat16 has its sign, the end of its exponent and the beginning of its
+mantissa: the numbers are then too small by 2^126."""
+
+
+def _shifts(*places: int) -> int:
+    """What multiplies a word to be the sum of it shifted left by each of the places."""
+    return sum(1 << place for place in places)
+
+
+def _e2m1(arranged: bool) -> list[list[str]]:
+    """Lines that leave columns i and i + 4 of word $8 in u, as `NUMBER` says; arranged: of prepared weights."""
+    if arranged:
+        return [
+            [f"and.b32 u, $8, {NUMBER:#x};"],
+            ["shf.r.wrap.b32 u, $8, $8, 3;", f"and.b32 u, u, {NUMBER:#x};"],
+            ["shf.r.wrap.b32 u, $8, $8, 6;", f"and.b32 u, u, {NUMBER:#x};"],
+            ["and.b32 u, $8, 0x001B001B;", f"mul.lo.u32 u, u, {_shifts(2, 7, 12):#x};", f"and.b32 u, u, {NUMBER:#x};"],
+        ]
+    lines = []
+    for i in range(4):
+        low = 4 * (i % 2)
+        word = "$8" if i < 2 else "w"
+        lines.append([
+            *(["shr.u32 w, $8, 8;"] if i == 2 else []),
+            f"and.b32 u, {word}, {0x000F000F << low:#x};", f"mul.lo.u32 u, u, {_shifts(12 - low, 6 - low):#x};",
+            f"and.b32 u, u, {NUMBER:#x};",
+        ])  # fmt: skip
+    return lines
+
+
+def _int4(one: str) -> list[list[str]]:
+    """Lines that leave columns i and i + 4 of word $8 in u: first one + code, by the end of the mantissa, and less
+    one + 8."""
+    return [
+        [f"shr.u32 u, $8, {4 * i};", "lop3.b32 u, u, mask, magic, 0xEA;", f"fma.rn.{one} u, u, unit, bias;"]
+        for i in range(4)
+    ]
+
+
+def _asm(
+    kind: str, constants: dict[str, int], columns: list[list[str]], after: list[str] | None = None
+) -> tl.constexpr:
+    """The word $8 times its scale $9, which is there twice, as numbers $0 to $7: columns 0 4 1 5 2 6 3 7."""
+    registers = ", ".join(["u", "v", "w", "none", *constants])
+    lines = [f".reg .b32 {registers};", "mov.b32 none, 0x80008000;"]  # -0, which changes no sum
+    lines += [f"mov.b32 {name}, {value:#x};" for name, value in constants.items()]
+    for i, column in enumerate(columns):
+        lines += [*column, *(after or []), f"fma.rn.{kind} u, u, $9, none;", f"mov.b32 {{${2 * i}, ${2 * i + 1}}}, u;"]
+    return tl.constexpr("{\n" + "\n".join(lines) + "\n}")
+
+
+# float16 has two bits of exponent less above the mantissa: the magnitude moves left by three, and is too small by 2^14.
+_TO_FLOAT16 = ["shl.b32 v, u, 3;", "and.b32 v, v, 0x0E000E00;", "and.b32 u, u, 0x80008000;", "or.b32 u, u, v;",
+               "fma.rn.f16x2 u, u, unit, none;"]  # fmt: skip
+
+MXFP4_BF16 = _asm("bf16x2", {}, _e2m1(False))
+MXFP4_F16 = _asm("f16x2", {"unit": 0x74007400}, _e2m1(False), _TO_FLOAT16)
+PREPARED_BF16 = _asm("bf16x2", {}, _e2m1(True))
+PREPARED_F16 = _asm("f16x2", {"unit": 0x74007400}, _e2m1(True), _TO_FLOAT16)
+# 1, 128 and -136 in bfloat16; 1, 1024 and -1032 in float16.
+INT4_BF16 = _asm(
+    "bf16x2", {"mask": 0x000F000F, "unit": 0x3F803F80, "magic": 0x43004300, "bias": 0xC308C308}, _int4("bf16x2")
+)
+INT4_F16 = _asm(
+    "f16x2", {"mask": 0x000F000F, "unit": 0x3C003C00, "magic": 0x64006400, "bias": 0xE408E408}, _int4("f16x2")
+)
