@@ -16,6 +16,8 @@ from triton.backends.compiler import GPUTarget
 
 from tritonmoe_bench.kernels.fast import layer
 from tritonmoe_bench.kernels.formats import Packed, formats
+from tritonmoe_bench.kernels.formats.four_bits import BLOCK, ROWS, FourBits
+from tritonmoe_bench.kernels.formats.mxfp4 import Mxfp4
 
 from ..workload.case import Case
 from ..workload.routing import TORCH_DTYPE
@@ -82,10 +84,23 @@ class Blank:
         return self.empty(self._stacked(with_shared), self.case.hidden_dim, self.case.ffn_dim)
 
     def packed_gate_up(self, with_shared: bool = False) -> Packed:
-        return formats()[self.case.quant].pack(self.gate_up(with_shared))
+        return self._packed(self.gate_up(with_shared))
 
     def packed_down(self, with_shared: bool = False) -> Packed:
-        return formats()[self.case.quant].pack(self.down(with_shared))
+        return self._packed(self.down(with_shared))
+
+    def _packed(self, weights: torch.Tensor) -> Packed:
+        """Weights of that shape in the case's format, of four bits as `prepared` gives them."""
+        kind = formats()[self.case.quant]
+        (experts, rows, columns), parts = weights.shape, []
+        if not issubclass(kind, FourBits):
+            return kind.pack(weights)
+        scale = torch.uint8 if kind is Mxfp4 else weights.dtype
+        for share, dtype in ((8, torch.int32), (kind.least, scale)):
+            whole = -(-columns // BLOCK) * ROWS * BLOCK // share
+            room = self.empty(experts, rows // ROWS, whole, dtype=dtype)
+            parts.append(room[:, :, : ROWS * columns // share])
+        return kind(*parts)
 
     def correction_bias(self) -> torch.Tensor | None:
         return self.empty(self.case.num_experts, dtype=torch.float32) if self.case.gate.correction_bias else None
