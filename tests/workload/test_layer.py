@@ -10,6 +10,7 @@ from tiny_layer import NATIVE, native
 
 from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
+from tritonmoe_bench.experiments.traffic.rows import traffic_rows
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import (
     CONF,
@@ -226,3 +227,15 @@ def test_fast_runs_every_native_layer(facts, tokens, dtype, gating, device):
     own = moe_forward(*arguments, dtype=x.dtype, parts=weights.parts())
     exact = by_hand(case, weights, x)
     assert relative_error(system.build(case, weights)(x), exact) < 1.5 * relative_error(own, exact)
+
+
+def test_traffic_of_a_native_layer_is_counted_and_has_no_closed_form():
+    case = native({"router_bias": True, "shared_ffn": 48, "shared_gate": True}, dtype="fp16")
+    (row,) = traffic_rows(case, "fast", "model")
+    assert row["status"] == "unsupported"
+    assert row["reason"].startswith("the closed form is of the plain layer")
+    if not torch.cuda.is_available():
+        rows = traffic_rows(case, "fast", "interpreter")
+        assert {row["layer"] for row in rows} == {"native"}
+        assert any("_append_shared_kernel" in row["stage"] for row in rows)
+        assert rows[-1]["read_bytes"] > case.min_bytes(draw_routing(case).active_experts)
