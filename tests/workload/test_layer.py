@@ -22,7 +22,7 @@ from tritonmoe_bench.experiments.workload.config import (
     model_names,
 )
 from tritonmoe_bench.experiments.workload.layer import PLAIN_LAYER, Layer
-from tritonmoe_bench.experiments.workload.reference import moe_forward, relative_error, route
+from tritonmoe_bench.experiments.workload.reference import moe_forward, quantize_fp8, relative_error, route
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels.gating import GATINGS
@@ -227,6 +227,33 @@ def test_fast_runs_every_native_layer(facts, tokens, dtype, gating, device):
     own = moe_forward(*arguments, dtype=x.dtype, parts=weights.parts())
     exact = by_hand(case, weights, x)
     assert relative_error(system.build(case, weights)(x), exact) < 1.5 * relative_error(own, exact)
+
+
+PACKED = [
+    ("mxfp4", {"activation": "gpt_oss", "expert_bias": True, "router_bias": True}),
+    ("fp8_block", {"shared_ffn": 128, "shared_gate": True}),
+    ("fp8_block", {"shared_ffn": 256}),
+    ("int4", {"shared_ffn": 128}),
+]
+
+
+@pytest.mark.parametrize(("quant", "facts"), PACKED, ids=str)
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_fast_runs_native_layers_in_their_own_format(quant, facts, tokens, device):
+    system, case = registry.get("fast"), native(facts, hidden_dim=128, ffn_dim=128, tokens=tokens, quant=quant)
+    assert system.answer(case).status.value == "ok"
+    weights, x = Weights(case, device), activations(case, draw_routing(case), device)
+    arguments = (x, weights.router(), weights.expert, case.top_k, case.gate)
+    exact = moe_forward(*arguments, parts=weights.parts())
+    rounded = quantize_fp8 if system.activations(case) == "a8" else None
+    dtype = torch.float32 if rounded else x.dtype
+    own = moe_forward(*arguments, dtype=dtype, quantize=rounded, parts=weights.parts())
+    assert relative_error(system.build(case, weights)(x), exact) < 1.5 * relative_error(own, exact)
+
+
+def test_packed_shared_experts_of_another_width_are_unsupported():
+    answer = registry.get("fast").answer(native({"shared_ffn": 128}, hidden_dim=256, ffn_dim=256, quant="fp8_block"))
+    assert answer.reason.startswith("quant=fp8_block: packed, a shared expert has to be some times as wide")
 
 
 def test_traffic_of_a_native_layer_is_counted_and_has_no_closed_form():
