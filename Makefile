@@ -32,7 +32,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose cutlass checkouts peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
+.PHONY: help choose contribute cutlass checkouts peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -85,6 +85,9 @@ figures: $(READY)  ## draw every figure from the CSVs (45 s)
 
 report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (10 s)
 	$(RUN) experiments/report.py $(KEYS) $(ARGS)
+
+contribute: $(READY)  ## pack this machine's results into one file to send, without host names and paths: make contribute [DEVICE=]
+	@$(RUN) experiments/contribute.py $(KEYS) $(ARGS)
 
 reproduce: $(READY)  ## the whole reproduction: with a GPU the studies (says first how long), else smoke; then figures and report (4 minutes)
 ifeq ($(GPU),)

@@ -9,10 +9,10 @@ function number(text) {
   return found ? parseFloat(found[0]) : NaN;
 }
 
-function compare(one, two) {
+function compare(one, two, sign = 1) {
   const [a, b] = [number(one), number(two)];
-  if (isNaN(a) || isNaN(b)) return isNaN(a) && isNaN(b) ? one.localeCompare(two) : isNaN(a) ? 1 : -1;
-  return a - b;
+  if (isNaN(a) || isNaN(b)) return isNaN(a) && isNaN(b) ? sign * one.localeCompare(two) : isNaN(a) ? 1 : -1;
+  return sign * (a - b);
 }
 
 const cell = (row, place) => row.cells[place].textContent.trim();
@@ -27,8 +27,7 @@ function sortable(table, heads, rows) {
       const down = head.getAttribute("aria-sort") === "ascending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const order = [...rows].sort((a, b) => compare(cell(a, place), cell(b, place)));
-      table.tBodies[0].append(...(down ? order.reverse() : order));
+      table.tBodies[0].append(...[...rows].sort((a, b) => compare(cell(a, place), cell(b, place), down ? -1 : 1)));
     });
   });
 }
