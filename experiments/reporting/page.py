@@ -20,6 +20,10 @@ CLAIMED = "claimed"
 """A head of the tables of claims, whose rows become blocks on a narrow screen."""
 
 
+SHOWN = 0.7
+"""Width of a picture on the page over its own, where there is room: its letters are then of the text's size."""
+
+
 @dataclass
 class Entry:
     """A heading of a section in the table of contents, and those below it."""
@@ -64,9 +68,12 @@ def _pictures(tokens: Sequence[Token], base: Path) -> None:
     """The files of pictures go into their addresses."""
     for token in (child for parent in tokens for child in parent.children or []):
         if token.type == "image":
-            kind, packed = _packed(base / str(token.attrs["src"]))
-            token.attrs["src"] = f"data:image/{kind};base64,{base64.b64encode(packed).decode()}"
-            token.attrs["loading"] = "lazy"
+            path = base / str(token.attrs["src"])
+            with Image.open(path) as picture:
+                width, height = (round(SHOWN * pixels) for pixels in picture.size)
+            kind, packed = _packed(path)
+            token.attrs |= {"src": f"data:image/{kind};base64,{base64.b64encode(packed).decode()}", "width": width,
+                            "height": height}  # fmt: skip
 
 
 def _packed(path: Path) -> tuple[str, bytes]:

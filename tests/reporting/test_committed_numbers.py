@@ -37,6 +37,10 @@ def test_another_order_of_the_rows_gives_the_same_text(tmp_path):
     assert committed_numbers.rendered(tmp_path / "results", ROOT) == committed_numbers.rendered(ROOT / "results", ROOT)
 
 
+def test_the_page_leaves_room_for_a_second_gpu():
+    assert (ROOT / "results" / "report.html").stat().st_size < 1_250_000
+
+
 @pytest.mark.parametrize(
     ("text", "numbers"),
     [
