@@ -73,7 +73,7 @@ def test_the_reference_is_read_under_our_names_at_skew_0():
     assert set(frame["implementation"]) == set(agreement.OUR_SYSTEMS.values())
     assert set(frame["model"]) == set(agreement.OUR_MODELS.values())
     assert set(frame["skew"]) == {0.0}
-    assert len(frame) == 10 * 3 * 5
+    assert len(frame) == 11 * 3 * 5
     assert (frame["p50_us"] > 0).all()
 
 
