@@ -23,7 +23,7 @@ def write_report(results: Path, figures: Path, device: str, readme: Path) -> lis
     """
     material = make_material(results, figures, device)
     markdown, html = results / "REPORT.md", results / "report.html"
-    text = report_text(material)
+    text = report_text(material, results)
     store.write_whole(markdown, text)
     written = [markdown]
     if readme.exists() and replace_block(readme, readme_text(material, readme.parent)):
@@ -34,9 +34,9 @@ def write_report(results: Path, figures: Path, device: str, readme: Path) -> lis
     return [*written, html]
 
 
-def report_text(material: Material) -> str:
-    """The report as Markdown, with links from its own folder."""
-    return render("report.md.j2", {"sections": make_sections(material, material.results)})
+def report_text(material: Material, base: Path) -> str:
+    """The report as Markdown, with links from the folder `base`."""
+    return render("report.md.j2", {"sections": make_sections(material, base)})
 
 
 def readme_text(material: Material, base: Path) -> str:

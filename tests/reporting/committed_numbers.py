@@ -88,7 +88,7 @@ def rendered(results: Path, root: Path) -> tuple[str, str]:
     from tritonmoe_bench.experiments.reporting.render import readme_text, report_text
 
     material = make_material(results, root / "plots" / "figures", DEVICE)
-    return readme_text(material, root), report_text(material)
+    return readme_text(material, root), report_text(material, root / "results")
 
 
 if __name__ == "__main__":
