@@ -315,7 +315,7 @@ def test_a_claim_is_decided(copy, swept):
     assert "A layer of 4 experts was run." in report
     assert "The claim holds if the layer has 4 experts." in report
     assert re.search(
-        rf"^\| \[{NAME}\]\(#claim-{NAME}\) \| the layer has four experts \| 4 experts \| \*\*holds\*\*", report, re.M
+        rf"^\| \[{NAME}\]\(#claim-{NAME}\) \| the layer has four experts \| 4 experts \| .*\*\*holds\*\*", report, re.M
     )
 
 
