@@ -176,12 +176,11 @@ def _few_down_kernel(
         # first weights can be on their way, while `hidden` is not.
         first = tl.load(experts + slot)
         tile = _few_weights(down, first, n, k, 0, N, K, even)
-        wait_for_previous(PDL)
-        release_next(PDL)
+    wait_for_previous(PDL)
+    release_next(PDL)
+    if LOCAL is None:
         total = unpack_e4m3(tile, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, STEP, N, K, even)
     else:
-        wait_for_previous(PDL)
-        release_next(PDL)
         total = tl.zeros([BLOCK_N, STEP], dtype=tl.float32)
     biases = tl.zeros([BLOCK_N], dtype=tl.float32)
     if scales is not None and K <= STEP:

@@ -30,7 +30,12 @@ def chosen(shared_kib: int, major: int) -> list[tuple[tuple[int, ...], list[Fast
     return [(shape, [tiled(target, *shape, tokens) for tokens in TOKENS]) for shape in MODELS]
 
 
-CHOSEN = {str(tiles): tiles for shared in (64, 163, 227) for _, row in chosen(shared, 9) for tiles in row}
+CHOSEN = {
+    str(tiles): tiles
+    for shared, major in ((64, 9), (163, 9), (227, 9), (227, 10))
+    for _, row in chosen(shared, major)
+    for tiles in row
+}
 
 
 def gemms(x, gate_up, down, experts, tiles) -> torch.Tensor:
