@@ -93,7 +93,7 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
             elif model.name != "tiny":
                 for run in runs:
                     divides = model.hidden_dim % 256 == model.ffn_dim % 256 == 0
-                    kind = (first.dtype, implementation.config(run[-1]), divides)
+                    kind = (first.dtype, first.quant, implementation.config(run[-1]), divides)
                     if kind not in taken:
                         taken.add(kind)
                         yield from (run[0], run[-1]) if run[0].tokens == 1 else (run[-1],)

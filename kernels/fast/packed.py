@@ -94,8 +94,8 @@ def format_tiles(
 
 
 def w4_tiles(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
-    """The tiles for four bits, by the mean load of an expert. Unpacking costs the same whatever the rows, so the lower
-    the tiles, the wider they are."""
+    """The tiles for four bits, by the mean load of an expert: the taller a tile, the fewer programs a multiprocessor
+    holds at once, and blocks of taller tiles than most need slow all of them down."""
     if target == INTERPRETER:
         tile = FastTile(128, 256, 4, 1, 256, 1, swap=True, small_swap=True)
         return FastTiles(64, tile, tile)
@@ -103,6 +103,8 @@ def w4_tiles(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_
     block_m = 16 if load <= 8 else 32 if load <= 24 else 64
     if target.is_amd:
         return FastTiles(block_m, _swapped(64, 4, 2), _swapped(64, 4, 2))
+    if target.nvidia_major != 9:  # mma.sync and tcgen05.mma leave fewer registers to what is unpacked
+        return FastTiles(min(block_m, 32), _swapped(64, 8, 3), _swapped(128, 8, 3))
     return FastTiles(block_m, _swapped(64, 4, 4), _swapped(128, 4, 4))
 
 

@@ -56,17 +56,11 @@ class FourBits(Packed):
         experts, rows, columns = self.shape
         if self.is_prepared or rows % (2 * ROWS):  # twice, as gate and up are to be whole both
             return self
-        words, groups = columns // 8, columns // self.least
-        values = _room(self.values.new_empty(0, dtype=torch.int32), experts, rows, words, BLOCK // 8)
-        scales = _room(self.scales, experts, rows, groups, BLOCK // self.least)
-        for expert in range(experts):
-            own = self.arranged(self.values[expert].view(torch.int32))
-            own_scales = self.scales[expert].repeat_interleave(self.group // self.least, 1)
-            for room, part in ((values, own), (scales, own_scales)):
-                width = room.shape[2] * room.shape[4]
-                whole = torch.nn.functional.pad(part, (0, width - part.shape[1]))
-                room[expert] = whole.view(room.shape[1], ROWS, room.shape[2], room.shape[4]).transpose(1, 2)
-        return type(self)(values.flatten(2)[:, :, : ROWS * words], scales.flatten(2)[:, :, : ROWS * groups])
+        words = [_together(self.arranged(expert.view(torch.int32)), BLOCK // 8) for expert in self.values.unbind()]
+        often = self.group // self.least
+        scales = [_together(part.repeat_interleave(often, 1), BLOCK // self.least) for part in self.scales.unbind()]
+        values = torch.stack(words)[:, :, :columns]
+        return type(self)(values, torch.stack(scales)[:, :, : ROWS * columns // self.least])
 
     def checkpoint(self) -> FourBits:
         """The same weights in the layout of checkpoints: the inverse of `prepared`."""
@@ -101,8 +95,12 @@ def with_margin(part: torch.Tensor, width: int) -> torch.Tensor:
     return part.as_strided((*part.shape[:2], whole), (part.shape[1] * whole, whole, 1))
 
 
-def _room(like: torch.Tensor, experts: int, rows: int, width: int, together: int) -> torch.Tensor:
-    return like.new_zeros((experts, rows // ROWS, -(-width // together), ROWS, together))
+def _together(part: torch.Tensor, width: int) -> torch.Tensor:
+    """[rows / 8, ...] of an expert's part [rows, ...], in blocks of 8 rows and that width, filled up with zeros."""
+    import torch
+
+    whole = torch.nn.functional.pad(part, (0, -part.shape[1] % width))
+    return whole.view(part.shape[0] // ROWS, ROWS, -1, width).transpose(1, 2).flatten(1)
 
 
 def _rows(part: torch.Tensor, width: int, together: int) -> torch.Tensor:
