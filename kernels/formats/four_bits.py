@@ -53,7 +53,7 @@ class FourBits(Packed):
         """
         import torch
 
-        experts, rows, columns = self.shape
+        _, rows, columns = self.shape
         if self.is_prepared or rows % (2 * ROWS):  # twice, as gate and up are to be whole both
             return self
         words = [_together(self.arranged(expert.view(torch.int32)), BLOCK // 8) for expert in self.values.unbind()]
