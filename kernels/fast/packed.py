@@ -90,17 +90,22 @@ def format_tiles(
     kind: type[Packed], target: Target, shape: tuple[int, int, int, int], tokens: int, activations: str | None
 ) -> FastTiles | FewTiles:
     """The tiles for a format. shape: (num_experts, top_k, hidden_dim, ffn_dim); activations: as in `fp8_tiles`."""
-    return w4_tiles(target, *shape, tokens) if kind is not Fp8Block else fp8_tiles(target, *shape, tokens, activations)
+    if kind is Fp8Block:
+        return fp8_tiles(target, *shape, tokens, activations)
+    num_experts, top_k, _, _ = shape
+    return w4_tiles(target, tokens * top_k / num_experts, 64 if kind is Mxfp4 else 32)
 
 
-def w4_tiles(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
+def w4_tiles(target: Target, load: float, tallest: int) -> FastTiles:
     """The tiles for four bits, by the mean load of an expert: the taller a tile, the fewer programs a multiprocessor
-    holds at once, and blocks of taller tiles than most need slow all of them down."""
+    holds at once, and blocks of taller tiles than most need slow all of them down.
+
+    tallest: rows of the tallest tile; int4 has gone wrong on an H200 with 64 (kernels/NOTES.md, Traps).
+    """
     if target == INTERPRETER:
         tile = FastTile(128, 256, 4, 1, 256, 1, swap=True, small_swap=True)
         return FastTiles(64, tile, tile)
-    load = tokens * top_k / num_experts
-    block_m = 16 if load <= 8 else 32 if load <= 24 else 64
+    block_m = min(16 if load <= 8 else 32 if load <= 24 else 64, tallest)
     if target.is_amd:
         return FastTiles(block_m, _swapped(64, 4, 2), _swapped(64, 4, 2))
     if target.nvidia_major != 9:  # mma.sync and tcgen05.mma leave fewer registers to what is unpacked

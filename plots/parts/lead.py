@@ -95,7 +95,7 @@ def _handles(best: pd.DataFrame, skews: list[float], noise: float) -> list[Artis
     handles: list[Artist] = []
     for name in names.in_order(best["other"]):
         look = style.look(name)
-        handles.append(Line2D([], [], color=look.color, marker=look.marker, label=f"ahead of {look.label}", **how))
+        handles.append(Line2D([], [], color=look.color, marker=look.marker, label=f"against {look.label}", **how))
     for skew in skews if len(skews) > 1 else []:
         words = f"Zipf {skew:g}" if skew else "uniform routing"
         face = "white" if skew else style.INK

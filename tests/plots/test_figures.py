@@ -240,8 +240,8 @@ def test_the_headline_prints_each_lead_and_counts_them(drawn, results):
     assert f"at {ahead} of {len(best)} points, by {100 * (product ** (1 / len(best)) - 1):.0f} %" in sentence
     same = ((best["low"] <= 1) & (best["high"] >= 1)).sum()
     assert (f"{same} are ties" in sentence) == bool(same)
-    peers = {f"ahead of {style.look(name).label}" for name in best["other"]}
-    assert {label for label in legend_labels(drawn["headline"]) if label.startswith("ahead of ")} == peers
+    peers = {f"against {style.look(name).label}" for name in best["other"]}
+    assert {label for label in legend_labels(drawn["headline"]) if label.startswith("against ")} == peers
 
 
 def test_packed_weights_have_panels_of_their_own(drawn, results):
