@@ -88,7 +88,7 @@ def test_the_folder_that_make_checkouts_makes_is_found_with_its_commit(monkeypat
     made = tmp_path / "peers" / "tritonmoe"
     (made / "triton_kernels" / "moe").mkdir(parents=True)
     assert adapters.Tritonmoe().search_path() == []  # not finished
-    (made / "BUILD.json").write_text('{"commit": "0123456789abcdef"}')
+    (made / "BUILD.json").write_text('{"commit": "0123456789abcdef"}', encoding="utf-8")
     assert adapters.Tritonmoe().search_path() == adapters.TritonmoeUnfused().search_path() == [made]
     assert adapters.Tritonmoe().version() == "commit 0123456789ab"
     monkeypatch.setenv("TRITONMOE_TRITONMOE_PATH", str(tmp_path / "elsewhere"))

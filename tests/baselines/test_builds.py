@@ -46,13 +46,14 @@ def test_a_checkout_is_made_at_its_commit_alone(monkeypatch, tmp_path):
     build = load(path)
     origin = tmp_path / "origin"
     (origin / "package").mkdir(parents=True)
-    (origin / "package" / "__init__.py").write_text("this = 1\n")
+    (origin / "package" / "__init__.py").write_text("this = 1\n", encoding="utf-8")
     (origin / "tests").mkdir()
     (origin / "tests" / "test_it.py").touch()
     git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *command], check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, encoding="utf-8")
+    commit = head.stdout.strip()
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{origin}.insteadOf")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/some/thing")
@@ -60,7 +61,7 @@ def test_a_checkout_is_made_at_its_commit_alone(monkeypatch, tmp_path):
     build.make(build.Source("some/thing", commit, "package"), out, "python", "9.0")
     made = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
     assert made == ["BUILD.json", "package/__init__.py"]
-    assert json.loads((out / "BUILD.json").read_text()) == {"commit": commit}
+    assert json.loads((out / "BUILD.json").read_text(encoding="utf-8")) == {"commit": commit}
     with pytest.raises(build.BuildError, match="git fetch"):
         build.make(build.Source("some/thing", "f" * 40, "package"), out, "python", "9.0")
     assert made == sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())

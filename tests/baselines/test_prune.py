@@ -102,7 +102,7 @@ def test_a_tree_has_the_modules_and_libraries_of_its_version(version, tmp_path, 
     made = {str(path.relative_to(tmp_path / "out" / "vllm")) for path in (tmp_path / "out" / "vllm").rglob("*.*")}
     assert made >= {"vllm/__init__.py", *layout.modules, layout.moe_library, prune.LIBRARY}
     assert "vllm/other.py" not in made
-    assert json.loads((tmp_path / "out" / "vllm" / "BUILD.json").read_text())["vllm"] == version
+    assert json.loads((tmp_path / "out" / "vllm" / "BUILD.json").read_text(encoding="utf-8"))["vllm"] == version
 
 
 # A made-up CUDA library: .nv_fatbin between two tables in one read-only segment, pointers to it in a writable one.
