@@ -14,6 +14,7 @@ from tritonmoe_bench.experiments.interpreter.accesses import Launch, OutOfBounds
 from tritonmoe_bench.experiments.interpreter.counting import count_bytes
 from tritonmoe_bench.experiments.traffic.launches import LAUNCHES
 from tritonmoe_bench.kernels import Gating, fast_moe, paper_moe
+from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 
 pytestmark = pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="accesses are checked in the interpreter")
 
@@ -45,6 +46,14 @@ def few_tokens(tiles):
     return fast_moe(x[:3], *weights, gating, correction_bias=torch.zeros(3), tiles=tiles)
 
 
+def over_fp8_blocks():
+    x, router, gate_up, down = (
+        random(*shape, dtype="fp16", device="cpu", seed=seed)
+        for seed, shape in enumerate([(9, 256), (3, 256), (3, 2 * 128, 256), (3, 256, 128)])
+    )
+    return fast_moe(x, router, Fp8Block.pack(gate_up), Fp8Block.pack(down), 2, activations="a8")
+
+
 FORWARDS = {
     "paper_fused_graph": lambda: paper_moe(*layer(), fused=True, schedule="gpu"),
     "paper_unfused": lambda: paper_moe(*layer(), fused=False, schedule="host"),
@@ -52,7 +61,7 @@ FORWARDS = {
     "fast_bulk": lambda: fast_moe(*layer(), tiles=make_tiles(64, swap=True, bulk=True)),
     "fast_few": lambda: few_tokens(SMALL_FEW),
 }
-"""Every kernel of both families, between them."""
+"""Every kernel of both families over weights in 16 bits, between them."""
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -82,7 +91,7 @@ def test_the_bounds_of_every_argument_of_every_kernel_are_watched(name, monkeypa
 
 def test_these_forwards_launch_every_kernel_of_both_families():
     with count_bytes() as counter:
-        for forward in FORWARDS.values():
+        for forward in (*FORWARDS.values(), over_fp8_blocks):
             forward()
     known = {launch.kernel for sequences in LAUNCHES.values() for sequence in sequences for launch in sequence}
     assert {launch.kernel for launch in counter.launches} == known
