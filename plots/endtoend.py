@@ -25,7 +25,7 @@ def draw(results: Results) -> Figure:
     best = compare.timed(rows, "best")
     if best.empty:
         raise study.lacks("timed row")
-    models, systems = names.models_in_order(rows["model"]), compare.systems(rows)
+    models, systems = names.models_in_order(rows["model"]), compare.systems(best)
     title = say("figures.j2", "endtoend", gains=gains(rows), shares=best["experts_share"])
     figure, grid = layout.sheet(2, len(models), 1.5, title, sharex=True, sharey="row")
     steps, shares = grid[: len(models)], grid[len(models) :]
@@ -44,5 +44,11 @@ def draw(results: Results) -> Figure:
     steps[0].set_ylabel("decode step (ms)")
     shares[0].set_ylabel("experts' share\nof the step (%)")
     versions = sorted(rows["transformers"].dropna().unique())
-    notes = say("figures.j2", "endtoend_notes", dtype=rows["dtype"].iloc[0], versions=versions)
+    notes = say(
+        "figures.j2",
+        "endtoend_notes",
+        dtype=rows["dtype"].iloc[0],
+        versions=versions,
+        launches=sorted(best["launch"].unique()),
+    )
     return layout.finish(figure, layout.legend_of(systems), notes, caption.source(study))

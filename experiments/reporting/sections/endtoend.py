@@ -12,4 +12,7 @@ TITLE, ORDER = "Whole models", 35
 
 def content(material: Material) -> dict[str, Any] | None:
     rows = material.rows("endtoend")
-    return None if rows.empty else {"models": endtoend_tables(rows)}
+    if rows.empty:
+        return None
+    launches = sorted(rows.loc[rows["p50_us"].notna(), "launch"].unique())
+    return {"models": endtoend_tables(rows), "launches": launches}
