@@ -64,6 +64,12 @@ def _few_colors(pixels: Image.Image) -> Image.Image:
 
 def pdf(figure: Figure, picture: Picture, dpi: int) -> bytes:
     """The figure for print, with text as text."""
-    drawn = io.BytesIO()
+    drawn, engine = io.BytesIO(), figure.get_layout_engine()
+    figure.savefig(io.BytesIO(), format="pdf")  # lays it out by the sizes that texts have in this format
+    figure.set_layout_engine("none")
+    for axes in figure.axes:  # the solver of the layout leaves last digits to the order in which a process hashes
+        left, bottom, width, height = (round(part, 6) for part in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
     figure.savefig(drawn, format="pdf", metadata={"CreationDate": None, "Title": picture.title})
+    figure.set_layout_engine(engine)
     return drawn.getvalue()
