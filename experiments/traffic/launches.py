@@ -86,6 +86,17 @@ def _fp8_experts(rows: str) -> tuple[Known, ...]:
     return place, Known("_gate_up_fp8_kernel", "gate_up", gate_up), Known("_down_fp8_kernel", "down", down), combine
 
 
+_REORDER = Known("_permute_kernel", "reorder", {"x": "x", "permuted": "rows"})
+_GATE_UP_W4, _DOWN_W4 = (
+    Known("_gate_up_w4_kernel", "gate_up",
+          {"x": "rows", "gate_up": "gate_up_weights", "scales": "gate_up_weights", "hidden": "intermediate", **_TABLE}),
+    Known("_down_w4_kernel", "down",
+          {"hidden": "intermediate", "down": "down_weights", "scales": "down_weights", "out": "expert_out",
+           "weights": "topk_scores", **_TABLE}),
+)  # fmt: skip
+_W4_EXPERTS = (_FAST_EXPERTS[0][0], _GATE_UP_W4, _DOWN_W4, _FAST_EXPERTS[0][3])
+
+
 LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
     "paper_fused": ((_SCORE, _PERMUTE, _GATE_UP, _DOWN, _COMBINE),),
     "paper_fused_graph": ((_SCORE, _SORT, _LIST, _PERMUTE, _GATE_UP, _DOWN, _COMBINE),),
@@ -98,7 +109,9 @@ LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
     "fast": (
         *((*logits, _FAST_TOP_K, *experts)
           for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x")))),
-        *((_QUANTIZE, *logits, _FAST_TOP_K, *_fp8_experts("rows")) for logits in _FAST_LOGITS),
+        *((first, *logits, _FAST_TOP_K, *experts)
+          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_REORDER, _W4_EXPERTS))
+          for logits in _FAST_LOGITS),
     ),
 }  # fmt: skip
 """For each pipeline the sequences of Triton launches that a forward of it may be."""

@@ -17,9 +17,10 @@ import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
-from tritonmoe_bench.kernels.fast.packed import fp8_tiles
+from tritonmoe_bench.kernels.fast.packed import format_tiles
 from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS, is_ranked, lanes
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 from tritonmoe_bench.kernels.weighting import weighted_by_down
@@ -41,7 +42,7 @@ def chosen_tiles(case: Case) -> FastTiles | FewTiles:
     """The tiles that `fast` takes on this machine's GPU, or on an H200 if there is none."""
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
     if case.quant != "none":
-        return fp8_tiles(target(), *shape, case.tokens, None)
+        return format_tiles(formats()[case.quant], target(), shape, case.tokens, None)
     if torch.cuda.is_available():
         return choose.choose_tiles(torch.device("cuda", torch.cuda.current_device()), *shape, case.tokens)
     found = tuned.nearest(tuned.load(tuned.FOLDER / f"{MODELLED_GPU}.json").get(shape, {}), case.tokens)
@@ -86,17 +87,17 @@ def fast_traffic(
     if isinstance(tiles, FewTiles):
         experts = _few(case, counts, tiles, held)
     else:
-        experts = [*_quantized(case, held), *_blocks(case, counts, tiles, held, on_gpu)]
+        experts = [*_rows(case, held), *_blocks(case, counts, tiles, held, on_gpu)]
     return tabulated([*_logits(case, on_gpu), *_top_k(case, on_gpu), *experts])
 
 
-def _quantized(case: Case, held: Operands) -> list[Entry]:
-    """x as the experts take it, where that is of 8 bits."""
-    if not held.a8:
+def _rows(case: Case, held: Operands) -> list[Entry]:
+    """x as the experts take it, where that is of 8 bits or of another order."""
+    if not held.before:
         return []
     return [
-        ("quantize", "x", reads(case.tokens * case.hidden_dim * BYTES_PER_ELEMENT)),
-        ("quantize", held.rows, writes(case.tokens * held.row(case.hidden_dim))),
+        (held.before, "x", reads(case.tokens * case.hidden_dim * BYTES_PER_ELEMENT)),
+        (held.before, held.rows, writes(case.tokens * held.row(case.hidden_dim))),
     ]
 
 
@@ -154,8 +155,8 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on
     blocks = row_blocks(counts, tiles.block_m)
     table = TABLE_LINES * listed * INDEX_BYTES
     intermediate, out = slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
-    gate_up = _Gemm("gate_up", tiles.gate_up, ffn, hidden, 2, blocks, listed, held)
-    down = _Gemm("down", tiles.down, hidden, ffn, 1, blocks, listed, held)
+    gate_up = _Gemm("gate_up", tiles.gate_up, ffn, hidden, 2, blocks, listed, held, held.columns(ffn))
+    down = _Gemm("down", tiles.down, hidden, ffn, 1, blocks, listed, held, hidden)
     if weighted_by_down(TORCH_DTYPE[case.dtype]):
         weights = ("down", "topk_scores", reads(slots * FLOAT_BYTES, down.columns))
     else:
@@ -190,10 +191,12 @@ class _Gemm:
     blocks: list[RowBlock]
     listed: int
     held: Operands
+    outputs: int
+    """Columns that are written."""
 
     @property
     def columns(self) -> int:
-        return -(-self.n // self.tile.block_n)
+        return -(-self.outputs // self.tile.block_n)
 
     def entries(self, case: Case) -> list[Entry]:
         """Reads of weights and schedule. Every listed block, one without rows too, looks its column up in the table."""
@@ -201,7 +204,8 @@ class _Gemm:
         table = Bytes(read=(TABLE_LINES * self.listed + 2 * shared) * self.columns * INDEX_BYTES,
                       unique_read=TABLE_LINES * self.listed * INDEX_BYTES)  # fmt: skip
         order = reads(case.slots * INDEX_BYTES, self.columns)
-        issued, unique = (self.matrices * matrix(self.n, self.k) for matrix in (self.held.issued, self.held.matrix))
+        matrix = self.n, self.k, self.matrices, self.tile.block_k
+        issued, unique = (self.matrices * moved(*matrix) for moved in (self.held.issued, self.held.matrix))
         active = len({block.expert for block in self.blocks})
         return [
             (self.stage, f"{self.stage}_weights", Bytes(read=len(self.blocks) * issued, unique_read=active * unique)),
@@ -218,11 +222,10 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Ite
         return -(-n // tile.block_n)
 
     inward, back = programs(ffn, tiles.gate_up), programs(hidden, tiles.down)
-    gate_up = Bytes(read=slots * 2 * held.issued_by_few(ffn, hidden, tiles.gate_up),
-                    unique_read=active * 2 * held.matrix(ffn, hidden))  # fmt: skip
-    down = Bytes(
-        read=slots * held.issued_by_few(hidden, ffn, tiles.down), unique_read=active * held.matrix(hidden, ffn)
-    )
+    gate_up = Bytes(read=slots * 2 * held.issued_by_few(ffn, hidden, 2, tiles.gate_up),
+                    unique_read=active * 2 * held.matrix(ffn, hidden, 2, tiles.gate_up.step))  # fmt: skip
+    down = Bytes(read=slots * held.issued_by_few(hidden, ffn, 1, tiles.down),
+                 unique_read=active * held.matrix(hidden, ffn, 1, tiles.down.step))  # fmt: skip
     x = case.tokens * hidden * BYTES_PER_ELEMENT
     intermediate = slots * ffn * FLOAT_BYTES
     return [

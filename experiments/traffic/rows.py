@@ -106,8 +106,8 @@ def counted_traffic(case: Case, implementation: str, tiles: AnyTiles, multiplied
     """
     routing, weights = draw_routing(case), Weights(case, "cpu")
     packed = case.quant != "none"
-    gate_up = weights.packed_gate_up() if packed else weights.gate_up()
-    down = weights.packed_down() if packed else weights.down()
+    gate_up = weights.packed_gate_up().prepared() if packed else weights.gate_up()
+    down = weights.packed_down().prepared() if packed else weights.down()
     x, router = activations(case, routing, "cpu"), weights.router()
     with torch.inference_mode(), _RouterGemm() as gemm, count_bytes() as counter:
         if isinstance(tiles, Tiles):

@@ -104,7 +104,69 @@ def test_compulsory_bytes_of_fp8_weights(tokens):
     assert all(seen.read >= seen.unique_read and seen.write >= seen.unique_write for seen in table.values())
 
 
-def test_formats_without_a_closed_form_say_so():
+W4 = {
+    "one_token": (Case("tiny", 8, 2, 128, 256, tokens=1, quant="mxfp4"), 16),
+    "no_whole_blocks": (Case("odd", 4, 2, 288, 96, tokens=70, skew=1.0, quant="mxfp4"), 32),
+    "rows_that_cannot_be_prepared": (Case("odd", 3, 1, 160, 36 * 8, tokens=9, quant="mxfp4"), 16),
+    "int4": (Case("odd", 4, 2, 256, 384, tokens=70, skew=1.0, quant="int4"), 64),
+    "int4_fp16_torch_logits": (Case("odd", 6, 2, 384, 128, tokens=130, skew=1.5, dtype="fp16", quant="int4"), 16),
+    "groups_of_32": (Case("odd", 3, 2, 160, 192, tokens=40, quant="int4_g32"), 32),
+}
+
+
+def w4_tiled(block_m, block_n=64, step=128):
+    tile = FastTile(block_n, step, 4, 1, step, 1, True, True)
+    return FastTiles(block_m, tile, FastTile(2 * block_n, step, 4, 1, step, 1, True, True))
+
+
+@interpreted
+@pytest.mark.parametrize("step", [128, 256])
+@pytest.mark.parametrize("name", W4)
+def test_model_of_weights_of_four_bits_agrees_with_the_count_to_the_byte(name, step):
+    case, block_m = W4[name]
+    tiles = w4_tiled(block_m, step=step)
+    modelled = fast_traffic(case, draw_routing(case).counts, tiles, on_gpu=False)
+    counted = traffic.counted_traffic(case, "fast", tiles)
+    differing = {key for key in {*modelled, *counted} if modelled.get(key) != counted.get(key)}
+    assert not differing, {key: (modelled.get(key), counted.get(key)) for key in differing}
+
+
+def test_weights_of_four_bits_by_hand():
+    # Experts 0 and 2 have 65 and 7 slots, in 2 + 1 blocks. Of 288 columns of x, 384 are kept; so are their scales.
+    case = Case("hand", 4, 1, 288, 256, tokens=72, quant="mxfp4")
+    table = fast_traffic(case, [65, 0, 7, 0], w4_tiled(64))
+    row, inward, back = 384 * 2, 256 * (288 // 2 + 384 // 32), 288 * (256 // 2 + 256 // 32)
+    assert table["reorder", "x"] == Bytes(read=72 * 288 * 2, unique_read=72 * 288 * 2)
+    assert table["reorder", "rows"] == Bytes(write=72 * row, unique_write=72 * row)
+    assert table["gate_up", "rows"] == Bytes(read=4 * 72 * row, unique_read=72 * row)
+    assert table["gate_up", "gate_up_weights"] == Bytes(read=3 * 2 * inward, unique_read=2 * 2 * inward)
+    assert table["down", "down_weights"] == Bytes(read=3 * back, unique_read=2 * back)
+    # int4 has a scale of 16 bits per 128 columns, which is there twice in prepared weights.
+    case = Case("hand", 4, 1, 256, 384, tokens=72, quant="int4")
+    table = fast_traffic(case, [65, 0, 7, 0], w4_tiled(64))
+    assert table["down", "down_weights"].unique_read == 2 * 256 * (384 // 2 + 2 * 384 // 64)
+
+
+@pytest.mark.parametrize("shape", [(384, 8, 7168, 2048, "int4_g32"), (32, 4, 3072, 2944, "mxfp4")], ids=str)
+@pytest.mark.parametrize("tokens", [1, 32, 512])
+def test_compulsory_bytes_of_weights_of_four_bits(shape, tokens):
+    experts, top_k, hidden, ffn, quant = shape
+    case = Case("made_up", experts, top_k, hidden, ffn, tokens=tokens, quant=quant)
+    routing = draw_routing(case)
+    table = fast_traffic(case, routing.counts, chosen_tiles(case))
+    ends = 2 * tokens * case.hidden_dim * 2
+    assert total(table, WEIGHTS).unique_read + ends == case.min_bytes(routing.active_experts)
+
+
+def test_tiles_of_two_steps_have_no_closed_form_in_four_bits():
+    tiles = FastTiles(64, FastTile(64, 128, 4, 1, 256, 1, True, True), FastTile(64, 128, 4, 1, 128, 1, True, True))
+    case = Case("tiny", 8, 2, 128, 256, tokens=40, quant="mxfp4")
+    with pytest.raises(ValueError, match="the closed form of mxfp4 wants tiles of one step"):
+        fast_traffic(case, draw_routing(case).counts, tiles)
+
+
+def test_formats_without_a_closed_form_say_so(monkeypatch):
+    monkeypatch.setattr(traffic, "MODELLED_FORMATS", ("none", "fp8_block"))
     case = Case("tiny", 8, 2, 128, 256, tokens=8, quant="mxfp4")
     (row,) = traffic.traffic_rows(case, "fast", "model")
     assert row["status"] == "unsupported"
@@ -202,7 +264,7 @@ def test_both_methods_give_the_same_rows_on_the_tiny_shape(tokens):
 def test_every_sequence_of_launches_is_told_apart():
     sequences = LAUNCHES["fast"]
     names = {tuple(known.kernel for known in sequence) for sequence in sequences}
-    assert len(names) == len(sequences) == 12
+    assert len(names) == len(sequences) == 15
     for sequence in sequences:
         launched = ["nvjet_gemm", *(known.kernel for known in sequence), "copy"]
         assert matched("fast", launched) == sequence
