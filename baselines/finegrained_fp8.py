@@ -3,13 +3,16 @@
 Two forwards, both of two GEMMs and a sum: `moe_fused_batched` with one program per slot and tile, `moe_fused_grouped`
 with rows sorted by expert. The first reads an expert's weights once a slot, and is taken while there are no more slots
 than experts. x and the intermediate are quantised inside the GEMMs (W8A8). Router and top-k are those of `fast`; the
-kernels have none. They tune themselves in `build`, which takes a minute or more a shape;
-FINEGRAINED_AUTOTUNE_TRIALS bounds how many tiles of the grouped ones are tried.
+kernels have none. They tune themselves in `build`, over all tiles of their own lists: 20 of each batched kernel for
+each number of slots, up to 48 of each grouped one for each power of two of slots. Left alone they compile these one
+after the other, minutes a shape, so threads compile them ahead (parts/compiling.py); and each is timed for
+`TRIAL_MS`, not 100 ms.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,16 +21,20 @@ from tritonmoe_bench.experiments.implementation.contract import Case, Check, For
 
 from .install.checkouts import Checkout, CheckoutSystem
 from .install.installed import first_line
+from .parts.compiling import every_config
 from .parts.in_build import run_once
 
 if TYPE_CHECKING:
     import torch
+    from triton.runtime.autotuner import Autotuner
 
 CHECKOUT = Checkout(
     name="finegrained_fp8", package="finegrained_fp8", repository="huggingface/kernels-community",
     distribution="finegrained-fp8", inside="finegrained-fp8/torch-ext",
 )  # fmt: skip
 BLOCK = [128, 128]
+TRIAL_MS = {"warmup": 5, "rep": 25}
+"""How long a tile is run before, and while, it is timed by the kernels' tuners, in ms."""
 OPERATORS = "finegrained_fp8"
 """The namespace in which its operators are registered; a built package has one with a hash."""
 
@@ -71,7 +78,21 @@ class FinegrainedFp8(CheckoutSystem):
             experts, scores = launch_top_k(launch_logits(x, router), case.top_k, case.gate, bias)
             return fused(x, experts, scores, gate_up.values, down.values, gate_up.scales, down.scales, BLOCK)
 
+        with every_config(_tuners(_which(case))):
+            run_once(forward, case, weights)
         return run_once(forward, case, weights)
+
+
+def _tuners(which: str) -> list[Autotuner]:
+    """The autotuned kernels of one of its two forwards, with short trials."""
+    from triton.runtime.autotuner import Autotuner
+    from triton.testing import do_bench
+
+    module = importlib.import_module(f"finegrained_fp8.fused_{which}")
+    tuners = [kernel for kernel in vars(module).values() if isinstance(kernel, Autotuner)]
+    for tuner in tuners:
+        tuner.do_bench = functools.partial(do_bench, **TRIAL_MS)
+    return tuners
 
 
 def _which(case: Case) -> str:

@@ -11,8 +11,10 @@ spends on both counts of warps in the first round.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tritonmoe_bench import ROOT
 
 from ..install.vllm_tree import version
+from .compiling import in_threads
 from .serving import Tile
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ SHARED_BYTES = 227 * 1024
 """Shared memory of one program on Hopper, in bytes. A tile that another GPU cannot hold drops out when it runs."""
 KEPT = 2
 """Blocks of the first round whose stages, warps and groups are tried in the second."""
+MOST_S = 45.0
+"""Seconds after which a search tries no further tile: it takes 10 to 15, unless others compile beside it."""
 VARIABLE = "TRITONMOE_VLLM_TUNED"
 
 _memory: dict[Path, dict[str, dict[str, Tile]]] = {}
@@ -86,12 +91,16 @@ def tune(case: Case, weights: Weights, make: Callable[[Tile], Forward], others: 
     x = activations(uniform, draw_routing(uniform), weights.device)
     times: list[tuple[float, Tile]] = []
 
+    end = clock.monotonic() + MOST_S
+
     def time(tiles: list[Tile]) -> None:
         calls = [(tile, make(tile)) for tile in tiles]
         with compile_only():
             for _, call in calls:
                 call(x)
-        times.extend((time_us(call, x), tile) for tile, call in calls)
+        for tile, call in calls:
+            if clock.monotonic() < end or all(us == float("inf") for us, _ in times):
+                times.append((time_us(call, x), tile))
         times.sort(key=lambda timed: timed[0])
 
     with torch.inference_mode():
@@ -119,15 +128,12 @@ def time_us(call: Forward, x: torch.Tensor) -> float:
 @contextmanager
 def compile_only() -> Iterator[None]:
     """Inside, vLLM's kernel is compiled, by a pool of threads, where it would be launched. Leaving waits for all."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from triton.runtime._async_compile import AsyncCompileMode
     from vllm.model_executor.layers.fused_moe import fused_moe
 
     kernel = fused_moe.fused_moe_kernel
     fused_moe.fused_moe_kernel = _Warmup(kernel)
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool, ignore_errors=True):
+        with in_threads():
             yield
     finally:
         fused_moe.fused_moe_kernel = kernel
@@ -149,14 +155,17 @@ def known(case: Case) -> Tile | None:
 
 
 def remember(case: Case, tile: Tile) -> None:
-    """Keeps the tile for this process, and in the file for later ones."""
+    """Keeps the tile for this process, and in the file for later ones, beside what others have written meanwhile."""
     file = path()
-    tiles = _tiles(file)
-    tiles.setdefault(_shape(case), {})[str(case.tokens)] = tile
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"vllm": version(), "tiles": tiles}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    with open(file.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _memory.pop(file, None)
+        tiles = _tiles(file)
+        tiles.setdefault(_shape(case), {})[str(case.tokens)] = tile
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"vllm": version(), "tiles": tiles}, indent=1) + "\n", encoding="utf-8")
+        partial.replace(file)
 
 
 def path() -> Path:

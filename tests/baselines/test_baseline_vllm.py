@@ -269,6 +269,33 @@ def test_tuned_with_fp8_block_tries_vllms_own_tile_too(stub, monkeypatch):
     assert vllm_tuning.known(case(hidden_dim=128, ffn_dim=128)) is None
 
 
+def test_a_search_ends_after_its_time_with_the_fastest_so_far(stub, monkeypatch):
+    timed = []
+
+    def time_us(call, x):
+        call(x)
+        timed.append(stub[-1][-1])
+        return float(len(timed))
+
+    monkeypatch.setattr(vllm_tuning, "time_us", time_us)
+    monkeypatch.setattr(vllm_tuning, "compile_only", nullcontext)
+    monkeypatch.setattr(vllm_tuning, "MOST_S", -1.0)
+    adapter, point = vllm.VllmTuned(), case(ffn_dim=40)
+    assert error_of(adapter, point) < 0.01
+    assert timed == [vllm_tuning.known(point)] == vllm_tuning.first_round(5, 8, 2)[:1]
+
+
+def test_tiles_that_another_process_has_written_meanwhile_stay(stub):
+    vllm_tuning.remember(case(), TILE)
+    elsewhere = json.loads(vllm_tuning.path().read_text())
+    elsewhere["tiles"]["E=1"] = {"8": TILE}
+    vllm_tuning.path().write_text(json.dumps(elsewhere))
+    vllm_tuning.remember(case(tokens=9), TILE)
+    kept = json.loads(vllm_tuning.path().read_text())["tiles"]
+    assert kept["E=1"] == {"8": TILE}
+    assert sorted(map(len, kept.values())) == [1, 2]
+
+
 def test_no_tile_that_runs_is_an_error(stub, monkeypatch):
     monkeypatch.setattr(vllm_tuning, "time_us", lambda call, x: float("inf"))
     monkeypatch.setattr(vllm_tuning, "compile_only", nullcontext)
