@@ -287,11 +287,11 @@ def test_a_search_ends_after_its_time_with_the_fastest_so_far(stub, monkeypatch)
 
 def test_tiles_that_another_process_has_written_meanwhile_stay(stub):
     vllm_tuning.remember(case(), TILE)
-    elsewhere = json.loads(vllm_tuning.path().read_text())
+    elsewhere = json.loads(vllm_tuning.path().read_text(encoding="utf-8"))
     elsewhere["tiles"]["E=1"] = {"8": TILE}
-    vllm_tuning.path().write_text(json.dumps(elsewhere))
+    vllm_tuning.path().write_text(json.dumps(elsewhere), encoding="utf-8")
     vllm_tuning.remember(case(tokens=9), TILE)
-    kept = json.loads(vllm_tuning.path().read_text())["tiles"]
+    kept = json.loads(vllm_tuning.path().read_text(encoding="utf-8"))["tiles"]
     assert kept["E=1"] == {"8": TILE}
     assert sorted(map(len, kept.values())) == [1, 2]
 
