@@ -62,8 +62,8 @@ class Energy(Measurement):
         return measure_energy(implementation, case, modes, bench)
 
     def seconds(self, results: int, points: int, systems: int, modes: Sequence[str]) -> float:
-        """2 s more per result: `BUDGET_MS`, and what decides how many forwards that is."""
-        return super().seconds(results, points, systems, modes) + 2.0 * results
+        """1 s more per result: `BUDGET_MS`, and what decides how many forwards that is."""
+        return super().seconds(results, points, systems, modes) + 1.0 * results
 
     def closing_table(self, rows: pd.DataFrame) -> str:
         timed = rows[rows["p50_us"].notna()] if len(rows) else rows

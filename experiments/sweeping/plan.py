@@ -115,7 +115,7 @@ def _grid_cases(config: SweepConfig, grid: GridConfig) -> list[Case]:
     quants = _values("quant", config.quant, grid.quant, str)
     routings = _routings(_values("routing", config.routing, grid.routing, str))
     layers = _values("layer", config.layer, grid.layer, str)
-    ways = list(itertools.product(_values("tp", config.tp, [1], int), _values("ep", config.ep, [1], int)))
+    ways = list(itertools.product(_values("tp", config.tp, grid.tp, int), _values("ep", config.ep, grid.ep, int)))
     cases = []
     for model in models:
         _check_plain("model.name", model.name)

@@ -72,6 +72,7 @@ class ModelConfig:
 class GridConfig:
     """A product of values; num_experts, top_k and ffn_dim replace the model's own where they are given.
 
+    tp, ep: into how many shards the layer is cut, as of `SweepConfig`.
     implementations: names of systems or sets; of those that the study lists, only these run the points of the grid.
     Empty stands for all of them.
     """
@@ -83,6 +84,8 @@ class GridConfig:
     quant: list[str] = field(default_factory=lambda: ["none"])
     routing: list[str] = field(default_factory=lambda: [DRAWN])
     layer: list[str] = field(default_factory=lambda: ["plain"])
+    tp: list[int] = field(default_factory=lambda: [1])
+    ep: list[int] = field(default_factory=lambda: [1])
     num_experts: list[int] = field(default_factory=list)
     top_k: list[int] = field(default_factory=list)
     ffn_dim: list[int] = field(default_factory=list)
