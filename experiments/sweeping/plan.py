@@ -64,10 +64,10 @@ class Plan:
         Every committed study of results/nvidia-h200 took less, and most took half of it. The start of a process, with
         the kernels that it compiles, is the largest part: a system that is not installed ends in 2 s.
         """
-        systems = len(self.implementations)
-        layers = len({case.weights_key for case in self.cases})
+        layers = [len({case.weights_key for case in self.cases_of(name)}) for name in self.implementations]
+        systems = sum(count > 0 for count in layers)
         measured = self.measurement.seconds(self.results, self.points, systems, self.modes)
-        return (22.0 * systems + 1.0 * layers * systems + measured) / 60
+        return (22.0 * systems + 1.0 * sum(layers) + measured) / 60
 
 
 def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan:
