@@ -200,5 +200,5 @@ def test_a_set_stands_for_its_systems():
         "stream", "megablocks_sparse", "megablocks_grouped_cublas", "megablocks_grouped_cutlass", "fast",
     ]  # fmt: skip
     [job] = [overrides.planned_job(["study=throughput"])]
-    assert job.plan.implementations == systems()["field"]
+    assert job.plan.implementations == [*systems()["field"], "vllm_tuned"]
     assert {"stream", "paper_fused", "vllm", "tutel"} <= set(systems()["field"])
