@@ -18,7 +18,7 @@ def _silu_gate_kernel(gate_up, hidden, FFN: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def silu_gate(gate_up: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Writes and returns hidden [N, ffn] of gate_up [N, 2 * ffn], contiguous, float16 or bfloat16; float32 inside."""
+    """Writes and returns hidden [N, ffn] of gate_up [N, 2 * ffn], contiguous, of one dtype; float32 inside."""
     num_rows, ffn = hidden.shape
     block = min(triton.next_power_of_2(ffn), 2048 if hidden.is_cuda else 2**16)
     _silu_gate_kernel[(num_rows, triton.cdiv(ffn, block))](gate_up, hidden, FFN=ffn, BLOCK=block)

@@ -231,7 +231,7 @@ def test_build_makes_both_libraries_and_then_nothing(nvcc, wheel, tmp_path, capf
     out = tmp_path / "out"
     assert build("--wheel", wheel, "--nvcc", nvcc, "--out", out) == 0
     assert sorted(path.name for path in out.iterdir()) == ["BUILD.json", "bf16.so", "fp16.so"]
-    assert "-arch=sm_90a -DELEMENT=half_t" in (out / "fp16.so").read_text(encoding="utf-8")
+    assert "code=sm_90a -DELEMENT=half_t" in (out / "fp16.so").read_text(encoding="utf-8")
     assert "-DELEMENT=bfloat16_t" in (out / "bf16.so").read_text(encoding="utf-8")
     made = json.loads((out / "BUILD.json").read_text(encoding="utf-8"))
     assert (made["cutlass"], made["nvcc"], made["arch"]) == ("4.2.0", "13.0", "sm_90a")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
         ("megablocks/build.py", megablocks.FOLDER),
         ("cutlass/build.py", cutlass_grouped.FOLDER),
         ("checkouts/build.py", trees.FOLDER),
+        ("checkouts/kernels.py", trees.FOLDER),
         ("offline/prune_vllm.py", trees.FOLDER),
         ("offline/prune_sglang.py", trees.folder("sglang")),
         ("offline/prune_deepspeed.py", trees.folder("deepspeed")),
@@ -28,6 +30,7 @@ BUILDS = Path(__file__).resolve().parents[2] / "baselines" / "builds"
 def test_a_build_lands_where_its_adapter_looks(script, folder, monkeypatch):
     path = BUILDS / script
     monkeypatch.syspath_prepend(path.parent)  # as when it is run as a file
+    monkeypatch.delitem(sys.modules, "build", raising=False)  # which several folders have
     assert folder == load(path).DEFAULT_OUT
 
 

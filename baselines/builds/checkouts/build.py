@@ -106,8 +106,8 @@ def clone(source: Source, tree: Path) -> None:
     run(["git", "checkout", "-q", "FETCH_HEAD"], tree, os.environ)
 
 
-def run(command: list[str], folder: Path, environment: os._Environ[str] | dict[str, str]) -> None:
-    """One step. Raises BuildError with the end of what it says."""
+def run(command: list[str], folder: Path, environment: os._Environ[str] | dict[str, str]) -> str:
+    """One step; what it says. Raises BuildError with the end of that."""
     try:
         done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               encoding="utf-8", errors="replace")  # fmt: skip
@@ -115,6 +115,7 @@ def run(command: list[str], folder: Path, environment: os._Environ[str] | dict[s
         raise BuildError(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode:
         raise BuildError(f"{' '.join(command)} fails:\n" + "\n".join(done.stdout.splitlines()[-20:]))
+    return done.stdout
 
 
 if __name__ == "__main__":

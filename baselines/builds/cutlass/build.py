@@ -28,7 +28,9 @@ IN_WHEEL = "cutlass_library/source/include/"
 ELEMENTS = {"bf16": "bfloat16_t", "fp16": "half_t"}
 ARCH = "sm_90a"
 """The kernels are Hopper's: WGMMA exists nowhere else."""
-FLAGS = ("-shared", "-Xcompiler", "-fPIC", "-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", f"-arch={ARCH}")
+# With -arch, nvcc 13 compiles all once more, for compute_90.
+FLAGS = ("-shared", "-Xcompiler", "-fPIC", "-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr",
+         f"-gencode=arch=compute_90a,code={ARCH}")  # fmt: skip
 
 
 class BuildError(Exception):
