@@ -53,6 +53,7 @@ HEADLINE_SYSTEMS = (
     "vllm",
 )
 QUANT_SYSTEMS = ("stream", "fast", "vllm")
+GRANULAR_SYSTEMS = ("stream", "fast", "torch_grouped_mm", "vllm")
 NATIVE_SYSTEMS = ("stream", "fast", "torch_grouped_mm", "vllm")
 HEADLINE_MODELS = ("mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b")
 COUNTED_SYSTEMS = {
@@ -108,6 +109,17 @@ def native_cases() -> list[Case]:
 def native(name: str, tokens: int) -> Case:
     own = load_model(name)
     return replace(model(name, tokens), gating=own.native_gating, layer="native", facts=own.facts())
+
+
+def granular_cases() -> list[Case]:
+    """Two shapes, one of them packed too."""
+    plain = [
+        replace(model(name, tokens), skew=skew)
+        for name in ("qwen3_30b_a3b", "qwen3_5_35b_a3b")
+        for tokens in (1, 4, 16, 64)
+        for skew in (0.0, 1.2, 2.0)
+    ]
+    return [*plain, *(replace(case, quant="fp8_block") for case in plain if case.model == "qwen3_5_35b_a3b")]
 
 
 def skew_cases() -> list[Case]:

@@ -41,6 +41,7 @@ def make_results(folder: Path) -> Path:
         ("throughput", made_up.throughput_cases(), tuple(made_up.SYSTEMS)),
         ("headline", made_up.headline_cases(), made_up.HEADLINE_SYSTEMS),
         ("quant", made_up.quant_cases(), made_up.QUANT_SYSTEMS),
+        ("granular", made_up.granular_cases(), made_up.GRANULAR_SYSTEMS),
         ("native", made_up.native_cases(), made_up.NATIVE_SYSTEMS),
         ("skew", made_up.skew_cases(), made_up.SKEW_SYSTEMS),
         ("experts", made_up.expert_cases(), made_up.EXPERT_SYSTEMS),

@@ -43,7 +43,7 @@ def warp_decode_throughput(evidence: Evidence, figures: Mapping[str, Any]) -> Fi
     return Finding(Verdict.of(held, held), numbers, sources(frame, rows_of(pairs)), (int(held), 1))
 
 
-@rule("warp-decode-accuracy", figure="accuracy")
+@rule("warp-decode-accuracy")
 def warp_decode_accuracy(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     frame = evidence.study("decode")
     table = errors(frame)

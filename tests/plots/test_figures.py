@@ -32,7 +32,7 @@ UNITS = {
     "stages": ["share of the stages' sum"],
     "endtoend": ["batch (sequences)", "decode step (ms)", "experts' share\nof the step (%)"],
     "energy": ["tokens", "energy / of reading\nthe weights once", "power (W)"],
-    "accuracy": ["relative error (10⁻³)"],
+    "granular": ["tokens", "beyond reading\nthe weights (µs)"],
 }
 ONE_COLUMN = ("throughput", "traffic")
 

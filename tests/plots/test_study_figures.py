@@ -13,8 +13,8 @@ from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT, crossing
 from tritonmoe_bench.experiments.analysis.names import model_label
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.claims.fusion import process_noise
-from tritonmoe_bench.plots import accuracy, energy
-from tritonmoe_bench.plots.parts import registry, style
+from tritonmoe_bench.plots import energy, granular
+from tritonmoe_bench.plots.parts import registry
 
 MODELS = ["mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b"]
 
@@ -111,23 +111,30 @@ def test_ablations_of_the_studies_that_there_are(results, left, tmp_path):
     assert all(f"{study}.csv" in printed(figure) for study in left)
 
 
-def test_accuracy_has_the_median_of_every_system_in_each_dtype(drawn, results):
-    rows = pd.concat([results.study(name).rows for name in ("headline", "throughput", "quant")])
-    known = accuracy.errors(rows[rows["quant"] == "none"])
-    labels = [label.get_text() for label in drawn["accuracy"].axes[0].get_yticklabels()]
-    named = [style.look(name).label for name in compare.systems(known) if name != "stream"]
-    assert labels == [*named, EXPERT, OUTPUT]
-    for panel, dtype in zip(drawn["accuracy"].axes, ("bf16", "fp16")):
-        assert panel.get_title() == dtype
-        for name in ("fast", "paper_fused", "megablocks_sparse"):
-            mine = known[(known["dtype"] == dtype) & (known["implementation"] == name)]
-            (point,) = [line for line in panel.lines if line.get_label() == style.look(name).label]
-            assert point.get_xdata()[0] == pytest.approx(mine["rel_error"].median())
-            place = labels.index(style.look(name).label)
-            told = [text.get_text() for text in panel.texts if text.get_position()[1] == place]
-            assert told == [f"{(mine['rel_error'] / mine['torch_rel_error']).median():.2f} x"]
-    no_fp16 = labels.index(style.look("torch_grouped_mm").label)
-    assert no_fp16 not in [text.get_position()[1] for text in drawn["accuracy"].axes[1].texts]
+def test_what_is_beyond_the_reading_is_drawn_for_fast_and_the_best_other(drawn, results):
+    rows = results.study("granular").rows
+    panels = drawn["granular"].axes
+    titles = ["Qwen3-30B-A3B", "Qwen3.5-35B-A3B", "Qwen3.5-35B-A3B, fp8_block"]
+    assert [panel.get_title() for panel in panels] == titles
+    timed = compare.timed(rows, "best")
+    here = timed[(timed["model"] == "qwen3_30b_a3b") & (timed["skew"] == 2.0)]
+    for label, systems in (("fast", ["fast"]), ("best other system", ["torch_grouped_mm", "vllm"])):
+        least = here[here["implementation"].isin(systems)].groupby("tokens")[["p50_us", "stream_us"]].min()
+        _, skewed = [line for line in panels[0].lines if line.get_label() == label]
+        assert list(skewed.get_ydata()) == pytest.approx(list(least["p50_us"] - least["stream_us"]))
+    points = granular.beyond(compare.plain(rows, formats=True))
+    assert len(points) == 2 * rows["case_hash"].nunique()
+    sentence = " ".join(drawn["granular"].get_suptitle().split())
+    for kind, median in granular.medians(points).items():
+        assert f"{median:.0f} µs with {'the ' * (kind != 'fast')}{kind}" in sentence
+
+
+def test_medians_beyond_the_reading_are_over_the_cases_that_both_have():
+    points = pd.DataFrame({
+        "case_hash": ["a", "a", "b"], "kind": ["fast", "best other system", "fast"], "beyond": [4.0, 9.0, 100.0],
+    })  # fmt: skip
+    assert granular.medians(points) == {"fast": 4.0, "best other system": 9.0}
+    assert granular.medians(points.iloc[2:]) == {"fast": 100.0}
 
 
 def test_power_starts_at_nothing_and_energy_is_over_that_of_stream(drawn, results):
