@@ -42,16 +42,9 @@ def accuracy_table(frames: Mapping[str, pd.DataFrame]) -> Table | None:
     packed = known["quant"] != "none"
     kinds = [*sorted(known.loc[~packed, "kind"].unique()), *sorted(known.loc[packed, "kind"].unique())]
     points = known.groupby("kind")["case_hash"].nunique()
-    ratios = known.groupby(["implementation", "kind"])["ratio"].agg(["median", "max"])
-    body = [
-        [label_of(name), *(_cell(ratios, name, kind) for kind in kinds)]
-        for name in systems(known)
-    ]  # fmt: skip
+    cells = {
+        (str(name), str(kind)): f"{group['ratio'].median():.2f} ({group['ratio'].max():.2f})"
+        for (name, kind), group in known.groupby(["implementation", "kind"])
+    }
+    body = [[label_of(name), *(cells.get((name, kind), "-") for kind in kinds)] for name in systems(known)]
     return Table("", ["system", *(f"{kind} ({points[kind]})" for kind in kinds)], body, text=(0,))
-
-
-def _cell(ratios: pd.DataFrame, name: str, kind: str) -> str:
-    if (name, kind) not in ratios.index:
-        return "-"
-    median, most = ratios.loc[(name, kind)]
-    return f"{median:.2f} ({most:.2f})"
