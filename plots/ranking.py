@@ -19,12 +19,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import compare
-from tritonmoe_bench.experiments.analysis.headline import geometric_mean, peers
+from tritonmoe_bench.experiments.analysis.headline import geometric_mean, peers, relative
 from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT, family_of, in_order, model_label, models_in_order
-from tritonmoe_bench.experiments.analysis.noise import apart
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting.texts import say
-from tritonmoe_bench.experiments.table.limits import below_limit
 
 from .parts import caption, layout, lines, style
 
@@ -63,19 +61,6 @@ def draw(results: Results) -> Figure:
         skews=[f"{skew:g}" for skew in sorted(rows["skew"].unique())],
     )  # fmt: skip
     return layout.finish(figure, _handles(shares, named), caption.notes(study, notes), caption.source(study))
-
-
-def relative(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, `same`: no slower than it
-    beyond the noise, and `below`: below the measured limit. The limit has a ratio too, below 1, and is not ranked."""
-    best = compare.timed(rows, "best")
-    best = best.assign(below=below_limit(best))
-    fastest = best[best["implementation"] != LIMIT].drop_duplicates("case_hash")
-    fastest = fastest[["case_hash", "p50_us", "p80_us"]]
-    best = best.merge(fastest, on="case_hash", suffixes=("", "_fastest"))
-    return best.assign(
-        ratio=best["p50_us"] / best["p50_us_fastest"], same=best["p20_us"] <= best["p80_us_fastest"] * apart(best)
-    )  # fmt: skip
 
 
 def cells(best: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..table.limits import LIMIT, below_limit
 from . import compare, names
 from .names import FAST
+from .noise import apart
 
 SHAKY = 1.05
 """From this p80 over p20 on, a limit is marked: the clock moved while it was timed."""
@@ -40,6 +42,19 @@ def against_best(rows: pd.DataFrame, systems: list[str]) -> pd.DataFrame:
     return compare.to_best(compare.ratios(rows, FAST, systems, "best")).sort_values(
         ["model", "dtype", "skew", "tokens", "case_hash"], kind="stable"
     )
+
+
+def relative(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, `same`: no slower than it
+    beyond the noise, and `below`: below the measured limit. The limit has a ratio too, below 1, and is not ranked."""
+    best = compare.timed(rows, "best")
+    best = best.assign(below=below_limit(best))
+    fastest = best[best["implementation"] != LIMIT].drop_duplicates("case_hash")
+    fastest = fastest[["case_hash", "p50_us", "p80_us"]]
+    best = best.merge(fastest, on="case_hash", suffixes=("", "_fastest"))
+    return best.assign(
+        ratio=best["p50_us"] / best["p50_us_fastest"], same=best["p20_us"] <= best["p80_us_fastest"] * apart(best)
+    )  # fmt: skip
 
 
 def geometric_mean(ratios: pd.Series) -> float:

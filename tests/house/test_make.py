@@ -36,6 +36,7 @@ def planned(*arguments: str, **variables: str) -> list[str]:
         ("tune", ["MODEL=mixtral", "TOKENS=[1,8]"], ["TOKENS=[1,8]", "MODEL=mixtral"]),
         ("report", ["DEVICE=nvidia-h200"], ["DEVICE=nvidia-h200"]),
         ("figures", ["ONLY=headline"], ["ONLY=headline"]),
+        ("contribute", ["DEVICE=nvidia-a100"], ["DEVICE=nvidia-a100"]),
         ("portability", ["TARGETS=gfx942", "BRIEF=true"], ["BRIEF=true", "TARGETS=gfx942"]),
     ],
 )

@@ -281,7 +281,7 @@ def test_native_layers_have_a_panel_a_model(drawn, results):
 
 def test_the_ranking_has_a_cell_a_system_and_point_and_its_profile(drawn, results):
     rows = compare.plain(results.study("headline").rows)
-    best = ranking.relative(rows)
+    best = headline_data.relative(rows)
     table, names = ranking.cells(best), ranking.ranked(best)
     above, below = drawn["ranking"].axes
     assert [label.get_text() for label in above.get_yticklabels()] == [style.look(name).label for name in names]

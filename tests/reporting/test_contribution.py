@@ -10,14 +10,12 @@ from pathlib import Path
 import make_results
 import pandas as pd
 import pytest
-from matplotlib import pyplot
 
 from tritonmoe_bench.experiments import contribute
 from tritonmoe_bench.experiments.analysis import choose
-from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting import contribution, render
 from tritonmoe_bench.experiments.workload.arguments import read
-from tritonmoe_bench.plots.parts import registry
+from tritonmoe_bench.plots import draw
 
 HOST, GPU = make_results.DEVICE, "acme-moe9000"
 STUDIES = ("headline", "throughput")
@@ -80,14 +78,19 @@ def test_paths_go_and_everything_else_stays(text, sent):
 
 
 def test_it_is_in_the_report_the_figures_and_the_answer_of_choose(joined):
+    folders = [f"results={joined / 'results'}", f"out={joined / 'figures'}"]
+    assert draw.main([f"device={GPU}", "only=headline", "dpi=40", *folders]) == 0
     render.write_report(joined / "results", joined / "figures", HOST, joined / "none.md")
     text = (joined / "results" / "REPORT.md").read_text(encoding="utf-8")
     assert f"| claim | {HOST} | {GPU} |" in text
     assert f"- {GPU}: fast runs at " in text
+    beside = text.split(f"### Does the order of the systems carry over to {GPU}?")[1].split("\n### ")[0]
+    assert "on both, or a tie with it, at 40 (100 %)" in beside  # its rows are those of the other one
+    assert f"| system | points | {HOST} | {GPU} |" in beside
     field = text.split("\n## fast against the field\n")[1].split("\n## ")[0]
     assert field.count(f"| {GPU} |") == field.count(f"| {HOST} |") > 0
-    figure = registry.figures()["headline"].draw(Results(joined / "results", GPU))
-    assert figure.axes
-    pyplot.close(figure)
+    figures = text.split("\n## Figures\n")[1].split("\n## ")[0]
+    assert f"(../figures/{GPU}/headline.png)" in figures
+    assert f". {GPU}, from headline.csv*" in figures
     question = ["model=mixtral", "tokens=32", f"device={GPU}", f"results={joined / 'results'}"]
     assert f" on {GPU}\n" in choose.answer(read(choose.Question, question))
