@@ -190,15 +190,13 @@ def _tiles(case: Case) -> FastTiles | FewTiles:
     import torch
 
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
-    from tritonmoe_bench.kernels.fast.packed import format_tiles
+    from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles
     from tritonmoe_bench.kernels.formats import formats
-    from tritonmoe_bench.kernels.target import target_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
     if case.quant != "none":
-        kind = formats()[case.quant]
-        return format_tiles(kind, target_of(device), shape, case.tokens, None)
+        return choose_packed_tiles(device, formats()[case.quant], shape, case.tokens)
     return choose_tiles(device, *shape, case.tokens)
 
 

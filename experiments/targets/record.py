@@ -25,7 +25,7 @@ import triton
 from torch._subclasses import fake_tensor
 
 from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
-from tritonmoe_bench.kernels.fast import choose, tuned
+from tritonmoe_bench.kernels.fast import choose, packed, tuned
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
@@ -185,7 +185,7 @@ def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
     fast = get("fast")
     for case in tuned_cases(fast, brief):
         yield fast.name, case, functools.partial(forward, fast, case)
-    choose.tuned_tiles = lambda *_: None
+    choose.tuned_tiles = packed.tuned_tiles = lambda *_: None
     for implementation in pipelines():
         for case in cases(implementation, brief):
             yield implementation.name, case, functools.partial(forward, implementation, case)
@@ -204,7 +204,11 @@ def tuned_cases(fast: Implementation, brief: bool) -> list[Case]:
     """A case for every entry of the tuned table of the device that this process takes its GPU for; brief: for one of
     each configuration."""
     table = tuned.load(tuned.table_path(torch.device("cuda", 0)))
-    every = [Case("tuned", *shape, tokens=tokens) for shape, entries in table.items() for tokens in entries]
+    every = [
+        Case("tuned", *layer[1:], tokens=tokens, quant=layer[0])
+        for layer, entries in table.items()
+        for tokens in entries
+    ]
     return list({fast.config(case): case for case in every}.values()) if brief else every
 
 

@@ -17,7 +17,7 @@ import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
-from tritonmoe_bench.kernels.fast.packed import format_tiles
+from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, format_tiles
 from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS, is_ranked, lanes
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.formats import formats
@@ -41,11 +41,15 @@ MODELLED_GPU = "nvidia-h200"
 def chosen_tiles(case: Case) -> FastTiles | FewTiles:
     """The tiles that `fast` takes on this machine's GPU, or on an H200 if there is none."""
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+    if device is not None and case.quant != "none":
+        return choose_packed_tiles(device, formats()[case.quant], shape, case.tokens)
+    if device is not None:
+        return choose.choose_tiles(device, *shape, case.tokens)
+    table = tuned.load(tuned.FOLDER / f"{MODELLED_GPU}.json")
+    found = tuned.nearest(table.get((case.quant, *shape), {}), case.tokens)
     if case.quant != "none":
-        return format_tiles(formats()[case.quant], target(), shape, case.tokens, None)
-    if torch.cuda.is_available():
-        return choose.choose_tiles(torch.device("cuda", torch.cuda.current_device()), *shape, case.tokens)
-    found = tuned.nearest(tuned.load(tuned.FOLDER / f"{MODELLED_GPU}.json").get(shape, {}), case.tokens)
+        return found or format_tiles(formats()[case.quant], target(), shape, case.tokens, None)
     return found or choose.heuristic_tiles(MODELLED_TARGET, *shape, case.tokens)
 
 

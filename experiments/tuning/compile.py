@@ -13,6 +13,7 @@ from typing import Any
 from .. import checkout
 from ..targets.matrix import compile_all
 from ..workload.case import Case
+from .plan import layer_of
 from .record import encode
 from .space import Candidate, heights
 
@@ -57,7 +58,7 @@ def compile_points(
 
 def _layer(case: Case) -> tuple:
     """What the kernels of a candidate are compiled for: the layer, whatever the number of tokens."""
-    return (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim, case.dtype)
+    return (*layer_of(case), case.dtype)
 
 
 def _new_to_its_layer(points: Sequence[Point], number: int) -> list[Candidate]:

@@ -11,11 +11,13 @@ from tritonmoe_bench import ROOT
 
 from ..sweeping.plan import make_plan
 from ..workload.arguments import PlanError, key
-from ..workload.case import Case
+from ..workload.case import QUANTS, Case
 from ..workload.config import GridConfig, StudyConfig, SweepConfig, model_names
 
 if TYPE_CHECKING:
     import torch
+
+    from tritonmoe_bench.kernels.target import Target
 
     from .search import Tiles
     from .space import Candidate
@@ -33,6 +35,7 @@ class TuneConfig:
 
     model: list[str] = key(HEADLINE, "shapes, one or a list of", model_names)
     tokens: list[int] = key([1, 2, 4, 8, 16, 32, 64, 128, 256, 512], "an entry serves down to half of its tokens")
+    quant: list[str] = key(["none"], "the weights' format, none for 16 bits; one or a list of", QUANTS)
     tp: list[int] = key([1], "tensor-parallel shard: one of so many equal slices of ffn_dim; one number or a list")
     ep: list[int] = key([1], "expert-parallel shard: one of so many equal groups of experts; one number or a list")
     seed: int = key(1, "of the first routing; studies measure another one, 0")
@@ -59,7 +62,12 @@ def plan_cases(config: TuneConfig) -> list[Case]:
     """The cases with skew 0, in an order in which neighbours share weights. Raises PlanError."""
     grid = GridConfig(models=config.model)
     sweep = SweepConfig(
-        study=StudyConfig(name=STUDY, grids=[grid]), tokens=config.tokens, tp=config.tp, ep=config.ep, seed=config.seed
+        study=StudyConfig(name=STUDY, grids=[grid]),
+        tokens=config.tokens,
+        quant=config.quant,
+        tp=config.tp,
+        ep=config.ep,
+        seed=config.seed,
     )
     return make_plan(sweep, ["fast"]).cases
 
@@ -75,19 +83,29 @@ def fitting(cases: Sequence[Case], memory_bytes: int) -> list[Case]:
     return fit
 
 
-def shape_of(case: Case) -> tuple[int, int, int, int]:
+def layer_of(case: Case) -> tuple[str, int, int, int, int]:
     """The key of a tuned table."""
-    return case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim
+    return case.quant, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim
+
+
+def heuristic_of(case: Case, target: Target) -> Tiles:
+    """What `fast` takes where no table knows better."""
+    from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
+    from tritonmoe_bench.kernels.fast.packed import format_tiles
+    from tritonmoe_bench.kernels.formats import formats
+
+    shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
+    if case.quant == "none":
+        return heuristic_tiles(target, *shape, case.tokens)
+    return format_tiles(formats()[case.quant], target, shape, case.tokens, None)
 
 
 def plan_point(case: Case, device: torch.device) -> Point:
     """The candidates of a case on a device."""
-    from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
     from tritonmoe_bench.kernels.target import target_of
 
     from .space import candidates
 
     target = target_of(device)
-    heuristic = heuristic_tiles(target, *shape_of(case), case.tokens)
-    found = candidates(case, heuristic, target.shared_memory_bytes, target.has_bulk_copies)
-    return Point(case, heuristic, found)
+    heuristic = heuristic_of(case, target)
+    return Point(case, heuristic, candidates(case, heuristic, target.shared_memory_bytes, target.has_bulk_copies))

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch._subclasses import fake_tensor
 
-from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FewTile
 from tritonmoe_bench.kernels.target import target_of
@@ -28,7 +27,8 @@ from ..targets.device import Blank, pretend
 from ..targets.gpus import TARGETS
 from ..targets.record import record
 from ..workload.case import Case
-from .layer import Batch, Layer, stage_call
+from .layer import Batch, layer_of_weights, stage_call
+from .plan import heuristic_of
 from .space import FEW_GEMMS, Candidate
 
 
@@ -72,8 +72,7 @@ def _line(number: int, place: int | None, case: Case, launches: list[dict[str, A
 def _shared_launches(batch: Batch, block_ms: Sequence[int]) -> None:
     """A whole forward, and the routing for every height of blocks."""
     case, layer = batch.case, batch.layer
-    shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
-    tiles = heuristic_tiles(target_of(batch.x.device), *shape, case.tokens)
+    tiles = heuristic_of(case, target_of(batch.x.device))
     fast_moe(batch.x, layer.router, layer.gate_up, layer.down, case.top_k, case.gate, tiles=tiles)
     for block_m in block_ms:
         batch.blocks(block_m)
@@ -81,8 +80,12 @@ def _shared_launches(batch: Batch, block_ms: Sequence[int]) -> None:
 
 def _blank_batch(case: Case) -> Batch:
     weights = Blank(case)
-    layer = Layer(weights.router(), weights.gate_up(), weights.down())
-    return Batch(case, layer, weights.empty(case.tokens, case.hidden_dim), weights.empty(case.slots, case.ffn_dim))
+    return Batch(
+        case,
+        layer_of_weights(weights),
+        weights.empty(case.tokens, case.hidden_dim),
+        weights.empty(case.slots, case.ffn_dim),
+    )
 
 
 def main() -> None:

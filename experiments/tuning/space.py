@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 
 from ..workload.case import BYTES_PER_ELEMENT, Case
+from .packed_space import packed_few_tiles, packed_tiles
 
 GEMMS = ("gate_up", "down")
 FEW_GEMMS = ("few_gate_up", "few_down")
@@ -147,25 +148,39 @@ def candidates(case: Case, heuristic: FastTiles | FewTiles, shared_bytes: int, h
 
     shared_bytes: what one program may take; has_bulk: whether the GPU has the engine for bulk copies.
     """
+    packed = case.quant != "none"
+    found = _packed_candidates(case) if packed else _candidates(case, shared_bytes, has_bulk)
+    if case.tokens <= FEW_TOKENS:
+        summed = {"few_gate_up": case.hidden_dim, "few_down": case.ffn_dim}
+        few = packed_few_tiles(case.quant) if packed else FEW
+        found += [
+            Candidate(stage, 0, tile) for stage, tiles in few.items() for tile in tiles if _fits(tile, summed[stage])
+        ]
+    return list(dict.fromkeys([*found, *parts(heuristic)]))
+
+
+def _candidates(case: Case, shared_bytes: int, has_bulk: bool) -> list[Candidate]:
     load = case.slots / case.num_experts
-    found: dict[Candidate, None] = {}
+    found = []
     for stage, by_height in (TILES if shared_bytes >= MUCH_SHARED else LITTLE_TILES).items():
         row_bytes = (case.hidden_dim if stage == "gate_up" else case.ffn_dim) * BYTES_PER_ELEMENT
         for block_m, tiles in by_height.items():
             least, most = LOADS[block_m]
             if least <= load <= most:
-                found |= dict.fromkeys(
+                found += [
                     Candidate(stage, block_m, tile)
                     for tile in tiles
                     if not tile.bulk or (has_bulk and row_bytes % 16 == 0)
-                )
-    if case.tokens <= FEW_TOKENS:
-        summed = {"few_gate_up": case.hidden_dim, "few_down": case.ffn_dim}
-        found |= dict.fromkeys(
-            Candidate(stage, 0, tile) for stage, tiles in FEW.items() for tile in tiles if _fits(tile, summed[stage])
-        )
-    found |= dict.fromkeys(parts(heuristic))
-    return list(found)
+                ]
+    return found
+
+
+def _packed_candidates(case: Case) -> list[Candidate]:
+    load, (by_stage, loads) = case.slots / case.num_experts, packed_tiles(case.quant)
+    heights = [block_m for block_m, (least, most) in loads.items() if least <= load <= most]
+    return [
+        Candidate(stage, block_m, tile) for stage, tiles in by_stage.items() for block_m in heights for tile in tiles
+    ]
 
 
 def heights(found: Iterable[Candidate]) -> list[int]:

@@ -10,18 +10,29 @@ from typing import Any
 import torch
 
 from tritonmoe_bench.kernels.fast.layer import fast_moe
-from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 
 from ..measure.gate import IncorrectOutput, check_output
 from ..measure.timing import time_calls
 from ..workload.case import Case
-from ..workload.reference import moe_forward, relative_error
+from ..workload.reference import quantize_fp8, relative_error
 from ..workload.routing import Routing
 from ..workload.settings import TimingSettings
-from .layer import Batch, Layer, draw_batches, stage_call, stage_reference
+from .layer import (
+    Batch,
+    Layer,
+    activation_bits,
+    draw_batches,
+    forward_reference,
+    plain,
+    stage_call,
+    stage_reference,
+)
 from .measure import Tune
 from .space import Candidate
 
+Check = Callable[[object], float]
+AnyTile = FastTile | FewTile | FastTiles | FewTiles
 SETTINGS = TimingSettings(samples=12, min_samples=4, budget_ms=15.0)
 """Short: a choice is settled by turns, not by one long sample."""
 
@@ -49,13 +60,12 @@ class GpuTimer:
     emit: Callable[[Case, dict[str, Any]], None]
     settings: TimingSettings = field(default_factory=lambda: SETTINGS)
     _drawn: dict[float, tuple[list[Routing], list[Batch]]] = field(default_factory=dict)
-    _checks: dict[tuple[str, float], tuple[Callable[[object], float], float]] = field(default_factory=dict)
+    _checks: dict[tuple[str, str, float], tuple[Check, float]] = field(default_factory=dict)
 
     def stage(self, candidate: Candidate, skew: float) -> float | None:
         """us of one run of a stage, None if it is wrong or does not run."""
         key = {"stage": candidate.stage, "config": str(candidate), "round": 0}
-        make = functools.partial(stage_call, candidate)
-        return self._time(candidate.stage, skew, key, make)
+        return self._time(candidate.tile, skew, key, functools.partial(stage_call, candidate))
 
     def forward(self, tiles: FastTiles | FewTiles, skew: float, turn: int) -> float | None:
         """us of a whole forward, None if it is wrong or does not run."""
@@ -65,17 +75,18 @@ class GpuTimer:
             weights = (batch.layer.router, batch.layer.gate_up, batch.layer.down)
             return lambda: fast_moe(batch.x, *weights, batch.case.top_k, batch.case.gate, tiles=tiles)
 
-        return self._time("forward", skew, key, make)
+        return self._time(tiles, skew, key, make)
 
     def _time(
-        self, stage: str, skew: float, key: dict[str, Any], make: Callable[[Batch], Callable[[], torch.Tensor]]
+        self, tile: AnyTile, skew: float, key: dict[str, Any], make: Callable[[Batch], Callable[[], object]]
     ) -> float | None:
+        stage = key["stage"]
         if (stage, key["config"]) in self.refused:
             reason = self.refused[stage, key["config"]]
             self._emit(skew, Tune().failed("graph", "unsupported", reason) | key)
             return None
         batches = self._batches(skew)[1]
-        check, torch_error = self._check(stage, skew)
+        check, torch_error = self._check(stage, tile, skew)
         cold = len(self.layers) * self.case.num_experts * self.case.expert_bytes / 3 >= self._cold_bytes
         row: dict[str, Any] = {"torch_rel_error": torch_error, "routings": len(batches) if cold else 1}
 
@@ -122,28 +133,18 @@ class GpuTimer:
             self._drawn[skew] = draw_batches(replace(self.case, skew=skew), self.layers, self._cold_bytes)
         return self._drawn[skew]
 
-    def _check(self, stage: str, skew: float) -> tuple[Callable[[object], float], float]:
-        """(raises IncorrectOutput or gives the relative error of the first batch's output, PyTorch's own error)."""
-        if (stage, skew) not in self._checks:
-            routings, batches = self._batches(skew)
-            batch = batches[0]
+    def _check(self, stage: str, tile: AnyTile, skew: float) -> tuple[Check, float]:
+        """(raises IncorrectOutput or gives the relative error of the first batch's output, the error of PyTorch's own
+        computation with the bits that the tile computes with)."""
+        routings, batches = self._batches(skew)
+        batch, bits = batches[0], activation_bits(batches[0], tile)
+        if (stage, bits, skew) not in self._checks:
+            make = functools.partial(stage_reference, stage, batch, routings[0])
             if stage == "forward":
-                layer = batch.layer
-
-                def expert(index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-                    gate, up = layer.gate_up[index].chunk(2)
-                    return gate, up, layer.down[index]
-
-                def reference(dtype: torch.dtype) -> torch.Tensor:
-                    return moe_forward(batch.x, layer.router, expert, batch.case.top_k, batch.case.gate, dtype=dtype)
-
-            else:
-
-                def reference(dtype: torch.dtype) -> torch.Tensor:
-                    return stage_reference(stage, batch, routings[0], dtype)
-
-            exact = reference(torch.float32)
-            torch_error = relative_error(reference(batch.x.dtype), exact)
-            check = functools.partial(check_output, reference=exact, torch_error=torch_error)
-            self._checks[stage, skew] = (check, torch_error)
-        return self._checks[stage, skew]
+                make = functools.partial(forward_reference, batch)
+            exact = make()
+            own = make(quantize=quantize_fp8) if bits == "a8" else make(dtype=batch.x.dtype)
+            torch_error = relative_error(own, exact)
+            check = functools.partial(check_output, reference=exact, torch_error=torch_error, bits=bits)
+            self._checks[stage, bits, skew] = (lambda output: check(plain(stage, batch, output)), torch_error)
+        return self._checks[stage, bits, skew]

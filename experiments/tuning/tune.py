@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
@@ -10,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from ..workload.case import Case
 from ..workload.config import PlanError
 from ..workload.settings import TimingSettings
 from .measure import Tune
-from .plan import STUDY, Point, TuneConfig, fitting, plan_cases, plan_point, shape_of
+from .plan import STUDY, Point, TuneConfig, fitting, layer_of, plan_cases, plan_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,7 @@ def tune(config: TuneConfig) -> None:
     print(f"run {run.record['run_id']} on {facts['device']}: {len(cases) - len(todo)} points are done, "
           f"{len(todo)} to do; timings go to {run.path}, choices to {path}", flush=True)  # fmt: skip
     try:
-        _tune_points(todo, run, path, table, mine, config.jobs or len(os.sched_getaffinity(0)))
+        _tune_points(todo, run, path, mine, config.jobs or len(os.sched_getaffinity(0)))
     except KeyboardInterrupt:
         raise SystemExit(f"stopped; finished points are in {path}, the same command goes on from there") from None
     if run.path.exists():
@@ -96,7 +97,7 @@ def tune(config: TuneConfig) -> None:
 
 def _is_done(run: Run, case: Case, mine: Identity, table: dict) -> bool:
     frame = run.read()
-    if frame.empty or case.tokens not in table.get(shape_of(case), {}):
+    if frame.empty or case.tokens not in table.get(layer_of(case), {}):
         return False
     choices = frame[(frame["stage"] == "choice") & _of(frame, mine)]
     return bool((choices["case_hash"] == case.case_hash).any())
@@ -108,10 +109,8 @@ def _of(frame: pd.DataFrame, mine: Identity) -> pd.Series:
     return functools.reduce(operator.and_, same)
 
 
-def _tune_points(todo: Sequence[Case], run: Run, path: Path, table: dict, mine: Identity, jobs: int) -> None:
+def _tune_points(todo: Sequence[Case], run: Run, path: Path, mine: Identity, jobs: int) -> None:
     import torch
-
-    from tritonmoe_bench.kernels.fast import tuned
 
     from ..table.provenance import sm_clock_mhz
     from .search import search
@@ -143,10 +142,21 @@ def _tune_points(todo: Sequence[Case], run: Run, path: Path, table: dict, mine: 
             bar.write(f"{point.case}: no tiles give a right result, {run.path} says why")
             continue
         emit(point.case, choice_row(choice, point.heuristic))
-        table.setdefault(shape_of(point.case), {})[point.case.tokens] = choice.tiles
-        tuned.save(path, table)
+        _keep(path, point.case, choice.tiles)
         gain = "nothing else runs" if choice.gain is None else f"{100 * (choice.gain - 1):+.1f} %"
         bar.write(f"{point.case.model} {point.case.tokens}: {choice.tiles or 'heuristic'} ({gain})")
+
+
+def _keep(path: Path, case: Case, tiles: Tiles | None) -> None:
+    """Writes one entry, beside those that other processes have written by now."""
+    from tritonmoe_bench.kernels.fast import tuned
+
+    from ..table.locks import take
+
+    with contextlib.closing(cast("IO[str]", take(path.with_suffix(".lock")))):
+        table = tuned.load(path)
+        table.setdefault(layer_of(case), {})[case.tokens] = tiles
+        tuned.save(path, table)
 
 
 def broken(run: Run, mine: Identity) -> dict[tuple[str, str], str]:
@@ -214,7 +224,7 @@ def table_text(cases: Sequence[Case], table: dict) -> str:
     """What the table now says of the cases, a line each."""
     lines = []
     for case in cases:
-        entries = table.get(shape_of(case), {})
+        entries = table.get(layer_of(case), {})
         if case.tokens in entries:
-            lines.append(f"{case.model:16} {case.tokens:4} {entries[case.tokens] or 'heuristic'}")
+            lines.append(f"{case.model:16} {case.quant:9} {case.tokens:4} {entries[case.tokens] or 'heuristic'}")
     return "\n".join(lines)

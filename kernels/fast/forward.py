@@ -15,7 +15,7 @@ from .experts import Experts
 from .few import launch_few
 from .gemm import launch_down, launch_gate_up
 from .local import Local, expert_of, lookup
-from .packed import invariant_packed_tiles, launch_packed, packed_tiles, quantized
+from .packed import invariant_packed_tiles, launch_packed_down, launch_packed_gate_up, packed_tiles, quantized
 from .route import Chosen, Router
 from .tile_types import FastTiles, FewTiles
 
@@ -86,7 +86,8 @@ def _forward(x, route, experts, tiles, invariant, y) -> None:
     if experts.packed:
         quantized_rows = quantized(x, experts)
         blocks = route.blocks(x, tiles.block_m, invariant)
-        outputs = launch_packed(*quantized_rows, experts, blocks, route.top_k, x.dtype, tiles)
+        hidden = launch_packed_gate_up(*quantized_rows, experts, blocks, route.top_k, tiles)
+        outputs = launch_packed_down(*hidden, experts, blocks, x.dtype, tiles)
     else:
         tiles = tiles.fitting(experts.gate_up, experts.down)
         blocks = route.blocks(x, tiles.block_m, invariant)

@@ -24,6 +24,7 @@ from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
 from .gemm_w4 import launch_down_w4, launch_gate_up_w4
 from .tile_types import FastTile, FastTiles, FewTile, FewTiles
+from .tuned import tuned_tiles
 from .w4 import launch_permute, operands
 
 SUPPORTED = (Fp8Block, Mxfp4, Int4)
@@ -40,29 +41,54 @@ def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Te
     return launch_quantize_rows(x) if _activations(x, experts) == "a8" else (x, None)
 
 
-def launch_packed(
+def launch_packed_gate_up(
     rows: torch.Tensor,
     scales: torch.Tensor | None,
     experts: Experts,
     blocks: Blocks,
     top_k: int,
+    tiles: FastTiles,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What down takes, [N, ffn] in expert order: (values, scales) as `quantized` gives them; rows, scales: of x."""
+    if isinstance(experts.gate_up, FourBits):
+        return launch_gate_up_w4(rows, experts.gate_up, blocks, top_k, tiles, experts.epilogue), None
+    assert isinstance(experts.gate_up, Fp8Block)
+    return launch_gate_up_fp8(rows, scales, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
+
+
+def launch_packed_down(
+    hidden: torch.Tensor,
+    scales: torch.Tensor | None,
+    experts: Experts,
+    blocks: Blocks,
     dtype: torch.dtype,
     tiles: FastTiles,
 ) -> torch.Tensor:
-    """out [N, hidden] in slot order, of that dtype, by both GEMMs; rows, scales: of `quantized`."""
-    if isinstance(experts.gate_up, FourBits):
-        assert isinstance(experts.down, FourBits)
-        hidden = launch_gate_up_w4(rows, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
+    """out [N, hidden] in slot order, of that dtype; hidden, scales: of `launch_packed_gate_up`."""
+    if isinstance(experts.down, FourBits):
         return launch_down_w4(hidden, experts.down, blocks, tiles, experts.epilogue)
-    assert isinstance(experts.gate_up, Fp8Block)
     assert isinstance(experts.down, Fp8Block)
-    inner = launch_gate_up_fp8(rows, scales, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
-    return launch_down_fp8(*inner, experts.down, blocks, dtype, tiles, experts.epilogue)
+    return launch_down_fp8(hidden, scales, experts.down, blocks, dtype, tiles, experts.epilogue)
 
 
 def packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles | FewTiles:
     """The tiles of a layer for x. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
-    return format_tiles(_format(experts), target_of(x.device), shape, x.shape[0], experts.activations)
+    return choose_packed_tiles(x.device, _format(experts), shape, x.shape[0], experts.activations)
+
+
+def choose_packed_tiles(
+    device: torch.device,
+    kind: type[Packed],
+    shape: tuple[int, int, int, int],
+    tokens: int,
+    activations: str | None = None,
+) -> FastTiles | FewTiles:
+    """The measured tiles for this device, layer, format and batch where there are such, else `format_tiles`.
+
+    A table is for activations that the caller leaves open. Raises ValueError if the device's table cannot be read.
+    """
+    found = None if device.type == "cpu" or activations else tuned_tiles(device, shape, tokens, kind.name)
+    return found or format_tiles(kind, target_of(device), shape, tokens, activations)
 
 
 def invariant_packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles:

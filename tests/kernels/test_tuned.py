@@ -14,16 +14,21 @@ import torch
 
 from tritonmoe_bench.kernels.fast import tuned
 from tritonmoe_bench.kernels.fast.choose import INTERPRETER, choose_tiles, heuristic_tiles
+from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, format_tiles
 from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
+from tritonmoe_bench.kernels.formats.mxfp4 import Mxfp4
 from tritonmoe_bench.kernels.target import target_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (8, 2, 4096, 14336)
 TILED = FastTiles(64, FastTile(64, 64, 4, 4, 128, 3), FastTile(128, 64, 8, 5, 64, 6, True, True, True))
 FEW = FewTiles(FewTile(2, 1024, 2), FewTile(4, 512, 4))
+LAYER = ("none", *SHAPE)
 TABLE = {
-    (256, 8, 7168, 2048): {512: replace(TILED, dynamic=False)},
-    SHAPE: {64: None, 1: FEW, 8: TILED, 4: replace(TILED, gate_up=TILED.down)},
+    ("fp8_block", *SHAPE): {8: replace(TILED, block_m=16), 32: None},
+    ("none", 256, 8, 7168, 2048): {512: replace(TILED, dynamic=False)},
+    LAYER: {64: None, 1: FEW, 8: TILED, 4: replace(TILED, gate_up=TILED.down)},
 }
 
 
@@ -63,15 +68,19 @@ def test_a_table_comes_back_as_it_was(path):
 
 @pytest.mark.parametrize("block_m", HEIGHTS)
 def test_every_height_comes_back(block_m, tmp_path):
-    table = {SHAPE: {1: replace(TILED, block_m=block_m)}}
+    table = {LAYER: {1: replace(TILED, block_m=block_m)}}
     tuned.save(tmp_path / "t.json", table)
     assert tuned.load(tmp_path / "t.json") == table
 
 
 def test_shapes_and_tokens_stand_in_order_so_that_two_tables_can_be_compared(path):
     shapes = json.loads(path.read_text(encoding="utf-8"))["shapes"]
-    assert [shape["num_experts"] for shape in shapes] == [8, 256]
-    assert list(shapes[0]["tokens"]) == ["1", "4", "8", "64"]
+    assert [(shape["quant"], shape["num_experts"]) for shape in shapes] == [
+        ("fp8_block", 8),
+        ("none", 8),
+        ("none", 256),
+    ]
+    assert list(shapes[1]["tokens"]) == ["1", "4", "8", "64"]
 
 
 def test_no_file_is_an_empty_table(tmp_path):
@@ -80,10 +89,10 @@ def test_no_file_is_an_empty_table(tmp_path):
 
 @pytest.mark.parametrize(
     ("tokens", "expected"),
-    [(1, FEW), (2, TABLE[SHAPE][4]), (3, TABLE[SHAPE][4]), (5, TILED), (8, TILED), (9, None), (31, None), (65, None)],
+    [(1, FEW), (2, TABLE[LAYER][4]), (3, TABLE[LAYER][4]), (5, TILED), (8, TILED), (9, None), (31, None), (65, None)],
 )
 def test_the_next_larger_number_of_tokens_serves(tokens, expected):
-    assert tuned.nearest(TABLE[SHAPE], tokens) == expected
+    assert tuned.nearest(TABLE[LAYER], tokens) == expected
 
 
 def test_no_entry_reaches_further_down_than_half_of_its_tokens():
@@ -99,7 +108,7 @@ def edited(path, edit):
 
 
 def first(document, tokens="8"):
-    return document["shapes"][0]["tokens"][tokens]
+    return document["shapes"][1]["tokens"][tokens]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,7 @@ def first(document, tokens="8"):
     [
         (lambda d: d.update(version=3), "unknown keys version"),
         (lambda d: d["shapes"][0].pop("top_k"), "missing keys top_k"),
+        (lambda d: d["shapes"][0].update(quant="fp9"), "quant='fp9': one of none, fp8_block"),
         (lambda d: d["shapes"][0].update(top_k=0), "top_k=0: a whole number above 0"),
         (lambda d: d["shapes"].append(d["shapes"][0]), "stands twice"),
         (lambda d: d["shapes"][0].update(tokens=[1]), "tokens must be an object"),
@@ -168,6 +178,16 @@ def test_the_heuristic_serves_where_there_is_no_entry(name, shape, tokens, path,
     assert choose_tiles(device, *shape, tokens) == heuristic_tiles(target_of(device), *shape, tokens)
 
 
+def test_packed_weights_take_the_table_of_their_format(path, gpu):
+    device = gpu("Some GPU")
+    assert choose_packed_tiles(device, Fp8Block, SHAPE, 8) == TABLE[("fp8_block", *SHAPE)][8]
+    for kind, tokens, activations in ((Fp8Block, 32, None), (Fp8Block, 8, "a8"), (Mxfp4, 8, None)):
+        expected = format_tiles(kind, target_of(device), SHAPE, tokens, activations)
+        assert choose_packed_tiles(device, kind, SHAPE, tokens, activations) == expected
+    cpu = torch.device("cpu")
+    assert choose_packed_tiles(cpu, Fp8Block, SHAPE, 8) == format_tiles(Fp8Block, target_of(cpu), SHAPE, 8, None)
+
+
 def test_the_cpu_never_takes_a_table(path, gpu):
     gpu("Some GPU")
     assert choose_tiles(torch.device("cpu"), *SHAPE, 8) is INTERPRETER
@@ -209,7 +229,7 @@ def test_every_shipped_table_can_be_read(file):
     table = tuned.load(file)
     assert table
     assert tuned.slug(file.stem) == file.stem
-    for (_, _, hidden, ffn), entries in table.items():
+    for (_, _, _, hidden, ffn), entries in table.items():
         for tiles in entries.values():
             if isinstance(tiles, FastTiles):
                 assert hidden % 8 == 0 or not tiles.gate_up.bulk

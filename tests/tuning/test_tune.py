@@ -19,8 +19,10 @@ from tritonmoe_bench.experiments.tuning import compile, layer, measure, plan, tu
 from tritonmoe_bench.experiments.tuning import timer as tune_timer
 from tritonmoe_bench.experiments.tuning.space import Candidate
 from tritonmoe_bench.experiments.workload.arguments import PlanError, read
-from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.case import QUANTS, Case
+from tritonmoe_bench.experiments.workload.reference import quantize_fp8
 from tritonmoe_bench.kernels.fast import tuned
+from tritonmoe_bench.kernels.fast.e4m3 import launch_quantize_rows
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +87,56 @@ def test_a_whole_forward_is_checked_too(timed):
         assert timer.forward(FastTiles(64, SMALL, SMALL), 0.0, 2) == 1.0
     assert (rows[-1][1]["stage"], rows[-1][1]["round"]) == ("forward", 2)
     assert rows[-1][1]["rel_error"] <= 2 * rows[-1][1]["torch_rel_error"]
+
+
+WHOLE = FastTile(128, 128, 4, 1, 128, 1, swap=True, small_swap=True)
+
+
+@pytest.mark.parametrize("quant", [name for name in QUANTS if name != "none"])
+def test_stages_and_forwards_of_every_format_are_checked_too(quant, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("in the interpreter")
+    rows = []
+
+    def time_calls(calls, launch, settings, *, flush, verify):
+        verify(calls[0]())
+        return Timing(1.0, 1.0, 1.0, 1, "chain")
+
+    monkeypatch.setattr(tune_timer, "time_calls", time_calls)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    case = replace(TINY, num_experts=4, ffn_dim=128, tokens=3, quant=quant)
+    layers = layer.make_layers(case, torch.device("cpu"), case.weight_bytes)
+    timer = tune_timer.GpuTimer(case, layers, 0, {}, lambda case, row: rows.append(row))
+    with torch.inference_mode():
+        for stage in ("gate_up", "down"):
+            assert timer.stage(Candidate(stage, 16, WHOLE), 0.0) == 1.0
+        assert timer.forward(FastTiles(16, WHOLE, WHOLE), 0.0, 0) == 1.0
+        if quant == "fp8_block":
+            assert timer.stage(Candidate("few_gate_up", 0, FewTile(64, 128, 4)), 0.0) == 1.0
+        right = layer.stage_call
+        monkeypatch.setattr(tune_timer, "stage_call", lambda candidate, batch: lambda: _off(right(candidate, batch)()))
+        assert timer.stage(Candidate("gate_up", 16, WHOLE), 0.0) is None
+    assert rows[-1]["status"] == "incorrect"
+    assert all(0 < row["rel_error"] <= 2 * row["torch_rel_error"] for row in rows[:-1])
+
+
+def _off(output):
+    """What gate and up give, a row too far."""
+    values, scales = output
+    return values.view(torch.uint8).roll(1, 0).view(values.dtype), scales
+
+
+def test_a_tile_that_takes_rows_of_8_bits_is_compared_with_such_a_computation(monkeypatch):
+    case = replace(TINY, num_experts=4, ffn_dim=128, tokens=3, quant="fp8_block")
+    (only,) = layer.make_layers(case, torch.device("cpu"), case.weight_bytes)
+    batch = layer.draw_batches(case, [only], 0)[1][0]
+    assert layer.activation_bits(batch, WHOLE) == "a16", "the CPU has no fp8 units"
+    monkeypatch.setattr(layer, "quantized", lambda x, experts: launch_quantize_rows(x))
+    batch._made.clear()
+    assert layer.activation_bits(batch, WHOLE) == "a8"
+    assert layer.activation_bits(batch, FewTile(64, 128, 4)) == "a16"
+    numbers = torch.randn(5, 256)
+    torch.testing.assert_close(layer.plain("gate_up", batch, launch_quantize_rows(numbers)), quantize_fp8(numbers))
 
 
 def test_what_does_not_compile_is_not_run(timed):
@@ -154,7 +206,7 @@ def machine(monkeypatch, tmp_path):
 
     made.run = run
     made.csv = tmp_path / "results" / "made-up-gpu" / "tune.csv"
-    made.table = lambda: tuned.load(tmp_path / "tables" / "made-up-gpu.json").get((8, 2, 128, 256), {})
+    made.table = lambda: tuned.load(tmp_path / "tables" / "made-up-gpu.json").get(("none", 8, 2, 128, 256), {})
     return made
 
 
@@ -170,7 +222,7 @@ def test_rows_and_table_are_written_and_nothing_is_done_twice(machine, capsys):
     record = json.loads(machine.csv.with_suffix(".json").read_text(encoding="utf-8"))
     assert record["finished_utc"]
     assert set(frame["run_id"]) == {record["run_id"]}
-    assert f"tiny               32 {BETTER}" in capsys.readouterr().out
+    assert f"tiny             none        32 {BETTER}" in capsys.readouterr().out
     machine.run()
     assert machine.points == []
     machine.run(tokens="[8,64]")

@@ -6,9 +6,10 @@ import pytest
 from tune_cases import BETTER, DOWN, FOUND, GATE_UP, HEURISTIC, MODELS, SKEWS, FakeTimer, clock, tile
 
 from tritonmoe_bench.experiments.tuning import search as tune_search
+from tritonmoe_bench.experiments.tuning.plan import heuristic_of
 from tritonmoe_bench.experiments.tuning.search import Choice, finalists, search
 from tritonmoe_bench.experiments.tuning.space import Candidate, candidates, parts
-from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.case import QUANTS, Case
 from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.target import Target
@@ -151,3 +152,20 @@ def test_a_gpu_of_little_memory_gets_tiles_that_fit():
             tiles = candidate.tile
             needed = 2 * tiles.block_k * max(tiles.stages - 1, 1) * (matrices * tiles.block_n + 16)
             assert needed <= TARGETS["RTX 4090"].shared_memory_bytes, str(candidate)
+
+
+@pytest.mark.parametrize("quant", [name for name in QUANTS if name != "none"])
+@pytest.mark.parametrize("tokens", [1, 8, 128, 512, 4096])
+def test_packed_weights_have_tiles_of_their_own(quant, tokens):
+    case = Case("qwen3_30b_a3b", *MODELS["qwen3_30b_a3b"], tokens=tokens, quant=quant)
+    target = Target(227 * 1024, 9)
+    heuristic = heuristic_of(case, target)
+    found = candidates(case, heuristic, target.shared_memory_bytes, True)
+    assert set(parts(heuristic)) <= set(found)
+    assert len(found) == len(set(found))
+    tiled = [candidate for candidate in found if candidate.block_m]
+    assert {candidate.stage for candidate in tiled} == {"gate_up", "down"}
+    assert all(candidate.tile.block_k == candidate.tile.small_k == 128 and candidate.tile.swap for candidate in tiled)
+    assert any(candidate.block_m == 0 for candidate in found) == (tokens == 1 and quant == "fp8_block")
+    if quant.startswith("int4"):
+        assert max(candidate.block_m for candidate in tiled) <= 32

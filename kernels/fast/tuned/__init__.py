@@ -1,8 +1,8 @@
 """Tuned tables: tiles of `fast` that were measured to be the fastest, by GPU, layer and number of tokens.
 
 One file a GPU, <device>.json in this folder, with the device's name as in results/; experiments/tune.py writes them. A
-shape is (num_experts, top_k, hidden_dim, ffn_dim), and a table {shape: {tokens: tiles}}, None where the heuristic of
-choose.py was measured to be as good.
+table is {layer: {tokens: tiles}} with a layer (quant, num_experts, top_k, hidden_dim, ffn_dim), and None where the
+heuristic of choose.py or packed.py was measured to be as good. quant: a weight format, ``none`` for 16 bits.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ...formats import formats
 from ..tile_types import FastTile, FastTiles, FewTile, FewTiles
 
 Shape: TypeAlias = "tuple[int, int, int, int]"
+Layer: TypeAlias = "tuple[str, int, int, int, int]"
 Tiles: TypeAlias = "FastTiles | FewTiles"
-Table: TypeAlias = "dict[Shape, dict[int, Tiles | None]]"
+Table: TypeAlias = "dict[Layer, dict[int, Tiles | None]]"
 
 FOLDER = Path(__file__).parent
 SHAPE = ("num_experts", "top_k", "hidden_dim", "ffn_dim")
+NONE = "none"
+"""The format of weights in 16 bits."""
 HEURISTIC = "heuristic"
 REACH = 2
 """An entry serves down to its tokens divided by this: beyond, the load of an expert is another."""
@@ -32,12 +36,12 @@ _TILES = {"FastTiles": FastTile, "FewTiles": FewTile}
 _POWERS = ("block_n", "block_k", "small_k", "step", "num_warps")
 
 
-def tuned_tiles(device: torch.device, shape: Shape, tokens: int) -> Tiles | None:
+def tuned_tiles(device: torch.device, shape: Shape, tokens: int, quant: str = NONE) -> Tiles | None:
     """The tiles measured for so many tokens, or for the next larger number, up to `REACH` times as many; else None.
 
     Raises ValueError if the device's table cannot be read.
     """
-    return nearest(_table_of(device).get(shape, {}), tokens)
+    return nearest(_table_of(device).get((quant, *shape), {}), tokens)
 
 
 def nearest(entries: dict[int, Tiles | None], tokens: int) -> Tiles | None:
@@ -61,29 +65,32 @@ def load(path: Path) -> Table:
         _only(document, "table", {"shapes"})
         table: Table = {}
         for entry in document["shapes"]:
-            _only(entry, "shape", {*SHAPE, "tokens"})
-            where = f"{path}, shape {[entry[name] for name in SHAPE]}"
-            shape = tuple(_count(entry, name) for name in SHAPE)
-            if shape in table:
+            _only(entry, "shape", {"quant", *SHAPE, "tokens"})
+            where = f"{path}, shape {[entry[name] for name in ('quant', *SHAPE)]}"
+            if entry["quant"] not in (NONE, *formats()):
+                raise ValueError(f"quant={entry['quant']!r}: one of {', '.join((NONE, *formats()))} is needed")
+            layer = (entry["quant"], *(_count(entry, name) for name in SHAPE))
+            if layer in table:
                 raise ValueError("the shape stands twice")
-            table[shape] = {}  # type: ignore[index]
+            table[layer] = {}
             if not isinstance(entry["tokens"], dict):
                 raise ValueError("tokens must be an object")
             for tokens, tiles in entry["tokens"].items():
-                where = f"{path}, shape {list(shape)}, tokens {tokens}"
+                where = f"{path}, shape {list(layer)}, tokens {tokens}"
                 if not re.fullmatch(r"[1-9][0-9]*", tokens):
                     raise ValueError("tokens must be a whole number above 0")
-                table[shape][int(tokens)] = _decode(tiles)  # type: ignore[index]
+                table[layer][int(tokens)] = _decode(tiles)
         return table
     except (ValueError, OSError) as error:
         raise ValueError(f"{where}: {error}; mend it, or delete the file and run `make tune`") from None
 
 
 def save(path: Path, table: Table) -> None:
-    """Writes a table, shapes and tokens in order, at once: nobody reads half of it."""
+    """Writes a table, layers and tokens in order, at once: nobody reads half of it."""
     shapes = [
-        dict(zip(SHAPE, shape)) | {"tokens": {str(tokens): _encode(table[shape][tokens]) for tokens in sorted(entries)}}
-        for shape, entries in sorted(table.items())
+        dict(zip(("quant", *SHAPE), layer))
+        | {"tokens": {str(tokens): _encode(entries[tokens]) for tokens in sorted(entries)}}
+        for layer, entries in sorted(table.items())
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
