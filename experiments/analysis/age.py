@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,8 @@ import pandas as pd
 
 from tritonmoe_bench import ROOT
 
-from ..measure.revisions import locked
+from .. import checkout
+from ..measure.revisions import LOCK, lock_hash, locked
 
 DEPENDS_ON = ("kernels", "baselines", "experiments/measure", "experiments/workload")
 """The folders on which a measured number may depend."""
@@ -76,6 +78,27 @@ def commits_since(commit: str) -> int | None:
     except OSError:
         return None
     return int(done.stdout) if done.returncode == 0 else None
+
+
+@functools.cache
+def lock_of(commit: str) -> str:
+    """`lock_hash` of the lock as of a commit; empty where git knows neither."""
+    text = checkout.git(ROOT, "show", f"{commit}:{LOCK.relative_to(ROOT).as_posix()}")
+    try:
+        return lock_hash(json.loads(text or ""))
+    except (ValueError, KeyError):
+        return ""
+
+
+def unchanged_since(frames: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
+    """By commit, the studies with rows of it, of those commits whose lock of kernels and measurement is the code's."""
+    now, found = lock_hash(), dict[str, list[str]]()
+    for study, frame in frames.items():
+        commits: Iterable[object] = frame["git_commit"].dropna() if "git_commit" in frame else ()
+        for commit in sorted({str(commit) for commit in commits}):
+            if lock_of(commit) == now:
+                found.setdefault(commit, []).append(study)
+    return found
 
 
 def commits_of(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> tuple[int, int] | None:

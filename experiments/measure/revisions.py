@@ -16,7 +16,7 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,11 @@ def differences(lock: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return lines
 
 
-def lock_hash() -> str:
-    """Hash of the locked sources: the same as long as no kernel and no measurement has changed."""
-    return hashlib.sha256(json.dumps(locked()["sources"], sort_keys=True).encode()).hexdigest()[:12]
+def lock_hash(lock: Mapping[str, Any] | None = None) -> str:
+    """Hash of the sources of a lock, by default the committed one: the same as long as no kernel and no measurement
+    has changed."""
+    sources = (lock or locked())["sources"]
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _room(short: str) -> str:

@@ -72,3 +72,21 @@ def test_the_report_says_which_rows_are_older_and_by_which_lock(monkeypatch):
     assert "lock `abc123`" in told(3, 1)
     assert told(4, 2).startswith("**Older rows.** None: ")
     assert "lock `abc123`" in told(4, 2)
+
+
+def test_rows_of_another_commit_with_the_same_lock_are_of_unchanged_kernels(monkeypatch):
+    locks = {"a" * 40: "now", "b" * 40: "before", "c" * 40: ""}
+    monkeypatch.setattr(age, "lock_of", locks.__getitem__)
+    monkeypatch.setattr(age, "lock_hash", lambda: "now")
+    frames = {
+        study: frame([row("fast", 1.0, git_commit=commit, revision=99, method_revision="") for commit in commits])
+        for study, commits in {"headline": ["a" * 40], "skew": ["a" * 40, "b" * 40], "energy": ["c" * 40]}.items()
+    }
+    told = provenance.older_rows(frames)
+    assert told.endswith("unchanged since commit aaaaaaaaaa, of which headline, skew have rows.")
+    assert "unchanged" not in provenance.older_rows({"energy": frames["energy"]})
+
+
+def test_the_lock_of_a_commit_is_found_by_git(monkeypatch):
+    monkeypatch.setattr(age.checkout, "git", lambda *words: '{"sources": {"a": "1"}}' if "x:" in words[2] else None)
+    assert [age.lock_of("x"), age.lock_of("y")] == [age.lock_hash({"sources": {"a": "1"}}), ""]

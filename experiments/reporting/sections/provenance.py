@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...analysis.age import older_methods, older_revisions
+from ...analysis.age import older_methods, older_revisions, unchanged_since
 from ...measure.revisions import lock_hash
 from ..section import Material
 from ..tables import provenance_table
@@ -25,5 +25,6 @@ def content(material: Material) -> dict[str, Any]:
 def older_rows(frames: Mapping[str, pd.DataFrame]) -> str:
     """The paragraph on the rows that the code has left behind, by name, and the lock of the code."""
     return say(
-        "age.j2", "older_rows", methods=older_methods(frames), revisions=older_revisions(frames), lock=lock_hash()
+        "age.j2", "older_rows", methods=older_methods(frames), revisions=older_revisions(frames), lock=lock_hash(),
+        unchanged=unchanged_since(frames),
     )  # fmt: skip
