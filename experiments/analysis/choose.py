@@ -27,7 +27,7 @@ from ..workload.shards import shard
 from .compare import ordered, timed
 from .headline import SHAKY
 from .names import LIMIT, in_order, models_in_order
-from .noise import APART, between_processes
+from .noise import APART, measured
 from .results import KINDS, NOT_DEVICES, MissingStudy, newest_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
@@ -103,10 +103,10 @@ def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
 
 
 def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
-    runs = {}
+    runs, apart = {}, measured(folder)
     for path in map(newest, sorted(folder.glob("*.csv"))):
         if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
-            rows = ordered(read_run(path, KINDS["layer"])[0]).assign(**{APART: between_processes(folder)})
+            rows = ordered(read_run(path, KINDS["layer"])[0]).assign(**{APART: apart})
             rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 # An empty cell makes pandas read its whole column as floats.

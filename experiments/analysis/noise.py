@@ -1,23 +1,32 @@
-"""How far two processes that time the same thing differ: a difference between two systems inside of that is a tie.
+"""How far two measurements of the same thing differ: a difference between two systems inside of that is a tie.
 
-Each system runs in a process of its own, which times one fixed read before its points. A run's own percentiles hold the
-noise inside a process alone.
+Each system runs in a process of its own, which times one fixed read before its points; and some systems are timed at
+one point in two studies, whose runs may be of two days. A run's own percentiles hold the noise inside a process alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ..measure.measurement import kinds
 from ..table import store
-from ..table.current import OTHER_SOFTWARE
+from ..table.current import OTHER_SOFTWARE, newest, read_run
+from ..table.limits import LIMIT
 
 APART = "apart"
-"""The column that `Results.study` adds to the rows of a device: `between_processes` of it."""
+"""The column that `Results.study` adds to the rows of a device: `measured` of it."""
+USUAL = 0.9
+"""The share of latencies in two runs that `between_runs` covers: in the rest a clock or a host has changed."""
+LEAST = 10
+"""Fewer points that two runs share tell nothing."""
+SAME = ["case_hash", "implementation", "launch", "implementation_version", "revision", "method_revision"]
+"""What two rows of different runs have in common that time the same thing."""
 
 
 def spread(record: Mapping[str, Any]) -> float:
@@ -36,6 +45,37 @@ def between_processes(device: Path) -> float:
         with contextlib.suppress(store.Damaged):
             spreads.append(spread(store.read_json(path)))
     return max(spreads)
+
+
+def between_runs(frames: Iterable[pd.DataFrame]) -> float:
+    """The factor within which `USUAL` of the latencies of one system at one point in two runs differ, each over what
+    the limit took in its own run; 1 where the runs share fewer than `LEAST`. In CUDA graphs: an eager latency depends
+    on the host. frames: layer rows of one run each."""
+    rows = pd.concat([pd.DataFrame(columns=[*SAME, "run_id", "share"]), *map(_shares, frames)])
+    pairs = rows.merge(rows, on=SAME, suffixes=("", "_other"))
+    pairs = pairs[pairs["run_id"] < pairs["run_id_other"]]
+    change = np.log((pairs["share"] / pairs["share_other"]).astype(float)).abs()
+    return float(np.exp(change.quantile(USUAL))) if len(change) >= LEAST else 1.0
+
+
+def _shares(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = rows[(rows["status"] == "ok") & (rows["launch"] == "graph") & (rows["implementation"] != LIMIT)]
+    return rows.assign(share=rows["p50_us"] / rows["stream_us"])[[*SAME, "run_id", "share"]].dropna(subset="share")
+
+
+def measured(device: Path) -> float:
+    """The larger of `between_processes` and `between_runs` of a device's folder."""
+    return max(between_processes(device), between_runs(_layer_runs(device)))
+
+
+def _layer_runs(device: Path) -> list[pd.DataFrame]:
+    """The current run of each study that times whole layers; one that is damaged is told where it is read."""
+    layer, runs = kinds()["layer"], []
+    for path in map(newest, sorted(device.glob("*.csv"))):
+        with contextlib.suppress(store.Damaged):
+            if {*layer.key, "stream_us"} <= set(store.header(path)):
+                runs.append(read_run(path, layer)[0])
+    return runs
 
 
 def apart(rows: pd.DataFrame) -> pd.Series | float:

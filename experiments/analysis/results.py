@@ -16,7 +16,7 @@ from ..table.current import OTHER_SOFTWARE, newest, read_run
 from ..table.provenance import INTERPRETER
 from . import names
 from .compare import ordered
-from .noise import APART, between_processes
+from .noise import APART, measured
 
 KINDS = kinds()
 DEVICE_FREE = ("traffic",)
@@ -59,8 +59,8 @@ class Results:
 
     @cached_property
     def apart(self) -> float:
-        """How far two processes of one run differ on this device, as a factor."""
-        return between_processes(self.root / self.device)
+        """How far two measurements of the same thing differ on this device, as a factor."""
+        return measured(self.root / self.device)
 
     def path(self, study: str) -> Path:
         """CSV of a study; for counted bytes the interpreter's, where the device has none of its own."""

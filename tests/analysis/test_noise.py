@@ -1,0 +1,59 @@
+"""What separates two measurements of the same thing, from made-up rows and records."""
+
+import json
+
+import make_results
+import numpy as np
+import pandas as pd
+import pytest
+
+from tritonmoe_bench.experiments.analysis import noise
+
+
+def run(study, run_id, factor=1.0, points=10, **other):
+    """Rows of one system at some points, `factor` as slow as 100 us, where the limit takes 50."""
+    return pd.DataFrame({
+        "study": study, "run_id": run_id, "case_hash": [f"case{n}" for n in range(points)], "implementation": "fast",
+        "implementation_version": "1", "revision": 6, "method_revision": "latency2", "launch": "graph", "status": "ok",
+        "p50_us": 100.0 * np.broadcast_to(factor, points), "stream_us": 50.0, **other,
+    })  # fmt: skip
+
+
+def test_a_system_in_two_runs_differs_by_what_nine_of_ten_points_do():
+    factors = np.array([1.0] * 18 + [1.02] * 2 + [1.5])
+    both = [run("headline", "a", points=21), run("skew", "b", factors, points=21)]
+    assert noise.between_runs(both) == pytest.approx(1.02)
+    assert noise.between_runs([run("headline", "a"), run("skew", "b", 1 / 1.03)]) == pytest.approx(1.03)
+
+
+def test_a_card_on_which_all_is_slower_is_no_noise():
+    slower = run("skew", "b", 1.1, stream_us=55.0)
+    assert noise.between_runs([run("headline", "a"), slower]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "other", [{"revision": 5}, {"launch": "eager"}, {"run_id": "a"}, {"implementation": "stream"}, {"status": "oom"},
+              {"stream_us": float("nan")}, {"points": 9}], ids=str
+)  # fmt: skip
+def test_rows_that_do_not_time_the_same_thing_twice_tell_nothing(other):
+    second = {"study": "skew", "run_id": "b", "factor": 1.2, **other}
+    assert noise.between_runs([run("headline", "a"), run(**second)]) == 1.0
+
+
+def test_no_run_has_no_noise(tmp_path):
+    assert noise.between_runs([]) == 1.0
+    assert noise.measured(tmp_path) == 1.0
+
+
+def test_of_a_folder_the_larger_of_both_counts(tmp_path):
+    make_results.make_results(tmp_path)
+    device = tmp_path / make_results.DEVICE
+    before = noise.measured(device)
+    assert before == max(noise.between_processes(device), noise.between_runs(noise._layer_runs(device)))
+    path = device / "throughput.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["processes"] = [{"stream_before_us": 100.0}, {"stream_before_us": 100.0 * (before + 1)}]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert noise.measured(device) == pytest.approx(before + 1)
+    (device / "skew.csv").write_text("damaged\n1\n", encoding="utf-8")
+    assert noise.measured(device) == pytest.approx(before + 1)
