@@ -5,8 +5,9 @@
     python experiments/choose.py model=qwen2_paper num_experts=128 top_k=8 ffn_dim=1280 tokens=128
 
 Looks at every study that times whole layers, of each its current run. Systems are only compared inside one run: the
-one that timed most of them at this point stands first, and what another run adds follows with its own ratios. What was
-not measured is answered by the nearest that was, or by one line with the command that measures it.
+one that timed the most peers at this point stands first, of equal ones the newest, and what another run adds follows
+with its own ratios. A batch size between measured ones is answered by both neighbours, what else was not measured by
+the nearest that was, or by one line with the command that measures it.
 """
 
 from __future__ import annotations

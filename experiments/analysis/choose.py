@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,16 @@ from tritonmoe_bench.kernels.gating import GATINGS
 from ..table import store
 from ..table.columns import FORWARD_KEY
 from ..table.current import newest, read_run
-from ..table.errors import error_text
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
 from ..workload.config import VARIANT, load_model, model_names
 from ..workload.layer import LAYERS
 from ..workload.recorded import DRAWN
 from ..workload.shards import shard
-from .compare import ordered, timed
-from .headline import SHAKY
-from .names import LIMIT, in_order, models_in_order
-from .noise import APART, measured
+from . import noise
+from .choose_text import fastest_text, listed, point_text, shape_text
+from .compare import ordered
+from .names import models_in_order
 from .results import KINDS, NOT_DEVICES, MissingStudy, newest_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
@@ -53,7 +52,7 @@ class Question:
     """What is asked. num_experts, top_k and ffn_dim of 0 stand for the model's own."""
 
     model: str = key("", "a shape: the label of measured rows, or one of", model_names)
-    tokens: int = key(0, f"batch size, 1 to {MAX_TOKENS}; the nearest that was measured is taken")
+    tokens: int = key(0, f"batch size, 1 to {MAX_TOKENS}; the next ones on both sides where it was not measured")
     skew: float = key(0.0, "Zipf exponent of the experts' popularity, 0 is uniform; the nearest measured is taken")
     dtype: str = key("bf16", "one of", [*DTYPES, *DTYPE_NAMES])
     gating: str = key("softmax", "one of", GATINGS)
@@ -103,10 +102,10 @@ def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
 
 
 def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
-    runs, apart = {}, measured(folder)
+    runs, apart = {}, noise.measured(folder)
     for path in map(newest, sorted(folder.glob("*.csv"))):
         if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
-            rows = ordered(read_run(path, KINDS["layer"])[0]).assign(**{APART: apart})
+            rows = ordered(read_run(path, KINDS["layer"])[0]).assign(**{noise.APART: apart})
             rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 # An empty cell makes pandas read its whole column as floats.
@@ -114,9 +113,13 @@ def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
     return runs
 
 
-def nearest(measured: pd.Series, tokens: int) -> int:
-    """The measured token count nearest to `tokens` by ratio, the larger of two equally near."""
-    return int(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(math.log(value / tokens))))
+def neighbours(measured: pd.Series, tokens: int) -> list[int]:
+    """The measured token counts that answer for `tokens`: itself, else those next to it below and above, one alone
+    beyond them all."""
+    counts = sorted(map(int, measured.unique()))
+    if tokens in counts:
+        return [tokens]
+    return [*[count for count in counts if count < tokens][-1:], *[count for count in counts if count > tokens][:1]]
 
 
 def nearest_skew(measured: pd.Series, skew: float) -> float:
@@ -147,7 +150,7 @@ def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int
             asked, measured = getattr(question, name), sorted(known[name].unique())
             known = known[known[name] == asked] if asked else known
             if known.empty:
-                raise PlanError(f"{name}={asked}: not measured of {question.model}; measured: {_listed(measured)}")
+                raise PlanError(f"{name}={asked}: not measured of {question.model}; measured: {listed(measured)}")
         shape = next(known.itertuples(index=False, name=None))
     _check_case(question, shape)
     return shape
@@ -169,8 +172,8 @@ def _of_shape(rows: pd.DataFrame, shape: Sequence[Any], question: Question, devi
         shapes.sort(key=lambda other: sum(abs(math.log(a / b)) for a, b in zip(other[1:], shape[1:])))
         what = "no shard of the shape " if question.tp > 1 or question.ep > 1 else ""
         raise PlanError(
-            f"{what}{_shape_text(shape)} was {'' if what else 'not '}measured on {device}; nearest of the "
-            f"{len(shapes)} measured shapes: {', '.join(map(_shape_text, shapes[:NEAREST]))}; {_measures(question)}"
+            f"{what}{shape_text(shape)} was {'' if what else 'not '}measured on {device}; nearest of the "
+            f"{len(shapes)} measured shapes: {', '.join(map(shape_text, shapes[:NEAREST]))}; {_measures(question)}"
         )
     return own
 
@@ -189,136 +192,36 @@ def _sweep(question: Question) -> str:
     return f"python experiments/sweep.py {' '.join(values)}"
 
 
-def _shape_text(shape: Sequence[Any]) -> str:
-    model, experts, top_k, hidden, ffn = shape
-    return f"{model} ({experts} experts, top-{top_k}, {hidden} x {ffn})"
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-
-
 def _text(question: Question, device: str, rows: pd.DataFrame, paths: dict[str, Path]) -> str:
+    """What is asked and what was measured instead, then what was measured at each batch size that answers."""
     skews = sorted(rows["skew"].unique())
     skew = nearest_skew(rows["skew"], question.skew)
     rows = rows[rows["skew"] == skew]
-    measured = sorted(rows["tokens"].unique())
-    tokens = nearest(rows["tokens"], question.tokens)
-    rows = rows[rows["tokens"] == tokens]
+    points = {tokens: rows[rows["tokens"] == tokens] for tokens in neighbours(rows["tokens"], question.tokens)}
     packed = f", {question.quant}" if question.quant != "none" else ""
     packed += ", the model's own layer" if question.layer == "native" else ""
-    lines = [f"{_shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {skew:g}, "
+    tokens = next(iter(points)) if len(points) == 1 else question.tokens
+    lines = [f"{shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {skew:g}, "
              f"{question.dtype}, {rows['gating'].iloc[0]}{packed}, on {device}"]  # fmt: skip
-    if tokens != question.tokens:
-        apart = max(tokens / question.tokens, question.tokens / tokens)
-        lines.append(
-            f"{question.tokens} tokens were not measured: this is the nearest, a factor of "
-            f"{apart:.{2 if apart < 10 else 0}f} away; measured are {_listed(measured)}"
-        )
+    if question.tokens not in points:
+        lines.append(f"{question.tokens} tokens were not measured: {_instead(points, question.tokens)}; "
+                     f"measured are {listed(sorted(rows['tokens'].unique()))}")  # fmt: skip
     if skew != question.skew:
         lines.append(
-            f"Skew {question.skew:g} was not measured: this is the nearest; measured are {_listed(map(float, skews))}"
+            f"Skew {question.skew:g} was not measured: this is the nearest; measured are {listed(map(float, skews))}"
         )
     if len(lines) > 1:
         lines.append(f"On that GPU `{_sweep(question)}` measures what is asked")
-    groups = [group for _, group in rows.groupby("study") if (group["implementation"] != LIMIT).any()]
-    groups.sort(key=lambda group: (-len(_systems(group)), str(group["study"].iloc[0])))
-    told: set[str] = set()
-    for group in groups:
-        systems = _systems(group)
-        # A system by itself is no comparison, unless it is all that there is.
-        if len(systems) > 1 or set(systems["implementation"]) - told:
-            where = f"{_short_path(paths[str(group['study'].iloc[0])])}, run {group['run_id'].iloc[0]}"
-            lines += ["", *_run_text(group, systems, told, where)]
-            told |= set(systems["implementation"])
-    if not told:
-        lines += ["", "No system was timed here."]
-    untimed = rows[~rows["implementation"].isin({*told, LIMIT})]
-    if len(untimed):
-        lines += ["", "Not timed at this point:", *_reasons(untimed)]
+    for measured, point in points.items():
+        lines += ["", f"At {measured} tokens:"] if len(points) > 1 else []
+        lines += point_text(point, paths)
     return "\n".join(lines)
 
 
-def _systems(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the systems in their best launch mode, fastest first; the limit is none."""
-    best = timed(rows, "best")
-    return best[best["implementation"] != LIMIT].sort_values("p50_us")
-
-
-def _run_text(rows: pd.DataFrame, systems: pd.DataFrame, told: set[str], where: str) -> list[str]:
-    """One run: its fastest system, the measured limit, and a table of it and of the systems not `told` before."""
-    best = systems.iloc[0]
-    same = systems.loc[systems["p20_us"] <= best["p80_us"] * best[APART], "implementation"].tolist()[1:]
-    lines = [
-        f"Fastest of {len(systems)}: {best['implementation']}, {best['p50_us']:.1f} µs, "
-        + ("in a CUDA graph" if best["launch"] == "graph" else "launched eagerly")
-        + (f"; the same within the noise: {', '.join(same)}" if same else ""),
-        f"From {where}, case {best['case_hash']}, {best['timestamp_utc']}, torch {best['torch']}, "
-        f"triton {best['triton']}, commit {str(best['git_commit'])[:10]}",
-    ]
-    new = systems[~systems["implementation"].isin(told)]
-    if told and new.empty:
-        return lines
-    if pd.notna(best["limit_us"]):
-        lines.append(_limit_text(best))
-    shown = systems[systems["implementation"].isin({best["implementation"], *new["implementation"]})]
-    lines += ["", pd.DataFrame([_line(row, best) for _, row in shown.iterrows()]).to_string(index=False)]
-    if (shown["limit_us"] / shown["p50_us"]).max() >= 1.005:
-        lines += _shaky_text(rows, best["limit_us"])
-    refused = rows[(rows["launch"] == "graph") & (rows["status"] != "ok")]
-    refused = refused[refused["implementation"].isin(new.loc[new["launch"] == "eager", "implementation"])]
-    return [*lines, *(["", "In no CUDA graph:", *_reasons(refused)] if len(refused) else [])]
-
-
-def _limit_text(row: pd.Series) -> str:
-    read = f"{int(row['active_experts'])} active experts' weights"
-    if row["stream_us"] < row["limit_us"]:
-        return (
-            f"Limit {row['limit_us']:.1f} µs: the arithmetic at the matrix rate of that run, longer than the "
-            f"{row['stream_us']:.1f} µs in which stream reads the {read}"
-        )
-    return f"Limit {row['limit_us']:.1f} µs: stream, which reads the {read} in that run and does nothing else"
-
-
-def _shaky_text(rows: pd.DataFrame, limit_us: float) -> list[str]:
-    """One line where the row of stream that is the limit varied, which is how a share of it can be above 100 %."""
-    limit = rows[(rows["implementation"] == LIMIT) & (rows["p50_us"] == limit_us)]
-    return [
-        "A share above 100 %: the limit is measured too, and varied by "
-        f"{100 * (p80 / p20 - 1):.0f} % while it was timed ({p20:.1f}–{p80:.1f} µs)"
-        for p20, p80 in zip(limit["p20_us"], limit["p80_us"])
-        if p80 > SHAKY * p20
-    ][:1]
-
-
-def _line(row: pd.Series, best: pd.Series) -> dict[str, str]:
-    """One line of the table; the ratio is the latency over the fastest one's, with what p20 to p80 of both, and two
-    processes, leave."""
-    low = row["p20_us"] / best["p80_us"] / best[APART]
-    high = row["p80_us"] / best["p20_us"] * best[APART]
-    ratio = "1" if row["implementation"] == best["implementation"] else (
-        "same" if low <= 1 <= high else f"{row['p50_us'] / best['p50_us']:.2f} ({low:.2f}–{high:.2f})"
-    )  # fmt: skip
-    return {
-        "system": row["implementation"],
-        "version": "" if pd.isna(row["implementation_version"]) else str(row["implementation_version"]),
-        "µs": f"{row['p50_us']:.1f}",
-        "p20–p80": f"{row['p20_us']:.1f}–{row['p80_us']:.1f}",
-        "x the fastest": ratio,
-        "error, x PyTorch's": error_text(row),
-        "of the limit": "" if pd.isna(row["limit_us"]) else f"{100 * row['limit_us'] / row['p50_us']:.0f} %",
-        "launch": row["launch"],
-        "workspace": "" if pd.isna(row["workspace_bytes"]) else f"{row['workspace_bytes'] / 2**20:.1f} MiB",
-        "host syncs": "" if pd.isna(row["host_syncs"]) else f"{row['host_syncs']:.0f}",
-        "kernels": "" if pd.isna(row["kernel_launches"]) else f"{row['kernel_launches']:.0f}",
-    }
-
-
-def _reasons(rows: pd.DataFrame) -> list[str]:
-    """One line a system: status and reason, of the eager launch where both failed."""
-    rows = rows.sort_values("launch", kind="stable").drop_duplicates("implementation").set_index("implementation")
-    return [f"  {name}: {rows.at[name, 'status']!s}: {rows.at[name, 'reason']!s}" for name in in_order(rows.index)]
-
-
-def _short_path(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+def _instead(points: dict[int, pd.DataFrame], asked: int) -> str:
+    if len(points) == 1:
+        (tokens,) = points
+        apart = max(tokens / asked, asked / tokens)
+        return f"this is the nearest, a factor of {apart:.{2 if apart < 10 else 0}f} away"
+    found = [f"{fastest_text(point)} at {tokens}" for tokens, point in points.items()]
+    return f"the fastest next to them is {' and '.join(found)}"

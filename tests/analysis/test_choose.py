@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from tritonmoe_bench.experiments import choose as command
-from tritonmoe_bench.experiments.analysis import choose
+from tritonmoe_bench.experiments.analysis import choose, choose_text
 from tritonmoe_bench.experiments.workload.arguments import PlanError, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +49,10 @@ def table(text):
     }
 
 
-def test_the_fastest_system_its_row_and_the_runners_up_are_those_of_the_csv(results):
-    text = ask(results, "model=mixtral", "tokens=32")
+def test_the_fastest_system_its_row_and_the_runners_up_are_those_of_the_csv(results, tmp_path):
+    (tmp_path / DEVICE).mkdir()
+    shutil.copy(results / DEVICE / "throughput.csv", tmp_path / DEVICE)
+    text = ask(tmp_path, "model=mixtral", "tokens=32")
     rows = point(results, "throughput", model="mixtral", tokens=32, dtype="bf16", skew=0.0)
     best = rows[(rows["status"] == "ok") & (rows["implementation"] != "stream")].sort_values("p50_us")
     best = best.drop_duplicates("implementation").reset_index(drop=True)
@@ -85,6 +87,7 @@ def test_another_run_adds_its_systems_with_ratios_of_its_own(results, tmp_path):
         if name == "headline":  # a slower card: only inside the run do its ratios mean anything
             for column in ("p50_us", "p20_us", "p80_us", "limit_us", "stream_us"):
                 rows[column] = (rows[column].astype("Float64") * 10).astype("string")
+            rows["timestamp_utc"] = "2020-01-01T00:00:00Z"
         rows.to_csv(folder / f"{name}.csv", index=False)
     text = ask(tmp_path, "model=mixtral", "tokens=32")
     first, second = text.split("headline.csv")
@@ -110,14 +113,50 @@ def test_a_tie_within_the_noise_is_called_the_same(results, tmp_path):
     assert re.search(r"vllm .* same ", table(text)["vllm"])
 
 
-@pytest.mark.parametrize(("asked", "taken"), [(33, 32), (100, 128), (4096, 512), (90, 64), (91, 128)])
-def test_the_nearest_measured_batch_size_is_taken_and_said(results, asked, taken):
-    text = ask(results, "model=mixtral", f"tokens={asked}")
-    assert f", {taken} tokens, skew 0" in text.splitlines()[0]
-    assert text.splitlines()[1].startswith(f"{asked} tokens were not measured: this is the nearest, a factor of ")
-    assert text.splitlines()[1].endswith(" away; measured are 1, 2, 4, 8, 16, 32, 64, 128, 256, 512")
-    command = f"`python experiments/sweep.py model=mixtral tokens={asked}`"
+def test_a_batch_size_beyond_all_is_answered_by_the_nearest(results):
+    text = ask(results, "model=mixtral", "tokens=4096")
+    assert ", 512 tokens, skew 0" in text.splitlines()[0]
+    assert text.splitlines()[1] == (
+        "4096 tokens were not measured: this is the nearest, a factor of 8.00 away; measured are "
+        "1, 2, 4, 8, 16, 32, 64, 128, 256, 512"
+    )
+    command = "`python experiments/sweep.py model=mixtral tokens=4096`"
     assert text.splitlines()[2] == f"On that GPU {command} measures what is asked"
+
+
+@pytest.mark.parametrize(("asked", "below", "above"), [(33, 32, 64), (100, 64, 128), (511, 256, 512)])
+def test_a_batch_size_between_measured_ones_is_answered_by_both_neighbours(results, asked, below, above):
+    text = ask(results, "model=mixtral", f"tokens={asked}")
+    assert f", {asked} tokens, skew 0" in text.splitlines()[0]
+    first, second = text.split(f"\nAt {above} tokens:\n")
+    first = first.split(f"\nAt {below} tokens:\n")[1]
+    alone = [ask(results, "model=mixtral", f"tokens={tokens}") for tokens in (below, above)]
+    for part, whole in zip((first, second), alone):
+        assert part.strip() == whole.split("\n", 1)[1].strip()
+    fastest = [re.search(r"Fastest of \d+: (\w+), ([\d.]+) µs", part).groups() for part in (first, second)]
+    both = " and ".join(f"{name} ({us} µs) at {at}" for (name, us), at in zip(fastest, (below, above)))
+    assert text.splitlines()[1].startswith(f"{asked} tokens were not measured: the fastest next to them is {both}; ")
+
+
+@pytest.mark.parametrize(("newer", "lost", "first"), [("skew", "", "skew"), ("experts", "", "experts"),
+                                                     ("experts", "vllm", "skew")])  # fmt: skip
+def test_the_run_with_the_most_peers_answers_and_of_equal_ones_the_newest(results, tmp_path, newer, lost, first):
+    (tmp_path / DEVICE).mkdir()
+    for name in ("skew", "experts"):
+        rows = pd.read_csv(results / DEVICE / "headline.csv", dtype="string").assign(study=name, run_id=name)
+        rows = rows.assign(timestamp_utc=f"2026-02-0{2 if name == newer else 1}T00:00:00Z")
+        rows = rows[rows["implementation"] != (lost if name == newer else "")]
+        rows.to_csv(tmp_path / DEVICE / f"{name}.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=32")
+    assert f"{first}.csv, run {first}" in text.split("From ")[1]
+
+
+def test_the_row_says_its_version_and_how_old_it_is(results, monkeypatch):
+    monkeypatch.setattr(choose_text, "commits_since", lambda commit: 12)
+    text = ask(results, "model=mixtral", "tokens=32")
+    assert re.search(r", vllm [\w.+]+, commit \w+, 12 commits on kernels and measurement ago\n", text)
+    monkeypatch.setattr(choose_text, "commits_since", lambda commit: None)
+    assert re.search(r", vllm [\w.+]+, commit \w+\n", ask(results, "model=mixtral", "tokens=32"))
 
 
 def test_a_batch_size_far_from_all_is_told_in_plain_numbers(results):
@@ -252,7 +291,7 @@ def test_sizes_are_whole_whatever_the_csv(results, tmp_path):
     (tmp_path / DEVICE).mkdir()
     rows.to_csv(tmp_path / DEVICE / "headline.csv", index=False)
     text = ask(tmp_path, "model=mixtral", "tokens=33")
-    assert text.startswith("mixtral (8 experts, top-2, 4096 x 14336), 32 tokens, skew 0")
+    assert text.startswith("mixtral (8 experts, top-2, 4096 x 14336), 33 tokens, skew 0")
     assert re.search(r"measured are [\d, ]+$", text.splitlines()[1])
     with pytest.raises(PlanError) as error:
         ask(tmp_path, "model=kimi_k2", "tokens=1")
