@@ -54,8 +54,8 @@ def between_runs(frames: Iterable[pd.DataFrame]) -> float:
     rows = pd.concat([pd.DataFrame(columns=[*SAME, "run_id", "share"]), *map(_shares, frames)])
     pairs = rows.merge(rows, on=SAME, suffixes=("", "_other"))
     pairs = pairs[pairs["run_id"] < pairs["run_id_other"]]
-    change = np.log((pairs["share"] / pairs["share_other"]).astype(float)).abs()
-    return float(np.exp(change.quantile(USUAL))) if len(change) >= LEAST else 1.0
+    change = pairs["share"].astype(float) / pairs["share_other"].astype(float)
+    return float(np.exp(np.quantile(np.abs(np.log(change)), USUAL))) if len(change) >= LEAST else 1.0
 
 
 def _shares(rows: pd.DataFrame) -> pd.DataFrame:

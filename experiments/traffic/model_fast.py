@@ -159,8 +159,8 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on
     blocks = row_blocks(counts, tiles.block_m)
     table = TABLE_LINES * listed * INDEX_BYTES
     intermediate, out = slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
-    gate_up = _Gemm("gate_up", tiles.gate_up, ffn, hidden, 2, blocks, listed, held, held.columns(ffn))
-    down = _Gemm("down", tiles.down, hidden, ffn, 1, blocks, listed, held, hidden)
+    gate_up = _Gemm("gate_up", tiles, tiles.gate_up, ffn, hidden, 2, blocks, listed, held, held.columns(ffn))
+    down = _Gemm("down", tiles, tiles.down, hidden, ffn, 1, blocks, listed, held, hidden)
     if weighted_by_down(TORCH_DTYPE[case.dtype]):
         weights = ("down", "topk_scores", reads(slots * FLOAT_BYTES, down.columns))
     else:
@@ -188,6 +188,7 @@ class _Gemm:
     """A grouped GEMM: a program a block and a column of tiles, in `matrices` weight matrices [n, k] an expert."""
 
     stage: str
+    tiles: FastTiles
     tile: FastTile
     n: int
     k: int
@@ -208,13 +209,18 @@ class _Gemm:
         table = Bytes(read=(TABLE_LINES * self.listed + 2 * shared) * self.columns * INDEX_BYTES,
                       unique_read=TABLE_LINES * self.listed * INDEX_BYTES)  # fmt: skip
         order = reads(case.slots * INDEX_BYTES, self.columns)
-        matrix = self.n, self.k, self.matrices, self.tile.block_k
-        issued, unique = (self.matrices * moved(*matrix) for moved in (self.held.issued, self.held.matrix))
-        active = len({block.expert for block in self.blocks})
-        return [
-            (self.stage, f"{self.stage}_weights", Bytes(read=len(self.blocks) * issued, unique_read=active * unique)),
-            (self.stage, "schedule", table + order),
-        ]
+        issued, unique = 0, {}
+        for block in self.blocks:
+            matrix = self.n, self.k, self.matrices, self._step(block)
+            issued += self.matrices * self.held.issued(*matrix)
+            unique[block.expert] = max(unique.get(block.expert, 0), self.matrices * self.held.matrix(*matrix))
+        weights = Bytes(read=issued, unique_read=sum(unique.values()))
+        return [(self.stage, f"{self.stage}_weights", weights), (self.stage, "schedule", table + order)]
+
+    def _step(self, block: RowBlock) -> int:
+        """Columns that the tile of a block reads at a time."""
+        ladder = self.tiles.ladder(self.tile)
+        return next((rung[2] for rung in ladder if block.rows <= rung[0] + rung[1]), ladder[-1][2])
 
 
 def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Iterable[Entry]:
