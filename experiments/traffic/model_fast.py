@@ -209,7 +209,7 @@ class _Gemm:
         table = Bytes(read=(TABLE_LINES * self.listed + 2 * shared) * self.columns * INDEX_BYTES,
                       unique_read=TABLE_LINES * self.listed * INDEX_BYTES)  # fmt: skip
         order = reads(case.slots * INDEX_BYTES, self.columns)
-        issued, unique = 0, {}
+        issued, unique = 0, dict[int, int]()
         for block in self.blocks:
             matrix = self.n, self.k, self.matrices, self._step(block)
             issued += self.matrices * self.held.issued(*matrix)
