@@ -5,6 +5,7 @@ Several processes may write to one run, the jobs of a multirun above all.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import secrets
@@ -77,7 +78,7 @@ class Run:
         if not path.exists() and not joins and not _written_to(path):
             record = None  # its rows have been taken away
         if record is None or (new and not joins):
-            _archive(path, record)
+            archive(path, record)
             stamp = now_utc()
             record = {
                 "run_id": f"{stamp.replace('-', '').replace(':', '')}-{secrets.token_hex(2)}", "study": study,
@@ -223,17 +224,20 @@ def _written_to(path: Path) -> bool:
     return alone is None
 
 
-def _archive(path: Path, record: dict[str, Any] | None) -> None:
-    """Puts a run out of the way of a new one. Raises PlanError if a process still writes to it."""
+def archive(path: Path, record: Mapping[str, Any] | None) -> None:
+    """Puts a run out of the way of a new one, its rows packed. Raises PlanError if a process still writes to it."""
     if _written_to(path):
         raise PlanError(f"another sweep is writing to {path}: wait for its end, or give results=... another folder")
     if not path.exists():
         return
-    archived = path.parent / "archive" / f"{path.stem}-{(record or {}).get('run_id', now_utc().replace(':', ''))}"
-    archived.parent.mkdir(parents=True, exist_ok=True)
-    for file in (path, path.with_suffix(".json")):
-        if file.exists():
-            shutil.move(file, archived.with_suffix(file.suffix))
+    run_id = (record or {}).get("run_id", now_utc().replace(":", ""))
+    packed = path.parent / "archive" / f"{path.stem}-{run_id}.csv.gz"
+    packed.parent.mkdir(parents=True, exist_ok=True)
+    with store.writing(packed):
+        packed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+    path.unlink()
+    if path.with_suffix(".json").exists():
+        shutil.move(path.with_suffix(".json"), packed.with_name(f"{path.stem}-{run_id}.json"))
 
 
 def _united(old: Any, new: Any) -> Any:

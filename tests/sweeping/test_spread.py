@@ -219,7 +219,7 @@ def test_a_run_that_others_write_to_is_not_taken_away(tmp_path):
     del first
     second = open_run(tmp_path, command="two", new=True)
     assert second.record["run_id"] != old
-    assert len(list(tmp_path.glob("*/archive/*.csv"))) == 1
+    assert len(list(tmp_path.glob("*/archive/*.csv.gz"))) == 1
 
 
 def test_the_same_points_are_claimed_by_one_process_at_a_time(tmp_path):

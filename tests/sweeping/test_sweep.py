@@ -279,7 +279,9 @@ def test_a_kill_loses_no_finished_row_and_the_next_run_goes_on(tmp_path):
     assert len(again) == len(after)
     assert not stamps & set(again["timestamp_utc"])
     sweep(*arguments, "new_run=true", folder=tmp_path)
-    assert len(list((tmp_path / "interpreter" / "archive").glob("adhoc-*.csv"))) == 1
+    [packed] = (tmp_path / "interpreter" / "archive").glob("adhoc-*.csv.gz")
+    assert len(pd.read_csv(packed)) >= len(again)
+    assert packed.with_name(packed.name.replace(".csv.gz", ".json")).exists()
     assert store.read(path)["run_id"].iloc[0] != after["run_id"].iloc[0]
 
 

@@ -57,7 +57,7 @@ def test_a_run_of_other_software_goes_on_in_its_own_folder(tmp_path):
     assert len(again.done("fast", ["graph"])) == 1
     del second, again
     Run.open(tmp_path, "throughput", Layer(), ENVIRONMENT | NEW, new=True)
-    assert len(list(tmp_path.glob(f"*/{FOLDER}/archive/*.csv"))) == 1
+    assert len(list(tmp_path.glob(f"*/{FOLDER}/archive/*.csv.gz"))) == 1
 
 
 def test_jobs_of_one_command_on_other_software_are_refused(tmp_path):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How wall_time.txt and the rows beside it were made, but for the names of files: one multirun of two equal jobs (bf16 and fp16) on two cards of a
 # host, then on one, each with empty Triton caches, in the repository root, with the `spread` extra installed:
-#   OUT=/tmp/two_cards bash results/nvidia-h200/two_cards/measure.sh
+#   OUT=/tmp/two_cards bash results/nvidia-h200/archive/two_cards/measure.sh
 set -euo pipefail
 PY=${PY:-python3}
 OUT=${OUT:?a folder for the rows}
