@@ -191,7 +191,7 @@ def router_of(case: Case, weights: Weights) -> Route:
 def _has_router_gemm(case: Case, capability: tuple[int, int]) -> bool:
     from vllm import _custom_ops as ops
 
-    serves = hasattr(ops, "dsv3_router_gemm")  # 0.33 has it no longer
+    serves = hasattr(ops, "dsv3_router_gemm")  # of 0.22.1; 0.33.0 has one in CuTe DSL, which the tree leaves out
     return serves and (case.num_experts, case.hidden_dim) in DSV3_ROUTER_SHAPES and router_gemm_serves(case, capability)
 
 
@@ -242,4 +242,4 @@ def _problem() -> str:
         return "vLLM's kernels need an NVIDIA GPU"
     if not current_platform.is_cuda() or not hasattr(fused_moe, "fused_experts"):
         return f"this vLLM was not built for CUDA: {vllm_tree.INSTALL}"
-    return trees.wrong_gpu(trees.folder("vllm"), torch.cuda.get_device_capability(), vllm_tree.PRUNE)
+    return trees.wrong_gpu(trees.folder("vllm"), torch.cuda.get_device_capability(), vllm_tree.INSTALL)

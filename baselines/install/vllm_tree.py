@@ -3,9 +3,9 @@
 from . import trees
 from .installed import installed_version
 
-VERSION = "0.22.1"
-INSTALL = f"pip install vllm=={VERSION}"
-PRUNE = "python baselines/builds/offline/prune_vllm.py"
+VERSION = "0.33.0"
+INSTALL = "python baselines/builds/offline/prune_vllm.py"
+"""pip would put vLLM's own torch in the place of the one that is here."""
 
 
 def version() -> str:

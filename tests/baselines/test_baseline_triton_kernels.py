@@ -98,7 +98,7 @@ def test_unavailable_says_why_and_what_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton_kernels", None)
     check = adapters.OpenaiTritonKernels().check(case())
     assert check.status.value == "unavailable"
-    assert check.reason.endswith(": pip install vllm==0.22.1")
+    assert check.reason.endswith(": python baselines/builds/offline/prune_vllm.py")
     assert "triton_kernels" in check.reason
 
 

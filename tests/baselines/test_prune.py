@@ -81,7 +81,7 @@ def test_a_wheel_of_another_version_is_refused(tmp_path, capsys):
     wheel = tmp_path / "vllm-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("vllm-0.1.0.dist-info/METADATA", "")
-    for options, version in (([], "0.22.1"), (["--version", "0.33.0"], "0.33.0")):
+    for options, version in (([], "0.33.0"), (["--version", "0.22.1"], "0.22.1")):
         assert prune.main([*options, "--wheel", str(wheel), "--out", str(tmp_path / "out")]) == 1
         assert f"is not vLLM {version}" in capsys.readouterr().err
 

@@ -16,6 +16,7 @@ sys.path[:0] = [str(TREE)]
 import torch  # noqa: E402
 from triton.backends import backends  # noqa: E402
 
+OLD = (TREE / "vllm" / "_moe_C.abi3.so").exists()  # vLLM 0.22.1; 0.33.0 passes its operators more, and has fewer
 LAUNCHES: list[dict] = []
 CALLED: list[str] = []
 OPS = {
@@ -36,6 +37,15 @@ OPS = {
                                      "bool scale_is_tma_aligned) -> ()",
     },
 }  # fmt: skip
+MORE = {
+    "topk_softmax": "Tensor? is_padding",
+    "topk_sigmoid": "float scale, Tensor? is_padding",
+    "moe_align_block_size": "Tensor? scatter",
+    "moe_sum": "Tensor? ids, Tensor? expert_map",
+}
+"""Parameters of 0.33.0's operators behind those of 0.22.1. All of them change nothing here."""
+WITHOUT = {"dsv3_router_gemm"}
+"""Operators that 0.33.0 has no longer."""
 
 
 def topk(w, ids, source, logits, renormalize, bias, score) -> None:
@@ -45,11 +55,13 @@ def topk(w, ids, source, logits, renormalize, bias, score) -> None:
     ids.copy_(experts)
 
 
-def topk_softmax(w, ids, source, logits, renormalize, bias) -> None:
+def topk_softmax(w, ids, source, logits, renormalize, bias, is_padding=None) -> None:
+    assert is_padding is None
     topk(w, ids, source, logits, renormalize, bias, lambda values: values.softmax(-1))
 
 
-def topk_sigmoid(w, ids, source, logits, renormalize, bias) -> None:
+def topk_sigmoid(w, ids, source, logits, renormalize, bias, scale=1.0, is_padding=None) -> None:
+    assert (scale, is_padding) == (1.0, None)
     topk(w, ids, source, logits, renormalize, bias, torch.sigmoid)
 
 
@@ -70,7 +82,10 @@ def dsv3_router_gemm(out, x, w) -> None:
     out.copy_(x.float() @ w.float().T)
 
 
-def moe_align_block_size(ids, num_experts, block_size, sorted_ids, expert_ids, padded, expert_map) -> None:
+def moe_align_block_size(
+    ids, num_experts, block_size, sorted_ids, expert_ids, padded, expert_map, scatter=None
+) -> None:
+    assert scatter is None
     flat = ids.flatten()
     sorted_ids.fill_(flat.numel())
     at = 0
@@ -83,7 +98,7 @@ def moe_align_block_size(ids, num_experts, block_size, sorted_ids, expert_ids, p
     padded.fill_(at)
 
 
-def moe_sum(input, output) -> None:
+def moe_sum(input, output, ids=None, expert_map=None) -> None:
     output.copy_(input.float().sum(1))
 
 
@@ -147,10 +162,14 @@ def stand_in() -> list[torch.library.Library]:
     for namespace, schemas in OPS.items():
         library = torch.library.Library(namespace, "DEF")
         for name, schema in schemas.items():
-            library.define(name + schema)
+            if not OLD and name in WITHOUT:
+                continue
+            library.define(
+                name + (schema if OLD or name not in MORE else schema.replace(") ->", f", {MORE[name]}) ->", 1))
+            )
             library.impl(name, globals()[name], "CPU")
         kept.append(library)
-    for name in ("_C", "_C_stable_libtorch", "_moe_C"):
+    for name in ("_C", "_C_stable_libtorch", "_moe_C", "_moe_C_stable_libtorch"):
         sys.modules[f"vllm.{name}"] = types.ModuleType(f"vllm.{name}")
     from vllm.third_party import pynvml
 
@@ -167,10 +186,13 @@ def stand_in() -> list[torch.library.Library]:
 
     assert current_platform.is_cuda()
     library = torch.library.Library("vllm", "IMPL")
-    library.impl("outplace_fused_experts", fused_moe.outplace_fused_experts, "CPU")
     fused_moe.fused_moe_kernel = Kernel()
-    gemm = _custom_ops.dsv3_router_gemm
-    _custom_ops.dsv3_router_gemm = lambda *arguments: CALLED.append("dsv3_router_gemm") or gemm(*arguments)
+    if OLD:
+        library.impl("outplace_fused_experts", fused_moe.outplace_fused_experts, "CPU")
+        gemm = _custom_ops.dsv3_router_gemm
+        _custom_ops.dsv3_router_gemm = lambda *arguments: CALLED.append("dsv3_router_gemm") or gemm(*arguments)
+    else:
+        library.impl("fused_experts", fused_moe.fused_experts_op, "CPU")
     return [*kept, library]
 
 

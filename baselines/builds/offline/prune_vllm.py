@@ -1,13 +1,13 @@
 """Makes, from vLLM's wheel, a folder that holds its fused MoE and the triton_kernels that it ships, and little else.
 
-    python baselines/builds/offline/prune_vllm.py [--version 0.22.1] [--wheel FILE] [--arch 9.0] [--out .peers]
+    python baselines/builds/offline/prune_vllm.py [--version 0.33.0] [--wheel FILE] [--arch 9.0] [--out .peers]
 
-vLLM's wheel is 260 MB and needs 150 packages; this takes 30 MB, torch, triton and a handful of small packages, and so
+vLLM's wheel is 340 MB and needs 150 packages; this takes 43 MB, torch, triton and a handful of small packages, and so
 serves where nothing can be fetched. The code is vLLM's own: modules that the fused MoE does not run are left out, an
 import of one becomes a name that fails when it is used (left_out.py), and the two compiled libraries lose their symbol
 tables and the machine code of other GPUs (fatbin.py). Marlin has PTX alone for Hopper, which is compiled here where
-CUDA's tools are there (assemble.py; 3 minutes). Where there is network, `pip install vllm==0.22.1` does as well; 0.33.0
-is made for torch 2.14, and runs with torch 2.11 from such a tree alone, as pip would replace torch.
+CUDA's tools are there (assemble.py; 6 minutes). 0.33.0 is made for torch 2.14, which pip would install with it; its
+libraries take no symbol that torch 2.11 lacks, and so such a tree runs there too.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ LAYOUTS = {
     "0.33.0": Layout("vllm/_moe_C_stable_libtorch.abi3.so", ("vllm/forward_context.py", "vllm/utils/torch_version.py")),
 }
 """By version; the libraries of both take no symbol that torch 2.11 lacks."""
-VERSION = "0.22.1"
-"""The one that the committed rows have."""
+VERSION = "0.33.0"
 TRITON_KERNELS = "vllm/third_party/triton_kernels/"
 TRITON_KERNELS_VERSION = "3.5.1"
 """The tag of Triton's repository whose files the wheels of both versions hold; they do not say it themselves."""
