@@ -138,7 +138,7 @@ PORTABILITY = (
     Column("config", str, "Its configuration."),
     Column("dtype", str, "bf16 or fp16."),
     Column("target", str, "Architecture that it was compiled for."),
-    Column("status", str, "ok, does_not_compile, too_much_shared, spills or misses_matrix_unit."),
+    Column("status", str, "ok, does_not_compile, too_much_shared, spills, overwrites_operand or misses_matrix_unit."),
     Column("matrix_instruction", str, "Matrix instructions in the machine code."),
     Column("pipelined", str, "How loads run ahead."),
     Column("registers", float, "Registers of a thread.", least=0),
@@ -150,7 +150,9 @@ PORTABILITY = (
 )
 """results/portability.csv: one row per kernel, configuration and target."""
 PORTABILITY_COLUMNS = tuple(column.name for column in PORTABILITY)
-PORTABILITY_STATUSES = ("ok", "does_not_compile", "too_much_shared", "spills", "misses_matrix_unit")
+PORTABILITY_STATUSES = (
+    "ok", "does_not_compile", "too_much_shared", "spills", "overwrites_operand", "misses_matrix_unit"
+)  # fmt: skip
 
 _declared: dict[str, Column] = {}
 

@@ -24,6 +24,10 @@ from .gpus import TARGETS, TENSOR_MEMORY_COLUMNS, Gpu
 MATRIX_INSTRUCTION = r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma|v_smfmac)"
 LEFT_TO_MMA_SYNC = re.compile(r"tt\.dot .* -> tensor<(\d+)x(\d+)x")
 """In the last target-independent text, a dot that no wgmma and no tcgen05.mma took: rows and columns of its result."""
+FROM_REGISTERS = re.compile(r"(%\w+) = ttng\.warp_group_dot [^\n]*: tensor<[^\n]*#ttg\.dot_op")
+"""As the IR shows it: a wgmma whose left operand is in registers, and the name of its result."""
+LEFT_RUNNING = re.compile(r"ttng\.warp_group_dot_wait ([^{\n]*)\{pendings = [1-9]")
+"""A wait that leaves some of the products that it is given running."""
 WGMMA_ROWS, WGMMA_COLUMNS = 64, 16
 """The least tile that wgmma and tcgen05.mma take; tl.dot has no narrower columns."""
 LOADS = (
@@ -73,6 +77,9 @@ def verdict(compiled: Any, found: dict[str, Any], gpu: Gpu) -> tuple[str, str]:
         return "too_much_shared", f"{columns} columns of tensor memory of {TENSOR_MEMORY_COLUMNS}"
     if found["spills"]:
         return "spills", f"{found['spills']} bytes a thread of local memory at {found['registers']} registers"
+    products = set(FROM_REGISTERS.findall(compiled.asm["ttgir"]))
+    if any(products & set(re.findall(r"%\w+", waited)) for waited in LEFT_RUNNING.findall(compiled.asm["ttgir"])):
+        return "overwrites_operand", "a wgmma may still read registers that the next step writes"
     if "tt.dot " in compiled.asm["ttir"]:
         if not found["matrix_instruction"]:
             return "misses_matrix_unit", "no matrix instruction in the assembly"

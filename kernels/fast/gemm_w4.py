@@ -23,6 +23,17 @@ from .w4 import UNIT, constants, operands, padded, place_of, unpack_words
 
 
 @triton.jit
+def _settled(total, PTX: tl.constexpr):
+    """total, once all products in it are done. Those of Hopper's matrix units run on while the next step is unpacked,
+    into the very registers that they read: Triton 3.6 waits for the first of a step's products alone. A sum that is
+    used in its own step is waited for."""
+    if PTX == 9:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [total], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return total
+
+
+@triton.jit
 def _unpacked_product(
     # operands
     a, in_rows, a_tail, in_tail, weights, scales, matrix, n, in_n,
@@ -73,12 +84,12 @@ def _unpacked_product(
         a_tile = _load(a, in_rows, in_k, False, PADDED % BLOCK_K == 0)
         a += BLOCK_K
         numbers = unpack_words(b_tile, scale, TYPE, MXFP4, PREPARED, PTX)
-        total = _multiply(a_tile, numbers, total, SWAP)
+        total = _settled(_multiply(a_tile, numbers, total, SWAP), PTX)
         if TAIL > 0:
             tail_tile = _load(a_tail, in_tail, in_k, False, PADDED % BLOCK_K == 0)
             a_tail += BLOCK_K
-            tail = _multiply(tail_tile, numbers, tail, SWAP)
-    if MXFP4 and TYPE == tl.bfloat16:  # noqa: SIM300
+            tail = _settled(_multiply(tail_tile, numbers, tail, SWAP), PTX)
+    if TYPE == tl.bfloat16:  # noqa: SIM300
         total *= UNIT
         tail *= UNIT
     if SWAP:

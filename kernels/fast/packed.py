@@ -119,19 +119,16 @@ def format_tiles(
     if kind is Fp8Block:
         return fp8_tiles(target, *shape, tokens, activations)
     num_experts, top_k, _, _ = shape
-    return w4_tiles(target, tokens * top_k / num_experts, 64 if kind is Mxfp4 else 32)
+    return w4_tiles(target, tokens * top_k / num_experts)
 
 
-def w4_tiles(target: Target, load: float, tallest: int) -> FastTiles:
+def w4_tiles(target: Target, load: float) -> FastTiles:
     """The tiles for four bits, by the mean load of an expert: the taller a tile, the fewer programs a multiprocessor
-    holds at once, and blocks of taller tiles than most need slow all of them down.
-
-    tallest: rows of the tallest tile; int4 has gone wrong on an H200 with 64 (kernels/NOTES.md, Traps).
-    """
+    holds at once, and blocks of taller tiles than most need slow all of them down."""
     if target == INTERPRETER:
         tile = FastTile(128, 256, 4, 1, 256, 1, swap=True, small_swap=True)
         return FastTiles(64, tile, tile)
-    block_m = min(16 if load <= 8 else 32 if load <= 24 else 64, tallest)
+    block_m = 16 if load <= 8 else 32 if load <= 24 else 64
     if target.is_amd:
         return FastTiles(block_m, _swapped(64, 4, 2), _swapped(64, 4, 2))
     if target.nvidia_major != 9:  # mma.sync and tcgen05.mma leave fewer registers to what is unpacked

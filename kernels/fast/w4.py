@@ -17,11 +17,11 @@ import triton.language as tl
 from ..formats.four_bits import BLOCK, FourBits, with_margin
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import target_of
-from .w4_ptx import INT4_BF16, INT4_F16, MXFP4_BF16, MXFP4_F16, PREPARED_BF16, PREPARED_F16
+from .w4_ptx import INT4_BF16, INT4_F16, INT4_SCALES, MXFP4_BF16, MXFP4_F16, PREPARED_BF16, PREPARED_F16
 
 UNIT = tl.constexpr(2.0**32)
-"""What sums over mxfp4 weights are multiplied by, if these are unpacked to bfloat16: its exponents then hold the
-product of a scale and 2^126, for scales up to 2^33."""
+"""What sums are multiplied by, if weights are unpacked to bfloat16: its exponents then hold the product of a scale and
+what a number is too small by as it is cut out of its word, for scales of mxfp4 up to 2^33, of int4 up to 2^26."""
 
 
 def padded(columns: int) -> int:
@@ -50,14 +50,11 @@ def place_of(column):
 
 @triton.jit
 def _exact(scales, TYPE: tl.constexpr, MXFP4: tl.constexpr, PTX: tl.constexpr):
-    """The scales in float32: of mxfp4, for numbers of bfloat16 that are to be / `UNIT`, and for PTX 2^126 as large."""
-    if MXFP4:
-        exact = (scales.to(tl.int32) << 23).to(tl.float32, bitcast=True)  # 2^(scale - 127)
-        if TYPE == tl.bfloat16:  # noqa: SIM300
-            exact *= 19807040628566084398385987584.0 if PTX else 2.3283064365386963e-10  # 2^94, 2^-32
-        return exact
-    else:
-        return scales.to(tl.float32)
+    """The scales in float32, for numbers of bfloat16 that are to be / `UNIT`; of mxfp4 for PTX 2^126 as large."""
+    exact = (scales.to(tl.int32) << 23).to(tl.float32, bitcast=True) if MXFP4 else scales.to(tl.float32)
+    if TYPE == tl.bfloat16:  # noqa: SIM300
+        exact *= 19807040628566084398385987584.0 if PTX and MXFP4 else 2.3283064365386963e-10  # 2^94, 2^-32
+    return exact
 
 
 @triton.jit
@@ -81,38 +78,55 @@ def _numbers(words, scales, MXFP4: tl.constexpr, PREPARED: tl.constexpr):
 
 
 @triton.jit
+def _each(scales, BLOCKS: tl.constexpr):
+    """Scales [rows, groups] of each word [rows, BLOCKS, t, j]."""
+    ROWS: tl.constexpr = scales.shape[0]
+    GROUPS: tl.constexpr = scales.shape[1] // BLOCKS  # of a block: 4, 2 or 1
+    scales = scales.reshape(ROWS, BLOCKS, GROUPS, 1).broadcast_to(ROWS, BLOCKS, GROUPS, 4 // GROUPS)
+    return scales.reshape(ROWS, BLOCKS, 4, 1).broadcast_to(ROWS, BLOCKS, 4, 4)
+
+
+@triton.jit
 def unpack_words(
     words, scales, TYPE: tl.constexpr, MXFP4: tl.constexpr, PREPARED: tl.constexpr, PTX: tl.constexpr
 ):  # fmt: skip
-    """Weights [rows, columns] of TYPE in the order of `launch_permute`, times their scales; mxfp4 in bfloat16: / UNIT.
+    """Weights [rows, columns] of TYPE in the order of `launch_permute`, times their scales; in bfloat16: / UNIT.
 
     words: int32 [rows, columns / 8]; scales: [rows, columns / group], e8m0 as uint8 or 16 bits. columns: whole blocks.
     """
     ROWS: tl.constexpr = words.shape[0]
     BLOCKS: tl.constexpr = words.shape[1] // 16
-    GROUPS: tl.constexpr = scales.shape[1] // BLOCKS  # of a block: 4, 2 or 1
     words = words.reshape(ROWS, BLOCKS, 4, 4)  # [ROWS, BLOCKS, t, j]
-    scales = _exact(scales, TYPE, MXFP4, PTX).reshape(ROWS, BLOCKS, GROUPS, 1)
-    scales = scales.broadcast_to(ROWS, BLOCKS, GROUPS, 4 // GROUPS).reshape(ROWS, BLOCKS, 4, 1)
     if PTX:
-        bits = scales.to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32) * 0x10001
         BF16: tl.constexpr = TYPE == tl.bfloat16  # noqa: SIM300
-        MXFP4_ASM: tl.constexpr = MXFP4_BF16 if BF16 else MXFP4_F16
-        PREPARED_ASM: tl.constexpr = PREPARED_BF16 if BF16 else PREPARED_F16
-        INT4_ASM: tl.constexpr = INT4_BF16 if BF16 else INT4_F16
-        asm: tl.constexpr = (PREPARED_ASM if PREPARED else MXFP4_ASM) if MXFP4 else INT4_ASM
-        c0, c4, c1, c5, c2, c6, c3, c7 = tl.inline_asm_elementwise(
-            asm, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, bits.broadcast_to(ROWS, BLOCKS, 4, 4)],
-            dtype=(tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16),
-            is_pure=True, pack=1,
-        )  # fmt: skip
+        if MXFP4 or not BF16:
+            MXFP4_ASM: tl.constexpr = MXFP4_BF16 if BF16 else MXFP4_F16
+            PREPARED_ASM: tl.constexpr = PREPARED_BF16 if BF16 else PREPARED_F16
+            asm: tl.constexpr = (PREPARED_ASM if PREPARED else MXFP4_ASM) if MXFP4 else INT4_F16
+            bits = _exact(scales, TYPE, MXFP4, PTX).to(TYPE).to(tl.uint16, bitcast=True).to(tl.uint32) * 0x10001
+            c0, c4, c1, c5, c2, c6, c3, c7 = tl.inline_asm_elementwise(
+                asm, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, _each(bits, BLOCKS)],
+                dtype=(tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16),
+                is_pure=True, pack=1,
+            )  # fmt: skip
+        else:
+            low, high, zero = tl.inline_asm_elementwise(
+                INT4_SCALES, "=r,=r,=r,h", [scales.to(tl.bfloat16).to(tl.int16, bitcast=True)],
+                dtype=(tl.int32, tl.int32, tl.int32), is_pure=True, pack=1,
+            )  # fmt: skip
+            c0, c4, c1, c5, c2, c6, c3, c7 = tl.inline_asm_elementwise(
+                INT4_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r,r,r",
+                [words, _each(low, BLOCKS), _each(high, BLOCKS), _each(zero, BLOCKS)],
+                dtype=(tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16, tl.int16),
+                is_pure=True, pack=1,
+            )  # fmt: skip
         even = tl.join(tl.join(c0, c4), tl.join(c2, c6))  # [ROWS, BLOCKS, t, j, h, i >> 1]
         odd = tl.join(tl.join(c1, c5), tl.join(c3, c7))
         every = tl.join(even, odd).permute(0, 1, 3, 5, 6, 2, 4).reshape(ROWS, BLOCKS * 128)
         return every.to(TYPE, bitcast=True)
     else:
-        numbers = _numbers(words.reshape(ROWS, BLOCKS, 4, 4, 1, 1), scales.reshape(ROWS, BLOCKS, 4, 1, 1, 1),
-                           MXFP4, PREPARED)  # fmt: skip
+        each = _each(_exact(scales, TYPE, MXFP4, PTX), BLOCKS).reshape(ROWS, BLOCKS, 4, 4, 1, 1)
+        numbers = _numbers(words.reshape(ROWS, BLOCKS, 4, 4, 1, 1), each, MXFP4, PREPARED)
         return numbers.permute(0, 1, 3, 4, 2, 5).reshape(ROWS, BLOCKS * 128).to(TYPE)
 
 
@@ -124,11 +138,10 @@ def operands(weights: FourBits) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def constants(weights: FourBits) -> dict[str, Any]:
-    """What kernels know of the format: the columns of a scale, whether the weights are prepared, and whether the GPU
-    takes PTX."""
-    ptx = target_of(weights.device).nvidia_major > 0
+    """What kernels know of the format: the columns of a scale, whether the weights are prepared, and the major compute
+    capability of a GPU that takes PTX, 0 for others."""
     group = weights.least if weights.is_prepared else weights.group
-    return {"GROUP": group, "PREPARED": weights.is_prepared, "PTX": ptx}
+    return {"GROUP": group, "PREPARED": weights.is_prepared, "PTX": target_of(weights.device).nvidia_major}
 
 
 @triton.jit

@@ -52,11 +52,16 @@ def _asm(
     kind: str, constants: dict[str, int], columns: list[list[str]], after: list[str] | None = None
 ) -> tl.constexpr:
     """The word $8 times its scale $9, which is there twice, as numbers $0 to $7: columns 0 4 1 5 2 6 3 7."""
-    registers = ", ".join(["u", "v", "w", "none", *constants])
-    lines = [f".reg .b32 {registers};", "mov.b32 none, 0x80008000;"]  # -0, which changes no sum
+    scaled = [[*column, *(after or []), f"fma.rn.{kind} u, u, $9, none;"] for column in columns]
+    return _whole({"none": 0x80008000, **constants}, scaled)  # -0, which changes no sum
+
+
+def _whole(constants: dict[str, int], columns: list[list[str]]) -> tl.constexpr:
+    """Assembly of lines that leave columns i and i + 4 in u."""
+    lines = [f".reg .b32 {', '.join(['u', 'v', 'w', *constants])};"]
     lines += [f"mov.b32 {name}, {value:#x};" for name, value in constants.items()]
     for i, column in enumerate(columns):
-        lines += [*column, *(after or []), f"fma.rn.{kind} u, u, $9, none;", f"mov.b32 {{${2 * i}, ${2 * i + 1}}}, u;"]
+        lines += [*column, f"mov.b32 {{${2 * i}, ${2 * i + 1}}}, u;"]
     return tl.constexpr("{\n" + "\n".join(lines) + "\n}")
 
 
@@ -68,10 +73,28 @@ MXFP4_BF16 = _asm("bf16x2", {}, _e2m1(False))
 MXFP4_F16 = _asm("f16x2", {"unit": 0x74007400}, _e2m1(False), _TO_FLOAT16)
 PREPARED_BF16 = _asm("bf16x2", {}, _e2m1(True))
 PREPARED_F16 = _asm("f16x2", {"unit": 0x74007400}, _e2m1(True), _TO_FLOAT16)
-# 1, 128 and -136 in bfloat16; 1, 1024 and -1032 in float16.
-INT4_BF16 = _asm(
-    "bf16x2", {"mask": 0x000F000F, "unit": 0x3F803F80, "magic": 0x43004300, "bias": 0xC308C308}, _int4("bf16x2")
-)
+# 1, 1024 and -1032 in float16.
 INT4_F16 = _asm(
     "f16x2", {"mask": 0x000F000F, "unit": 0x3C003C00, "magic": 0x64006400, "bias": 0xE408E408}, _int4("f16x2")
+)
+INT4_SCALES = tl.constexpr(
+    "{\n.reg .b32 s, k, none;\nmov.b32 none, 0x80008000;\nmov.b32 s, {$3, $3};\n"
+    + "\n".join(
+        f"mov.b32 k, {number * 0x10001:#x};\nfma.rn.bf16x2 ${i}, s, k, none;"
+        for i, number in enumerate((0x7200, 0x7000, 0xB100))  # 2^101, 2^97, -2^-29
+    )
+    + "\n}"
+)
+"""Of a scale in bfloat16, each twice: what codes at place 0 of their half of a word are multiplied by, which as
+bfloat16s are too small by 2^133, then those at place 4, and what takes off their zero point. All is / 2^32."""
+INT4_BF16 = _whole(
+    {},
+    [
+        [
+            *(["shr.u32 w, $8, 8;"] if i == 2 else []),
+            f"and.b32 u, {'$8' if i < 2 else 'w'}, {0xF000F << 4 * (i % 2):#x};",
+            f"fma.rn.bf16x2 u, u, {'$10' if i % 2 else '$9'}, $11;",
+        ]
+        for i in range(4)
+    ],
 )

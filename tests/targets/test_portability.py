@@ -213,6 +213,9 @@ def test_verdicts_by_the_limits_of_the_target():
     dot = "%c = tt.dot %a, %b, %c : tensor<64x64xbf16> * tensor<64x64xbf16> -> tensor<64x64xf32>"
     low = dot.replace("-> tensor<64x", "-> tensor<16x")
     on_mma = fine | {"matrix_instruction": "mma.sync"}
+    registers = "%t = ttng.warp_group_dot %a, %b, %c {isAsync = true} : tensor<128x16xbf16, #ttg.dot_op<{opIdx = 0}>>"
+    shared = "%t = ttng.warp_group_dot %a, %b, %c {isAsync = true} : !ttg.memdesc<128x16xbf16, #shared>"
+    wait = "\n%u:2 = ttng.warp_group_dot_wait %t, %b {{pendings = {} : i32}} : tensor<128x64xf32, #mma>"
     for gpu, kernel, found, status in (
         ("sm_90", compiled(), fine, "ok"),
         ("sm_90", compiled(), fine | {"shared_bytes": 227 * 1024 + 1}, "too_much_shared"),
@@ -224,6 +227,9 @@ def test_verdicts_by_the_limits_of_the_target():
         ("sm_90", compiled(dot, dot), on_mma, "misses_matrix_unit"),
         ("sm_90", compiled(low, low), on_mma, "ok"),
         ("sm_80", compiled(dot, dot), on_mma, "ok"),
+        ("sm_90", compiled("", registers + wait.format(7)), fine, "overwrites_operand"),
+        ("sm_90", compiled("", registers + wait.format(0)), fine, "ok"),
+        ("sm_90", compiled("", shared + wait.format(1)), fine, "ok"),
     ):
         assert verdict(kernel, found, TARGETS[gpu])[0] == status, (gpu, found)
 
