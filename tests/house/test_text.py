@@ -92,14 +92,20 @@ def test_choose_answers_under_a_locale_that_is_not_utf_8(latin):
 
 
 def test_a_report_is_written_whole_under_a_locale_that_is_not_utf_8(latin, tmp_path):
-    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("archive"))
-    before = (ROOT / "results" / "REPORT.md").stat().st_size
-    arguments = [f"results={tmp_path}/results", f"readme={tmp_path}/README.md"]
-    done = command("experiments/report.py", *arguments, environment=latin)
-    assert done.returncode == 0, done.stderr
-    report = (tmp_path / "results" / "REPORT.md").read_text(encoding="utf-8")
-    assert len(report.encode()) > before / 2
-    assert "–" in report
+    written = []
+    for name, environment in (("latin", latin), ("usual", os.environ)):
+        folder = tmp_path / name / "results"
+        for study in ("headline", "fusion"):
+            for ending in ("csv", "json"):
+                (folder / "nvidia-h200").mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / "results" / "nvidia-h200" / f"{study}.{ending}", folder / "nvidia-h200")
+        arguments = [f"results={folder}", f"readme={tmp_path / name}/README.md"]
+        done = command("experiments/report.py", *arguments, environment=environment)
+        assert done.returncode == 0, done.stderr
+        written.append((folder / "REPORT.md").read_text(encoding="utf-8"))
+    assert written[0] == written[1]
+    assert "–" in written[0]
+    assert len(written[0]) > 20000
 
 
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path):
