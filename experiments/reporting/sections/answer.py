@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from .. import lead, pictures
+from .. import lead, pictures, sustained
 from ..section import Material
 
 TITLE, ORDER = "The answer", 0
@@ -19,6 +19,7 @@ def content(material: Material) -> dict[str, Any]:
     return {
         "leads_table": lead.lead_table(headline),
         "standings": lead.standings(headline),
+        "sustained": sustained.numbers(material.frames),
         "first_claims": [claim for claim in material.claims if claim.id in CLAIMS],
         "verdicts": Counter(claim.verdict for claim in material.claims),
         "claims_page": "",

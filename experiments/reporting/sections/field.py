@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import headline
+from .. import headline, sustained
 from ..section import Material
 
 TITLE, ORDER = "fast against the field", 20
@@ -13,4 +13,7 @@ TITLE, ORDER = "fast against the field", 20
 def content(material: Material) -> dict[str, Any] | None:
     sentences = headline.field_sentences(material.rows("headline"))
     frames = {gpu: studies["headline"] for gpu, studies in material.gpus.items() if "headline" in studies}
-    return {"sentences": sentences, "table": headline.field_table(frames)} if sentences else None
+    if not sentences:
+        return None
+    under_load = sustained.table(material.frames)
+    return {"sentences": sentences, "table": headline.field_table(frames), "under_load": under_load}
