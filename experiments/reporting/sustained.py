@@ -57,13 +57,13 @@ def table(frames: Mapping[str, pd.DataFrame]) -> Table | None:
         for name, rows in ((name, plain(frames[name])) for name in ("headline", "energy"))
     }
     made = Table("", HEADER, text=(0, len(HEADER) - 1))
-    for row in both.itertuples():
-        burst, load = (leads[name].get(row.case_hash) for name in ("headline", "energy"))
-        clock = row.settled_clock_mhz
+    for row in both.to_dict("records"):
+        burst, load = (leads[name].get(row["case_hash"]) for name in ("headline", "energy"))
+        clock = row["settled_clock_mhz"]
         made.rows.append([
-            model_label(str(row.model)), str(row.tokens), f"{row.skew:g}", latency_text(float(str(row.burst_us))),
-            latency_text(float(str(row.p50_us))), f"{100 * (float(str(row.more)) - 1):+.1f} %",
-            "-" if pd.isna(clock) else f"{clock:.0f}", "-" if burst is None else ratio_text(burst),
-            "-" if load is None else ratio_text(load), "-" if load is None else str(load.other),
+            model_label(row["model"]), str(row["tokens"]), f"{row['skew']:g}", latency_text(row["burst_us"]),
+            latency_text(row["p50_us"]), f"{100 * (row['more'] - 1):+.1f} %", "-" if pd.isna(clock) else f"{clock:.0f}",
+            *("-" if lead is None else ratio_text(lead) for lead in (burst, load)),
+            "-" if load is None else str(load.other),
         ])  # fmt: skip
     return made
