@@ -39,8 +39,9 @@ def memory_traffic(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
                         if (points["accounting"] == name).any()],
     }  # fmt: skip
     verdict = Verdict.of(deciding["reached"].all(), deciding["reached"].any())
-    held = int(deciding["reached"].sum()), len(deciding)
-    return Finding(verdict, numbers, sources(frame, int(rows["model"].isin(PAPER_MODELS).sum())), held)
+    reached = int(deciding["reached"].sum())
+    from_rows = sources(frame, int(rows["model"].isin(PAPER_MODELS).sum()))
+    return Finding(verdict, numbers, from_rows, (reached, len(deciding)), (0, len(deciding) - reached))
 
 
 def _reached(points: pd.DataFrame, accounting: str) -> dict[str, Any]:
@@ -85,5 +86,6 @@ def workspace(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     less = int((pairs["share"] < 1).sum())
     deciding = sources(frame, pairs["case_hash"].nunique() + len(pairs))
     return Finding(
-        Verdict.of(less == len(pairs), less > 0), {"pairs": pairs, "less": less}, deciding, (less, len(pairs))
+        Verdict.of(less == len(pairs), less > 0), {"pairs": pairs, "less": less}, deciding, (less, len(pairs)),
+        (0, len(pairs) - less),
     )  # fmt: skip

@@ -30,7 +30,8 @@ def skew_regime(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         "inside": inside, "outside": outside, "behind": behind, "behind_outside": int((outside["high"] < 1).sum()),
     }  # fmt: skip
     verdict = Verdict.of(behind == len(inside), behind > 0)
-    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (behind, len(inside)))
+    held = behind, len(inside)
+    return Finding(verdict, numbers, sources(frame, rows_of(pairs)), held, (len(inside) - behind, 0))
 
 
 @rule("imbalance-gain", figure="skew", of_paper_code=True)
@@ -53,7 +54,8 @@ def imbalance_gain(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     up, down = int(change["up"].sum()), int(change["down"].sum())
     numbers = {"change": change, "up": up, "down": down, "same": len(change) - up - down}
     return Finding(
-        Verdict.of(up == len(change), up > 0), numbers, sources(frame, rows_of(pairs)), (up, len(change))
+        Verdict.of(up == len(change), up > 0), numbers, sources(frame, rows_of(pairs)), (up, len(change)),
+        (0, len(change) - up),
     )  # fmt: skip
 
 

@@ -29,7 +29,8 @@ def numbers(frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     if both.empty:
         return {}
     rows = plain(frames["energy"])
-    return {"most": both.loc[both["more"].idxmax()].to_dict(), "standing": standing(against_best(rows, peers(rows)))}
+    most = both.sort_values("more", kind="stable").iloc[-1].to_dict()
+    return {"most": most, "standing": standing(against_best(rows, peers(rows)))}
 
 
 def points(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

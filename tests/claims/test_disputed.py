@@ -58,4 +58,14 @@ def test_int4_against_fp8_is_one_layer_in_two_formats():
 def test_a_system_that_is_not_there_decides_nothing():
     told = texts("mono-moe-decode", [headline("vllm", 1.0, 1)])
     assert told.verdict.value == "undecided"
+    assert texts("mono-moe-decode", [quant("vllm", 30.0, "fp8_block", tokens=1)]).verdict.value == "undecided"
+
+
+def test_mono_moe_without_what_it_is_claimed_against_is_told_and_decides_nothing():
+    rows = [quant("flashinfer_mono", 20.0, "fp8_block", tokens=1), quant("vllm", 30.0, "fp8_block", tokens=1),
+            quant("fast", 22.0, "fp8_block", tokens=1), quant("fast", 30.0, "fp8_block", tokens=8),
+            quant("flashinfer_mono", 40.0, "fp8_block", tokens=8)]  # fmt: skip
+    told = texts("mono-moe-decode", rows)
+    assert told.verdict.value == "not testable here"
+    assert "over the fastest of those here, fast, mono_moe is 1.10x as fast at one token" in told.sentence
     assert "not among the systems" in told.sentence

@@ -39,6 +39,13 @@ def test_memory_traffic(fused, unfused, expected):
     assert told.verdict.value == expected
 
 
+def test_the_papers_own_code_is_told_on_which_side_it_misses():
+    rows = traffic("tritonmoe", 90, 9) + traffic("tritonmoe_unfused", 90, 10)
+    own = finding("memory-traffic", rows).own_code
+    assert (own.points, own.better, own.worse) == ((0, 2), 0, 2)
+    assert texts("memory-traffic", rows).own_code.endswith("**does not hold** (0 of 2; worse than claimed at 2)")
+
+
 @pytest.mark.parametrize(
     ("fused", "modelled", "expected"),
     [
