@@ -277,3 +277,24 @@ def test_a_stream_of_its_own(device):
     torch.cuda.current_stream().wait_stream(stream)
     for y in outputs:
         assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 128])
+def test_two_streams_at_once(tokens, device):
+    """Layers of many small experts side by side, eager and in graphs: none finds another's routing in its memory."""
+    shape = {"experts": 256, "top_k": 8, "hidden": 512, "ffn": 256}
+    layers = [make_layer(device, tokens=tokens, **shape, skew=skew) for skew in (0.0, 2.0)]
+    expected = [layer.fast() for layer in layers]
+    graphs = [captured(layer.fast) for layer in layers]
+    streams = [torch.cuda.Stream() for _ in layers]
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream())
+    wrong = torch.zeros(len(layers), 2, dtype=torch.int64, device=device)
+    for _ in range(30):
+        for number, (layer, stream, (graph, y)) in enumerate(zip(layers, streams, graphs)):
+            with torch.cuda.stream(stream):
+                wrong[number, 0] += (layer.fast() != expected[number]).any()
+                graph.replay()
+                wrong[number, 1] += (y != expected[number]).any()
+    torch.cuda.synchronize()
+    assert wrong.tolist() == [[0, 0], [0, 0]]
