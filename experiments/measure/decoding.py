@@ -55,7 +55,9 @@ class Steps:
 class Graphed:
     """The forward of a model as one CUDA graph, captured at the first call; later ones have inputs of the same shape.
 
-    The cache is used where it lies. Raises RuntimeError for inputs of other shapes, and what a capture raises where the
+    The cache is used where it lies. What its layers count in Python, as those of a sliding window do, from which
+    transformers makes the next mask, is counted on at each replay. Raises RuntimeError for inputs of other shapes and
+    for a sliding window that is full, which another graph would have to go on with, and what a capture raises where the
     forward waits for the GPU.
     """
 
@@ -65,6 +67,7 @@ class Graphed:
         self.held: list[Any] = []
         self.spec: Any = None
         self.output: Any = None
+        self.counted: dict[tuple[int, str], int] = {}
 
     def __call__(self, past_key_values: Any, **inputs: Any) -> Any:
         leaves, spec = pytree.tree_flatten(inputs)
@@ -72,9 +75,14 @@ class Graphed:
             self.held = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
             self.spec = spec
             self.graph = torch.cuda.CUDAGraph()
+            before = _counters(past_key_values)
             with torch.cuda.graph(self.graph):
                 own = pytree.tree_unflatten(self.held, spec)
                 self.output = self.model(past_key_values=past_key_values, **own)
+            steps = {key: value - before.get(key, value) for key, value in _counters(past_key_values).items()}
+            self.counted = {key: step for key, step in steps.items() if step}
+        else:
+            self._count(past_key_values)
         if spec != self.spec:
             raise RuntimeError("the decode step was called with other inputs than it was captured with")
         for held, leaf in zip(self.held, leaves):
@@ -84,6 +92,25 @@ class Graphed:
                 held.copy_(leaf)
         self.graph.replay()
         return self.output
+
+    def _count(self, cache: Any) -> None:
+        """What the call would have counted."""
+        for (place, name), step in self.counted.items():
+            layer = cache.layers[place]
+            count = getattr(layer, name) + step
+            if getattr(layer, "is_sliding", False) and count > layer.max_cache_len:
+                raise RuntimeError(f"a sliding window of {layer.max_cache_len} is full: take fewer timing.samples")
+            setattr(layer, name, count)
+
+
+def _counters(cache: Any) -> dict[tuple[int, str], int]:
+    """What the layers of a cache hold as whole numbers, by their place and the name."""
+    return {
+        (place, name): value
+        for place, layer in enumerate(getattr(cache, "layers", ()))
+        for name, value in vars(layer).items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@
 What `fast` cannot compute is left to transformers' own `grouped_mm`, with one warning that says why. Weights are taken
 where they lie, with one exception: experts whose matrices are transposed or whose gate and up columns alternate, as
 those of gpt-oss, are laid out anew once. That takes as much memory again as the experts' weights, for as long as the
-model lives; weights that are changed, moved or loaded afterwards are laid out again. A model that is compiled keeps the
-weights that it was compiled with.
+model lives, unless `prepare(model, release=True)` gives up transformers' own; weights that are changed, moved or loaded
+afterwards are laid out again. A model that is compiled keeps the weights that it was compiled with.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ class Found:
 
     gate: what its gate computes; refusal: why `fast` cannot stand for it, empty if it can; source: the tensors that
     `laid_out` was made from, each by place and version; laid_out: gate_up, down and their biases as `fast` takes them,
-    where the module has them otherwise.
+    where the module has them otherwise; released: whether the module has its own matrices no longer.
     """
 
     gate: Gate | None
     refusal: str
     source: tuple[tuple[int, int], ...] = ()
     laid_out: tuple[torch.Tensor | Packed | None, ...] = ()
+    released: bool = False
 
 
 def register() -> None:
@@ -66,12 +67,19 @@ def register() -> None:
         finegrained_fp8.FP8ExpertsInterface.register(NAME, experts_forward(fallback))
 
 
-def prepare(model: torch.nn.Module) -> None:
+def prepare(model: torch.nn.Module, release: bool = False) -> None:
     """Looks at all experts of a model now rather than at their first forward, which `torch.compile(fullgraph=True)`
-    needs, and lays out anew what has to be."""
+    needs, and lays out anew what has to be.
+
+    release: matrices that were laid out anew are given up, layer by layer, so that the model takes the memory of one
+    layout and not of two. It then runs with these experts alone, and can be neither saved nor moved.
+    """
     for module in model.modules():
         if hasattr(module, "_apply_gate") and hasattr(module, "down_proj"):
-            _laid_out(module, _look_at(module))
+            found = getattr(module, KEPT, None) or _look_at(module)
+            laid_out = _laid_out(module, found)
+            if release and laid_out and laid_out is found.laid_out and not _is_fp8(module):
+                _release(module, found)
 
 
 def experts_forward(fallback: Experts) -> Experts:
@@ -81,9 +89,7 @@ def experts_forward(fallback: Experts) -> Experts:
         self: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
         """y [tokens, hidden] of hidden_states [tokens, hidden], top_k_index and top_k_weights [tokens, top_k]."""
-        found = getattr(self, KEPT, None)
-        if found is None:
-            found = _look_at(self)
+        found = getattr(self, KEPT, None) or _look_at(self)
         reason = found.refusal or _refusal(self, hidden_states, top_k_index, top_k_weights)
         if reason:
             _tell(f"{type(self).__name__}: {reason}: its experts are left to grouped_mm")
@@ -159,7 +165,7 @@ def _laid_out(module: Any, found: Found) -> tuple[Any, ...]:
     scales = (module.gate_up_proj_scale_inv, module.down_proj_scale_inv) if _is_fp8(module) else ()
     if not scales and not found.gate.interleaved and not getattr(module, "is_transposed", False):
         return tensors
-    if torch.compiler.is_compiling() and found.laid_out:
+    if found.released or (torch.compiler.is_compiling() and found.laid_out):
         return found.laid_out
     source = tuple((tensor.data_ptr(), tensor._version) for tensor in (*tensors, *scales) if tensor is not None)
     if source != found.source:
@@ -170,6 +176,13 @@ def _laid_out(module: Any, found: Found) -> tuple[Any, ...]:
             found.laid_out = _lay_out(module, found.gate, *tensors)
         found.source = source
     return found.laid_out
+
+
+def _release(module: Any, found: Found) -> None:
+    """Leaves shapes without memory in the place of the matrices: what computes with them raises."""
+    found.released = True
+    for name in ("gate_up_proj", "down_proj"):
+        setattr(module, name, torch.nn.Parameter(getattr(module, name).to("meta"), requires_grad=False))
 
 
 def _biases(module: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:

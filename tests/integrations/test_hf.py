@@ -38,6 +38,20 @@ def generated(made, implementation, **options):
     return made.generate(tokens(2, 3, "cuda"), max_new_tokens=12, do_sample=False, **options)
 
 
+def assert_same_choices(made, given, wanted):
+    """Token by token the same; a compiler rounds all of a model elsewhere, so a row may go on otherwise from where two
+    tokens are as near to each other as 16 bits err."""
+    ids = wanted[:, :-1]
+    own, exact = logits(made, "eager", ids), logits(copy.deepcopy(made).float(), "eager", ids)
+    for row in range(len(wanted)):
+        differ = (given[row] != wanted[row]).nonzero()
+        if len(differ):
+            at = int(differ[0])
+            scores = exact[row, at - 1]
+            assert scores[wanted[row, at]] - scores[given[row, at]] <= 2 * (own - exact)[row, at - 1].abs().max()
+    assert (given == wanted).float().mean() > 0.8
+
+
 def experts(made):
     """The first experts module of a model."""
     return next(module for module in made.modules() if hasattr(module, "_apply_gate"))
@@ -113,6 +127,26 @@ def test_gpt_oss_is_laid_out_once_and_again_when_its_weights_change(device):
     module.down_proj_bias = torch.nn.Parameter(module.down_proj_bias.detach() + 1)
     assert both()[0] is not second
     assert hf.KEPT not in str(list(module.state_dict()))
+
+
+def test_a_model_can_give_up_the_layout_of_transformers(device):
+    made = model("gpt_oss", torch.float16, device)
+    ids = tokens(1, 3, device)
+    wanted = logits(made, hf.NAME, ids)
+    hf.prepare(made, release=True)
+    held = experts(made)
+    assert {held.gate_up_proj.device.type, held.down_proj.device.type} == {"meta"}
+    assert held.gate_up_proj_bias.device.type == torch.device(device).type
+    assert torch.equal(logits(made, hf.NAME, ids), wanted)
+    hf.prepare(made, release=True)
+    assert torch.equal(logits(made, hf.NAME, ids), wanted)
+    plain, left = model("olmoe", torch.float16, device), model("gpt_oss", torch.float16, device)
+    for module in left.modules():
+        if hasattr(module, "_apply_gate"):
+            module._apply_gate = torch.nn.functional.relu
+    for other in (plain, left):  # taken where it lies, and left to transformers
+        hf.prepare(other, release=True)
+        assert experts(other).down_proj.device.type == torch.device(device).type
 
 
 def changed(**attributes):
@@ -225,7 +259,7 @@ def test_generation_compiled_on_a_gpu(family):
     made = model(family, torch.float16, "cuda")
     wanted = generated(made, "eager")
     torch.compiler.reset()
-    assert torch.equal(generated(made, hf.NAME, cache_implementation="static"), wanted)
+    assert_same_choices(made, generated(made, hf.NAME, cache_implementation="static"), wanted)
     assert hasattr(made, "_compiled_call")  # else it would have been the plain forward
 
 

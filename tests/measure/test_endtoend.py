@@ -1,5 +1,6 @@
 """Whole models: their configs, the rows of a decode step, the check of its experts, and the loop around it."""
 
+import contextlib
 import importlib.util
 from dataclasses import replace
 from types import SimpleNamespace
@@ -118,6 +119,58 @@ def test_a_generation_ends_when_it_has_enough_steps_or_has_taken_long(monkeypatc
 
     assert made(0.001) == 12
     assert made(10.0) == 4
+
+
+class FakeGraph:
+    """Captures nothing; a replay runs nothing."""
+
+    def replay(self):
+        pass
+
+
+def test_what_a_cache_counts_in_python_is_counted_at_each_replay(monkeypatch):
+    """transformers makes the mask of a sliding window from it."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", contextlib.nullcontext)
+    layer = SimpleNamespace(count=3, width=8, is_sliding=True, max_cache_len=6, ready=True)
+
+    def model(past_key_values, x):
+        past_key_values.layers[0].count += 1
+        return x + 1
+
+    graphed, cache = decoding.Graphed(model), SimpleNamespace(layers=[layer])
+    for wanted in (4, 5, 6):
+        graphed(cache, x=torch.zeros(2))
+        assert (layer.count, layer.width, layer.ready) == (wanted, 8, True)
+    with pytest.raises(RuntimeError, match=r"a sliding window of 6 is full: take fewer timing\.samples"):
+        graphed(cache, x=torch.zeros(2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_transformers
+@pytest.mark.parametrize("name", ["tiny", "gpt_oss_20b"])
+@pytest.mark.parametrize("experts", ["tritonmoe_fast", "grouped_mm"])
+def test_a_decode_step_in_a_graph_makes_the_tokens_of_the_plain_one(name, experts):
+    narrow = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 256, "vocab_size": 64,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
+    model = whole.build(whole.load_whole(name), torch.float16, "cuda", 0, narrow)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.1)  # so that no two tokens are nearly alike
+    model.set_experts_implementation(endtoend.known_to_transformers(experts))
+
+    class Kept(decoding.Steps):
+        def __call__(self, input_ids, scores, **options):
+            self.ids = input_ids.clone()
+            return super().__call__(input_ids, scores, **options)
+
+    made = []
+    for launch in ("eager", "graph"):
+        steps = Kept(TimingSettings(samples=24, min_samples=24), True)
+        decoding.generate(model, 3, launch, steps, 0)
+        made.append(steps.ids)
+    assert made[0].shape[1] > 24
+    assert torch.equal(*made)
 
 
 def test_the_closing_table_shows_steps_and_shares():
