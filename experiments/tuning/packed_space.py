@@ -16,35 +16,54 @@ LOW_LOADS: Loads = {16: (0, 16), 32: (4, MANY)}
 """For formats whose taller tiles have gone wrong (kernels/NOTES.md, Traps)."""
 
 
-def _swapped(block_n: int, num_warps: int, *stages: int) -> tuple[FastTile, ...]:
-    return tuple(FastTile(block_n, 128, num_warps, n, 128, n, swap=True, small_swap=True) for n in stages)
+def _swapped(block_n: int, num_warps: int, *stages: int, step: int = 128) -> tuple[FastTile, ...]:
+    return tuple(FastTile(block_n, step, num_warps, n, step, n, swap=True, small_swap=True) for n in stages)
 
 
-FP8 = {
-    "gate_up": (*_swapped(128, 8, 3, 4, 5, 6), *_swapped(128, 4, 3, 4)),
-    "down": (
-        *_swapped(128, 4, 3, 4, 6), *_swapped(128, 8, 4, 5), *_swapped(64, 4, 4, 6, 8), *_swapped(256, 8, 3, 4, 6),
-    ),
-}  # fmt: skip
-FOUR_BITS = {
-    "gate_up": _swapped(64, 4, 3, 4, 5),
-    "down": (*_swapped(128, 4, 3, 4, 5), *_swapped(64, 4, 4, 5)),
+Tiles = dict[str, dict[int, tuple[FastTile, ...]]]
+FP8_LOW = (*_swapped(128, 8, 4, 6), *_swapped(128, 8, 3, step=256), *_swapped(128, 4, 3, step=256))
+FP8_HALF = (*_swapped(64, 4, 4), *_swapped(64, 4, 2, 3, step=256))
+"""Columns of gate and up that are half a block of the weights, twice as many programs."""
+FP8_TALL = (
+    *_swapped(128, 8, 3, 4, 5),
+    *_swapped(128, 8, 2, step=256),
+    *_swapped(64, 4, 4),
+    *_swapped(64, 4, 2, step=256),
+)
+FP8_DOWN = (
+    *_swapped(128, 4, 4, 6), *_swapped(128, 8, 5), *_swapped(128, 4, 2, 3, step=256), *_swapped(64, 4, 4),
+    *_swapped(64, 4, 3, step=256), *_swapped(256, 8, 3), *_swapped(256, 8, 3, step=256),
+)  # fmt: skip
+FP8_DOWN_TALL = (
+    *_swapped(128, 4, 3, 4, 6), *_swapped(128, 8, 4), *_swapped(128, 4, 2, 3, step=256), *_swapped(256, 8, 4),
+)  # fmt: skip
+FP8: Tiles = {
+    "gate_up": {16: (*FP8_LOW, *FP8_HALF), 32: FP8_TALL, 64: FP8_TALL},
+    "down": {16: FP8_DOWN, 32: FP8_DOWN_TALL, 64: FP8_DOWN_TALL},
+}
+FOUR_BITS: Tiles = {
+    "gate_up": dict.fromkeys((16, 32, 64), _swapped(64, 4, 3, 4, 5)),
+    "down": dict.fromkeys((16, 32, 64), (*_swapped(128, 4, 3, 4, 5), *_swapped(64, 4, 4, 5))),
 }
 FP8_FEW = {
     "few_gate_up": (
-        FewTile(4, 512, 2), FewTile(2, 1024, 2), FewTile(4, 1024, 4), FewTile(8, 512, 4), FewTile(2, 512, 2),
-        FewTile(4, 512, 4), FewTile(8, 512, 8),
+        FewTile(4, 512, 2), FewTile(4, 512, 2, 3), FewTile(4, 512, 2, 6), FewTile(8, 512, 4, 3), FewTile(16, 512, 4, 3),
+        FewTile(4, 1024, 2, 3), FewTile(8, 1024, 4, 3), FewTile(8, 512, 2, 4),
     ),
     "few_down": (
-        FewTile(4, 512, 4), FewTile(8, 1024, 8), FewTile(4, 512, 2), FewTile(8, 512, 4), FewTile(4, 1024, 4),
-        FewTile(2, 1024, 2), FewTile(4, 256, 2), FewTile(8, 256, 4),
+        FewTile(4, 512, 2), FewTile(8, 1024, 8), FewTile(4, 512, 2, 3), FewTile(4, 512, 2, 6), FewTile(8, 512, 4, 3),
+        FewTile(8, 512, 4, 5), FewTile(4, 256, 2, 3), FewTile(4, 256, 2, 6), FewTile(8, 256, 2, 4),
+        FewTile(8, 256, 4, 6), FewTile(16, 256, 4, 4), FewTile(4, 1024, 4, 3),
     ),
 }  # fmt: skip
 
 
-def packed_tiles(quant: str) -> tuple[dict[str, tuple[FastTile, ...]], Loads]:
-    """(tiles by stage, loads by height) of a format."""
-    return FP8 if quant == "fp8_block" else FOUR_BITS, LOW_LOADS if quant.startswith("int4") else LOADS
+def packed_tiles(quant: str, load: float) -> dict[str, dict[int, tuple[FastTile, ...]]]:
+    """Tiles by stage and height, for so many rows an expert on average."""
+    loads = LOW_LOADS if quant.startswith("int4") else LOADS
+    heights = [height for height, (least, most) in loads.items() if least <= load <= most]
+    every = FP8 if quant == "fp8_block" else FOUR_BITS
+    return {stage: {height: by_height[height] for height in heights} for stage, by_height in every.items()}
 
 
 def packed_few_tiles(quant: str) -> dict[str, tuple[FewTile, ...]]:

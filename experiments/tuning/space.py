@@ -113,11 +113,12 @@ LITTLE_TILES: dict[str, dict[int, tuple[FastTile, ...]]] = {
 FEW: dict[str, tuple[FewTile, ...]] = {
     "few_gate_up": (
         FewTile(2, 1024, 2), FewTile(4, 1024, 4), FewTile(4, 512, 2), FewTile(2, 512, 2), FewTile(16, 256, 4),
-        FewTile(1, 1024, 2), FewTile(2, 2048, 4),
+        FewTile(1, 1024, 2), FewTile(2, 2048, 4), FewTile(2, 1024, 2, 3), FewTile(4, 512, 2, 3), FewTile(4, 1024, 4, 3),
     ),
     "few_down": (
         FewTile(4, 2048, 4), FewTile(4, 512, 4), FewTile(4, 1024, 2), FewTile(4, 512, 2), FewTile(8, 256, 4),
-        FewTile(8, 1024, 4), FewTile(8, 512, 4), FewTile(2, 512, 2),
+        FewTile(8, 1024, 4), FewTile(8, 512, 4), FewTile(2, 512, 2), FewTile(4, 512, 2, 3), FewTile(8, 512, 4, 3),
+        FewTile(4, 256, 2, 4),
     ),
 }  # fmt: skip
 
@@ -176,10 +177,12 @@ def _candidates(case: Case, shared_bytes: int, has_bulk: bool) -> list[Candidate
 
 
 def _packed_candidates(case: Case) -> list[Candidate]:
-    load, (by_stage, loads) = case.slots / case.num_experts, packed_tiles(case.quant)
-    heights = [block_m for block_m, (least, most) in loads.items() if least <= load <= most]
+    by_stage = packed_tiles(case.quant, case.slots / case.num_experts)
     return [
-        Candidate(stage, block_m, tile) for stage, tiles in by_stage.items() for block_m in heights for tile in tiles
+        Candidate(stage, block_m, tile)
+        for stage, by_height in by_stage.items()
+        for block_m, tiles in by_height.items()
+        for tile in tiles
     ]
 
 

@@ -28,8 +28,6 @@ from .tuned import tuned_tiles
 from .w4 import launch_permute, operands
 
 SUPPORTED = (Fp8Block, Mxfp4, Int4)
-SMALL = 2**23
-"""The most weights of an expert's matrix for which one token takes the output-centric path on a GPU with fp8 units."""
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
 
@@ -139,59 +137,58 @@ def w4_tiles(target: Target, load: float) -> FastTiles:
 def fp8_tiles(
     target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int, activations: str | None
 ) -> FastTiles | FewTiles:
-    """The tiles for fp8_block, by the mean load of an expert. A step is always a block of 128 columns, and with 8-bit
-    activations a column of gate and up is one too, so that down finds one scale per row and step.
+    """The tiles for fp8_block, by the mean load of an expert. With 8-bit activations a column of gate and up is a block
+    of 128, or half of one, for each of which down finds a scale per row.
 
-    activations: None where the caller leaves them open. Then one token of small experts takes the output-centric path
-    with 16-bit activations, as it does wherever 8 bits are not to be had: unpacking costs less there than the launches.
+    activations: None where the caller leaves them open. Then one token takes the output-centric path with 16-bit
+    activations: unpacking costs less there than the launches.
     """
     native = default_activations(Fp8Block, target) == "a8"
-    small = native and hidden_dim * ffn_dim <= SMALL
-    if tokens == 1 and (activations == "a16" or (activations is None and (small or not native))):
-        return _fp8_few(ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+    if tokens == 1 and activations != "a8":
+        return _fp8_few(hidden_dim, ffn_dim) if native else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     slots = tokens * top_k
     block_m = 16 if slots <= FEW_ROWS * num_experts else 64
     if target == INTERPRETER:
-        tile = FastTile(128, 128, 4, 1, 128, 1)
+        tile = FastTile(128, 256, 4, 1, 256, 1)
         return FastTiles(64, tile, tile)
     if (activations or default_activations(Fp8Block, target)) == "a8":
         if target.nvidia_major >= 10:  # taller tiles spill there; so do more loads in flight, with Triton 3.6
             return FastTiles(16, _swapped(128, 8, 3), _swapped(128, 4, 4))
-        return FastTiles(block_m, _a8_gate_up(hidden_dim, slots, block_m), _a8_down(ffn_dim, slots, block_m))
+        return FastTiles(block_m, _a8_gate_up(hidden_dim, block_m), _a8_down(ffn_dim, slots, block_m))
     if target.nvidia_major >= 9:
         return FastTiles(block_m, _swapped(64, 4, 4), _swapped(64, 4, 4))
     stages = 3 if target.nvidia_major else 2
     return FastTiles(64, FastTile(64, 128, 4, stages, 128, stages), FastTile(64, 128, 4, stages, 128, stages))
 
 
-def _fp8_few(ffn_dim: int) -> FewTiles:
-    """Down in one step where that holds the whole sum."""
-    if ffn_dim <= 512:
-        return FewTiles(FewTile(4, 512, 2), FewTile(4, 512, 4))
-    return FewTiles(FewTile(4, 512, 2), FewTile(8, 1024, 8) if ffn_dim <= 1024 else FewTile(4, 512, 2))
+def _fp8_few(hidden_dim: int, ffn_dim: int) -> FewTiles:
+    """Three steps in flight; short sums in tall tiles, of which all programs run at once."""
+    step = 1024 if hidden_dim % 1024 == 0 else 512
+    gate_up = FewTile(16, 512, 4, 3) if hidden_dim <= 2048 else FewTile(4, step, 2, 3)
+    return FewTiles(gate_up, FewTile(4, 512 if ffn_dim % 512 == 0 else 256, 2, 3))
 
 
-def _a8_gate_up(hidden_dim: int, slots: int, block_m: int) -> FastTile:
-    """For low blocks: one deep program a multiprocessor for long sums, else two of four warps, of which one starts as
-    the other ends. Taller ones need eight warps for their registers."""
+def _a8_gate_up(hidden_dim: int, block_m: int) -> FastTile:
+    """In low blocks, two blocks of columns a step: neighbours in memory are read together. Taller ones need eight warps
+    for their registers."""
     if block_m > 16:
         return _swapped(128, 8, 4 if hidden_dim >= LONG else 5)
-    if hidden_dim < LONG:
-        return _swapped(128, 4, 4)
-    return _swapped(128, 8, 6 if slots > 16 else 4)
+    return _swapped(128, 4, 3, 256)
 
 
 def _a8_down(ffn_dim: int, slots: int, block_m: int) -> FastTile:
     """Shallow for a token or two, so that all programs run at once."""
-    if block_m > 16 or ffn_dim < 1024:
+    if block_m > 16:
         return _swapped(128, 4, 4)
+    if ffn_dim < 1024:
+        return _swapped(128, 4, 2, 256)
     if ffn_dim < 2048:
         return _swapped(128, 8, 5)
-    return _swapped(128, 4, 6 if slots > 16 else 3)
+    return _swapped(128, 4, 3, 256 if slots > 16 else 128)
 
 
-def _swapped(block_n: int, num_warps: int, stages: int) -> FastTile:
-    return FastTile(block_n, 128, num_warps, stages, 128, stages, swap=True, small_swap=True)
+def _swapped(block_n: int, num_warps: int, stages: int, step: int = 128) -> FastTile:
+    return FastTile(block_n, step, num_warps, stages, step, stages, swap=True, small_swap=True)
 
 
 def _kind(weights: object) -> str:

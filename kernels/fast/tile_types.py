@@ -19,7 +19,8 @@ class FastTile:
 
     stages and small_stages: loads in flight; num_warps: of all tiles. swap: the weights are the left operand, from 17
     rows on; small_swap: up to 16 rows too. bulk: weights come by the bulk copy engine, through a tensor descriptor;
-    needs compute capability 9, small_k equal to block_k and rows of whole 16 bytes.
+    needs compute capability 9, small_k equal to block_k and rows of whole 16 bytes. Over fp8_block a step of 256 is
+    two of 128, if K is a whole number of such steps, else each is 128.
     """
 
     block_n: int
@@ -73,17 +74,22 @@ class FastTile:
 
 @dataclass(frozen=True)
 class FewTile:
-    """Of the output-centric path: a program has block_n outputs and reads each one's weights step by step."""
+    """Of the output-centric path: a program has block_n outputs and reads each one's weights step by step.
+
+    stages: steps in flight, through shared memory; 1: through registers, as far as the compiler loads ahead.
+    """
 
     block_n: int
     step: int
     num_warps: int
+    stages: int = 1
 
     def constants(self) -> dict[str, Any]:
-        return {"BLOCK_N": self.block_n, "STEP": self.step, "num_warps": self.num_warps}
+        return {"BLOCK_N": self.block_n, "STEP": self.step, "STAGES": self.stages, "num_warps": self.num_warps}
 
     def __str__(self) -> str:
-        return f"{self.block_n}x{self.step}/w{self.num_warps}"
+        stages = f"/s{self.stages}" if self.stages > 1 else ""
+        return f"{self.block_n}x{self.step}{stages}/w{self.num_warps}"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """`fast_experts`: routing done outside, in every form that callers have it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from experts_cases import draw_ids, make_routed
@@ -12,10 +14,12 @@ from tritonmoe_bench.kernels import chunks, fast_experts
 from tritonmoe_bench.kernels.fast.forward import _combine_kernel
 from tritonmoe_bench.kernels.fast.logits import launch_logits
 from tritonmoe_bench.kernels.fast.routing import launch_top_k
+from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 
 SHAPE = {"experts": 5, "top_k": 3, "hidden": 77, "ffn": 35}
 LEFT = make_tiles(64, swap=True)
-PATHS = {"tiles": LEFT, "few": SMALL_FEW}
+AHEAD = FewTiles(replace(SMALL_FEW.gate_up, stages=3), replace(SMALL_FEW.down, stages=3))
+PATHS = {"tiles": LEFT, "few": SMALL_FEW, "ahead": AHEAD}
 
 
 def some_elsewhere(tokens: int, seed: int = 0) -> torch.Tensor:
@@ -42,7 +46,7 @@ def test_it_is_fast_moe_without_its_router(tokens, dtype, device):
     assert torch.equal(fast_experts(layer.x, gate_up, down, ids, weights), layer.fast())
 
 
-@pytest.mark.parametrize(("path", "tokens"), [("tiles", 3), ("tiles", 150), ("few", 5)])
+@pytest.mark.parametrize(("path", "tokens"), [("tiles", 3), ("tiles", 150), ("few", 5), ("ahead", 5)])
 def test_a_slot_without_an_expert_here_adds_exactly_nothing(path, tokens, dtype, device):
     """Whatever its weight is, and whatever stands in buffers, which are poisoned."""
     ids = some_elsewhere(tokens)

@@ -1,5 +1,6 @@
 """The output-centric path of `fast`: few tokens, no schedule, no combine."""
 
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
@@ -32,6 +33,12 @@ SHAPES = {
 @pytest.mark.parametrize(("shape", "dtype"), list(zip(SHAPES, cycle(["bf16", "fp16"]))))
 def test_shapes(shape, dtype, device):
     make_layer(device, **SHAPES[shape], dtype=dtype).assert_fast_right(tiles=SMALL_FEW)
+
+
+@pytest.mark.parametrize("shape", ["nothing_divides", "all_divide", "top_16_of_many"])
+def test_shapes_with_steps_in_flight(shape, device):
+    ahead = FewTiles(*(replace(tile, stages=3) for tile in (SMALL_FEW.gate_up, SMALL_FEW.down)))
+    make_layer(device, **SHAPES[shape]).assert_fast_right(tiles=ahead)
 
 
 @pytest.mark.parametrize("gating", GATINGS)
