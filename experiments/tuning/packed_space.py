@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FewTile
 
-Loads = dict[int, tuple[float, float]]
 MANY = float("inf")
-LOADS: Loads = {16: (0, 16), 32: (4, 48), 64: (8, MANY)}
+LOADS = {16: (0, 16), 32: (4, 48), 64: (8, MANY)}
 """By block height, the range of mean rows per expert in which it is tried."""
-LOW_LOADS: Loads = {16: (0, 16), 32: (4, MANY)}
-"""For formats whose taller tiles have gone wrong (kernels/NOTES.md, Traps)."""
 
 
 def _swapped(block_n: int, num_warps: int, *stages: int, step: int = 128) -> tuple[FastTile, ...]:
@@ -60,8 +57,7 @@ FP8_FEW = {
 
 def packed_tiles(quant: str, load: float) -> dict[str, dict[int, tuple[FastTile, ...]]]:
     """Tiles by stage and height, for so many rows an expert on average."""
-    loads = LOW_LOADS if quant.startswith("int4") else LOADS
-    heights = [height for height, (least, most) in loads.items() if least <= load <= most]
+    heights = [height for height, (least, most) in LOADS.items() if least <= load <= most]
     every = FP8 if quant == "fp8_block" else FOUR_BITS
     return {stage: {height: by_height[height] for height in heights} for stage, by_height in every.items()}
 
