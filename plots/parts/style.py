@@ -69,7 +69,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "cublas_streams": ("#0a4d57", "d", DASH),
     "deep_gemm": ("#3c9aa8", "^", DASHDOT),
     "finegrained_fp8": ("#2a7f9c", "p", DOT),
-    "flashinfer_mono": ("#12505e", "*", DASHDOT),
+    "flashinfer_mono": ("#12505e", "1", DOT),
     "torch_grouped_mm": ("#9b72cf", "<", DASHDOT),
     "torch_grouped_mm_compiled": ("#4a1f86", ">", DASH),
     "torch_batched_mm": ("#7a4fc0", "s", DOT),
