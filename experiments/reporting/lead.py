@@ -9,14 +9,15 @@ import pandas as pd
 
 from ..analysis.compare import plain, ratios, timed, to_best
 from ..analysis.headline import Standing, against_best, peers, standing
-from ..analysis.names import FAST, label_of, model_label, models_in_order
+from ..analysis.names import FAST, INVARIANT, label_of, model_label, models_in_order
 from ..analysis.noise import apart
 from .tables import Table
 
 
 def standings(frame: pd.DataFrame) -> dict[str, Any]:
     """Of the headline study's rows: `every` point, those of `several` tokens, and `eager` to eager, each a `Standing`
-    or None; `noise` between two processes, in per cent. Empty if there is no row of `fast`."""
+    or None; `noise` between two processes, in per cent; `invariant`, the latency of the batch-invariant mode over that
+    of `fast` at each point, empty without. Empty if there is no row of `fast`."""
     if frame.empty or timed(frame[frame["implementation"] == FAST], "best").empty:
         return {}
     rows = plain(frame)
@@ -26,6 +27,7 @@ def standings(frame: pd.DataFrame) -> dict[str, Any]:
         "several": standing(best[best["tokens"] > 1]),
         "eager": _eager(rows),
         "noise": 100 * (float(pd.Series(apart(rows)).max()) - 1),
+        "invariant": ratios(rows, FAST, [INVARIANT], "best")["ratio"],
     }
 
 

@@ -26,6 +26,7 @@ from tritonmoe_bench.experiments.claims import CLAIMS, DISPUTED, Verdict
 from tritonmoe_bench.experiments.reporting import again, context, headline, lead, points, render, section
 from tritonmoe_bench.experiments.reporting import tables as report_tables
 from tritonmoe_bench.experiments.reporting.sections import hazards
+from tritonmoe_bench.experiments.reporting.texts import say
 from tritonmoe_bench.experiments.table import store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,6 +233,21 @@ def test_native_layers_have_a_sentence_and_a_table():
     assert table.header[-1] == "fast / best peer"
     assert headline.native_table({"gpu": rows.assign(layer="plain")}).rows == []
     assert headline.native_sentence(rows[rows["implementation"] != "fast"]) == ""
+
+
+def test_the_price_of_invariance_is_that_of_its_rows(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+    own = rows[rows["implementation"] == "fast"]
+    slower = own.assign(
+        implementation="fast_invariant", **{name: 1.25 * own[name] for name in ("p50_us", "p20_us", "p80_us")}
+    )
+    assert len(lead.standings(rows)["invariant"]) == 0
+    standings = lead.standings(pd.concat([rows, slower]))
+    points = own["case_hash"].nunique()
+    assert say("answer.j2", "invariance", standings=standings).endswith(
+        f"a layer takes 1.25 times as long: the median of {points} points is 1.25."
+    )
+    assert "invariant=True" not in (written / "README.md").read_text(encoding="utf-8").split("claims:end")[0]
 
 
 def test_leads_are_those_of_the_rows_and_ties_are_called_ties(written):
