@@ -56,25 +56,27 @@ FP8 = {
 }
 
 
-def fp8_tiled(block_m, block_n=128):
-    tile = FastTile(block_n, 128, 4, 1, 128, 1, True, True)
-    return FastTiles(block_m, tile, FastTile(64, 128, 4, 1, 128, 1, True, True))
+def fp8_tiled(block_m, block_n=128, step=128):
+    tile = FastTile(block_n, step, 4, 1, step, 1, True, True)
+    return FastTiles(block_m, tile, FastTile(64, step, 4, 1, step, 1, True, True))
 
 
 @interpreted
 @pytest.mark.parametrize(
-    ("name", "activations", "block_n"), [*((name, "a8", 128) for name in FP8), *((name, "a16", 64) for name in FP8)]
+    ("activations", "block_n", "step"), [("a8", 128, 128), ("a8", 64, 128), ("a8", 128, 256), ("a16", 64, 256)]
 )
-def test_model_of_fp8_weights_agrees_with_the_count_to_the_byte(name, activations, block_n):
+@pytest.mark.parametrize("name", FP8)
+def test_model_of_fp8_weights_agrees_with_the_count_to_the_byte(name, activations, block_n, step):
     case, block_m = FP8[name]
-    tiles = fp8_tiled(block_m, block_n)
+    tiles = fp8_tiled(block_m, block_n, step)
     modelled = fast_traffic(case, draw_routing(case).counts, tiles, on_gpu=False, activations=activations)
     assert modelled == traffic.counted_traffic(case, "fast", tiles, activations)
     assert (("quantize", "rows") in modelled) == (activations == "a8")
 
 
 @interpreted
-@pytest.mark.parametrize("tiles", [FEW, FewTiles(FewTile(8, 512, 2), FewTile(8, 256, 2))], ids=str)
+@pytest.mark.parametrize("tiles", [FEW, FewTiles(FewTile(8, 512, 2), FewTile(8, 256, 2)),
+                                   FewTiles(FewTile(8, 128, 2, 3), FewTile(8, 128, 2, 2))], ids=str)  # fmt: skip
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_model_of_fp8_weights_agrees_on_the_output_centric_path(tokens, tiles):
     case = Case("tiny", 4, 2, 384, 256, tokens=tokens, quant="fp8_block")
