@@ -150,7 +150,7 @@ def test_what_a_cache_counts_in_python_is_counted_at_each_replay(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @needs_transformers
 @pytest.mark.parametrize("name", ["tiny", "gpt_oss_20b"])
-@pytest.mark.parametrize("experts", ["tritonmoe_fast", "grouped_mm"])
+@pytest.mark.parametrize("experts", ["tritonmoe_fast", "batched_mm"])
 def test_a_decode_step_in_a_graph_makes_the_tokens_of_the_plain_one(name, experts):
     narrow = {"num_hidden_layers": 4, "hidden_size": 128, "intermediate_size": 256, "vocab_size": 64,
               "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
