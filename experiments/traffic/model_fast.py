@@ -158,7 +158,7 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on
     listed = max_blocks(slots, case.num_experts, tiles.block_m)
     blocks = row_blocks(counts, tiles.block_m)
     table = TABLE_LINES * listed * INDEX_BYTES
-    intermediate, out = slots * held.row(ffn, held.group), slots * hidden * BYTES_PER_ELEMENT
+    intermediate, out = slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
     gate_up = _Gemm("gate_up", tiles, tiles.gate_up, ffn, hidden, 2, blocks, listed, held, held.columns(ffn))
     down = _Gemm("down", tiles, tiles.down, hidden, ffn, 1, blocks, listed, held, hidden)
     if weighted_by_down(TORCH_DTYPE[case.dtype]):

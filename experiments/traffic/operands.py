@@ -24,8 +24,7 @@ SCALE_BYTES = 4
 
 @dataclass(frozen=True)
 class Operands:
-    """quant: a name of `MODELLED_FORMATS`; a8: activations are e4m3 with a scale for each 128 columns of x, and each
-    `group` of what passes between the GEMMs; else they have 16 bits.
+    """quant: a name of `MODELLED_FORMATS`; a8: activations are e4m3 with a scale for each 128 columns, else 16 bits.
 
     Weights of four bits lie as `FourBits.prepared` leaves them, and activations in the order of `launch_permute`, whose
     rows are whole blocks of 128 columns.
@@ -33,7 +32,6 @@ class Operands:
 
     quant: str
     a8: bool = False
-    group: int = BLOCK
 
     @property
     def four_bits(self) -> type[FourBits] | None:
@@ -55,9 +53,9 @@ class Operands:
         """Columns of activations as they lie in memory."""
         return padded(columns) if self.four_bits else columns
 
-    def row(self, columns: int, group: int = BLOCK) -> int:
-        """One row of activations; group: columns that share a scale."""
-        return columns + columns // group * SCALE_BYTES if self.a8 else self.columns(columns) * BYTES_PER_ELEMENT
+    def row(self, columns: int) -> int:
+        """One row of activations."""
+        return columns + columns // BLOCK * SCALE_BYTES if self.a8 else self.columns(columns) * BYTES_PER_ELEMENT
 
     def matrix(self, n: int, k: int, together: int, step: int) -> int:
         """One matrix of weights [n, k] with its scales, each byte that is read once. together: matrices that lie as one
@@ -75,9 +73,9 @@ class Operands:
 
     def issued(self, n: int, k: int, together: int, step: int) -> int:
         """What the row blocks of an expert load of a matrix, each: of fp8_block a scale with every weight row, not once
-        a block of them, and down's for each group of columns."""
+        a block of them."""
         if self.quant == "fp8_block":
-            return n * k + n * (k // (self.group if together == 1 else BLOCK)) * SCALE_BYTES
+            return n * k + n * (k // BLOCK) * SCALE_BYTES
         return self.matrix(n, k, together, step)
 
     def issued_by_few(self, n: int, k: int, together: int, tile: FewTile) -> int:
@@ -92,7 +90,7 @@ def operands_of(case: Case, tiles: FastTiles | FewTiles, activations: str | None
     if case.quant == "none" or isinstance(tiles, FewTiles):
         return Operands(case.quant)
     bits = activations or default_activations(formats()[case.quant], target())
-    return Operands(case.quant, bits == "a8", min(tiles.gate_up.block_n, BLOCK) if bits == "a8" else BLOCK)
+    return Operands(case.quant, bits == "a8")
 
 
 def target() -> Target:

@@ -19,14 +19,7 @@ def _swapped(block_n: int, num_warps: int, *stages: int, step: int = 128) -> tup
 
 Tiles = dict[str, dict[int, tuple[FastTile, ...]]]
 FP8_LOW = (*_swapped(128, 8, 4, 6), *_swapped(128, 8, 3, step=256), *_swapped(128, 4, 3, step=256))
-FP8_HALF = (*_swapped(64, 4, 4), *_swapped(64, 4, 2, 3, step=256))
-"""Columns of gate and up that are half a block of the weights, twice as many programs."""
-FP8_TALL = (
-    *_swapped(128, 8, 3, 4, 5),
-    *_swapped(128, 8, 2, step=256),
-    *_swapped(64, 4, 4),
-    *_swapped(64, 4, 2, step=256),
-)
+FP8_TALL = (*_swapped(128, 8, 3, 4, 5), *_swapped(128, 8, 2, step=256))
 FP8_DOWN = (
     *_swapped(128, 4, 4, 6), *_swapped(128, 8, 5), *_swapped(128, 4, 2, 3, step=256), *_swapped(64, 4, 4),
     *_swapped(64, 4, 3, step=256), *_swapped(256, 8, 3), *_swapped(256, 8, 3, step=256),
@@ -35,7 +28,7 @@ FP8_DOWN_TALL = (
     *_swapped(128, 4, 3, 4, 6), *_swapped(128, 8, 4), *_swapped(128, 4, 2, 3, step=256), *_swapped(256, 8, 4),
 )  # fmt: skip
 FP8: Tiles = {
-    "gate_up": {16: (*FP8_LOW, *FP8_HALF), 32: FP8_TALL, 64: FP8_TALL},
+    "gate_up": {16: FP8_LOW, 32: FP8_TALL, 64: FP8_TALL},
     "down": {16: FP8_DOWN, 32: FP8_DOWN_TALL, 64: FP8_DOWN_TALL},
 }
 FOUR_BITS: Tiles = {
@@ -48,9 +41,8 @@ FP8_FEW = {
         FewTile(4, 1024, 2, 3), FewTile(8, 1024, 4, 3), FewTile(8, 512, 2, 4),
     ),
     "few_down": (
-        FewTile(4, 512, 2), FewTile(8, 1024, 8), FewTile(4, 512, 2, 3), FewTile(4, 512, 2, 6), FewTile(8, 512, 4, 3),
-        FewTile(8, 512, 4, 5), FewTile(4, 256, 2, 3), FewTile(4, 256, 2, 6), FewTile(8, 256, 2, 4),
-        FewTile(8, 256, 4, 6), FewTile(16, 256, 4, 4), FewTile(4, 1024, 4, 3),
+        FewTile(4, 512, 2), FewTile(8, 1024, 8), FewTile(4, 512, 4), FewTile(8, 512, 4), FewTile(4, 1024, 4),
+        FewTile(4, 256, 2), FewTile(8, 256, 4),
     ),
 }  # fmt: skip
 

@@ -117,8 +117,7 @@ FEW: dict[str, tuple[FewTile, ...]] = {
     ),
     "few_down": (
         FewTile(4, 2048, 4), FewTile(4, 512, 4), FewTile(4, 1024, 2), FewTile(4, 512, 2), FewTile(8, 256, 4),
-        FewTile(8, 1024, 4), FewTile(8, 512, 4), FewTile(2, 512, 2), FewTile(4, 512, 2, 3), FewTile(8, 512, 4, 3),
-        FewTile(4, 256, 2, 4),
+        FewTile(8, 1024, 4), FewTile(8, 512, 4), FewTile(2, 512, 2),
     ),
 }  # fmt: skip
 

@@ -37,7 +37,7 @@ def _scaled(values, scales, matrix, n_block, start, STEP: tl.constexpr, N: tl.co
 
 @triton.jit
 def _kept_apart(products, APART: tl.constexpr):
-    """Products [rows, columns], of which so many columns in a row are summed already: fewer registers for sums."""
+    """Products [rows, columns], of which so many neighbours are summed already: fewer registers for the sums."""
     if APART == 1:
         return products
     else:
@@ -111,41 +111,26 @@ def _few_gate_up_kernel(
 
 
 @triton.jit
-def _few_weights(down, expert, n, k, start, end, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr):
-    """Rows n of an expert's weights, a step from `start` on, [BLOCK_N, STEP], 0 outside and from `end` on."""
+def _few_weights(down, expert, n, k, start, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr):
+    """Rows n of an expert's weights, a step from `start` on, [BLOCK_N, STEP], 0 outside."""
     rows = down + (expert.to(tl.int64) * N + n[:, None]) * K + k[None, :] + start
     if EVEN:
         return tl.load(rows)
     else:
-        return tl.load(rows, mask=(n < N)[:, None] & (k < end - start)[None, :], other=0.0)
+        return tl.load(rows, mask=(n < N)[:, None] & (k < K - start)[None, :], other=0.0)
 
 
 @triton.jit
 def _few_values(
-    hidden, scales, expert, n_block, slot, k, start, end,
+    hidden, scales, expert, n_block, slot, k, start,
     STEP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """A step of a slot's values from `start` on, times the scales of its expert's weights, [1, STEP], 0 outside and
-    from `end` on."""
+    """A step of a slot's values from `start` on, times the scales of its expert's weights, [1, STEP], 0 outside."""
     if EVEN:
         values = tl.load(hidden + slot * K + start + k)
     else:
-        values = tl.load(hidden + slot * K + start + k, mask=k < end - start, other=0.0)
+        values = tl.load(hidden + slot * K + start + k, mask=k < K - start, other=0.0)
     return _scaled(values, scales, expert, n_block, start, STEP, N, K)[None, :]
-
-
-@triton.jit
-def _few_bias(biases, bias, weights, slot, expert, n, LOCAL: tl.constexpr, N: tl.constexpr):
-    """biases [BLOCK_N] with what a slot adds."""
-    rows = N
-    if LOCAL is not None:
-        rows = tl.where(expert < LOCAL, N, 0)
-    inside = n < rows
-    own = tl.load(bias + expert * N + n, mask=inside, other=0.0).to(tl.float32)
-    if weights is not None:
-        weight = tl.load(weights + slot).to(tl.float32)
-        own = tl.where(inside, own * weight, 0.0)
-    return biases + own
 
 
 @triton.jit
@@ -164,43 +149,19 @@ def _few_down_slot(
         begin = 0
         end = tl.where(expert < LOCAL, K, 0)
     for start in tl.range(begin, end, STEP):
-        tile = _few_weights(down, expert, n, k, start, K, N, K, EVEN)
-        values = _few_values(hidden, scales, expert, block, slot + j, k, start, K, STEP, N, K, EVEN)
+        tile = _few_weights(down, expert, n, k, start, N, K, EVEN)
+        values = _few_values(hidden, scales, expert, block, slot + j, k, start, STEP, N, K, EVEN)
         total += unpack_e4m3(tile, tl.float32) * values
     if bias is not None:
-        biases = _few_bias(biases, bias, weights, slot + j, expert, n, LOCAL, N)
-    return total, biases
-
-
-@triton.jit
-def _few_down_ahead(
-    total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, n, k, block,
-    LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-    STEP: tl.constexpr, STAGES: tl.constexpr, EVEN: tl.constexpr, APART: tl.constexpr,
-):  # fmt: skip
-    """As `_few_down_slot`, of all slots of a token, in one loop, so that weights of the next slots are in flight."""
-    lane = tl.arange(0, triton.next_power_of_2(TOP_K))
-    steps: tl.constexpr = (K + STEP - 1) // STEP
-    if LOCAL is None:
-        chosen = tl.load(experts + slot + lane, mask=lane < TOP_K, other=0).to(tl.int32)
-    else:
-        chosen = expert_of(experts, expert_map, num_global, slot + lane, lane < TOP_K, LOCAL)
-    begin: tl.constexpr = 1 if LOCAL is None else 0
-    for number in tl.range(begin, TOP_K * steps, num_stages=STAGES):
-        j = number // steps
-        start = number % steps * STEP
-        expert = tl.sum(tl.where(lane == j, chosen, 0), axis=0)
-        end = K
+        rows = N
         if LOCAL is not None:
-            end = tl.where(expert < LOCAL, K, 0)
-            expert = tl.where(expert < LOCAL, expert, 0)
-        tile = _few_weights(down, expert, n, k, start, end, N, K, EVEN and LOCAL is None)
-        values = _few_values(hidden, scales, expert, block, slot + j, k, start, end, STEP, N, K, EVEN and LOCAL is None)
-        total += _kept_apart(unpack_e4m3(tile, tl.float32) * values, APART)
-    if bias is not None:
-        for j in tl.range(0, TOP_K):
-            expert = tl.sum(tl.where(lane == j, chosen, 0), axis=0)
-            biases = _few_bias(biases, bias, weights, slot + j, expert, n, LOCAL, N)
+            rows = tl.where(expert < LOCAL, N, 0)
+        inside = n < rows
+        own = tl.load(bias + expert * N + n, mask=inside, other=0.0).to(tl.float32)
+        if weights is not None:
+            weight = tl.load(weights + slot + j).to(tl.float32)
+            own = tl.where(inside, own * weight, 0.0)
+        biases += own
     return total, biases
 
 
@@ -214,32 +175,26 @@ def _few_down_kernel(
 
     weights: of the biases; None where they have none.
     """
+    tl.static_assert(STAGES == 1)
     columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     even: tl.constexpr = K % STEP == 0 and N % BLOCK_N == 0
     slot = tl.program_id(0) // columns * TOP_K
     n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     block = tl.program_id(0) % columns * BLOCK_N // 128
     k = tl.arange(0, STEP)  # [STEP]
-    APART: tl.constexpr = 16 if scales is not None and STAGES > 1 else 1
     if LOCAL is None:
         # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the
         # first weights can be on their way, while `hidden` is not.
-        expert = tl.load(experts + slot)
-        tile = _few_weights(down, expert, n, k, 0, K, N, K, even)
+        first = tl.load(experts + slot)
+        tile = _few_weights(down, first, n, k, 0, N, K, even)
     wait_for_previous(PDL)
     release_next(PDL)
     if LOCAL is None:
-        values = _few_values(hidden, scales, expert, block, slot, k, 0, K, STEP, N, K, even)
-        total = _kept_apart(unpack_e4m3(tile, tl.float32) * values, APART)
+        total = unpack_e4m3(tile, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, STEP, N, K, even)
     else:
-        total = tl.zeros([BLOCK_N, STEP // APART], dtype=tl.float32)
+        total = tl.zeros([BLOCK_N, STEP], dtype=tl.float32)
     biases = tl.zeros([BLOCK_N], dtype=tl.float32)
-    if STAGES > 1:
-        total, biases = _few_down_ahead(
-            total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot,
-            n, k, block, LOCAL, TOP_K, N, K, STEP, STAGES, even, APART,
-        )  # fmt: skip
-    elif scales is not None and K <= STEP:
+    if scales is not None and K <= STEP:
         for j in tl.range(0, TOP_K):  # unrolled, it takes so many registers that its programs no longer run at once
             total, biases = _few_down_slot(
                 total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, j,

@@ -3,8 +3,8 @@
 As in gemm.py, with the same schedule and ladder of tiles. A step is one or two blocks of 128 columns, for each of which
 a weight row has one scale, and the products of a block are summed apart before they are scaled in float32: the fp8
 units keep some 14 bits within a chain of instructions. Activations come in one of two ways, told by their type:
-a8: e4m3 with a scale per row and group of columns, blocks in x. What passes from gate and up to down is quantised by
-columns of tiles of the former, which are blocks or halves of them.
+a8: e4m3 with a scale per row and block; what passes from gate and up to down is quantised by columns of tiles of the
+former, which therefore are as wide as a block.
 a16: 16 bits; the weights are unpacked to them in registers. For GPUs without fp8 units, and where 8 bits are too few.
 """
 
@@ -28,52 +28,51 @@ def _scaled_product(
     # operands
     a, a_scales, in_rows, a_tail, a_tail_scales, in_tail, weights, weight_scales, expert, column,
     # shape
-    N: tl.constexpr, K: tl.constexpr, MATRICES: tl.constexpr, GROUP: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr, MATRICES: tl.constexpr,
     # tile
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
     """As `_product` in gemm.py. weights: e4m3, or its bits as uint8, [experts * MATRICES, N, K]; weight_scales: float32
-    [experts * MATRICES, N / 128, K / 128]; a_scales, a_tail_scales: pointers to each row's first scale, for a8, one for
-    GROUP columns, 128 or 64."""
+    [experts * MATRICES, N / 128, K / 128]; a_scales, a_tail_scales: pointers to each row's first scale, for a8."""
     WIDTH: tl.constexpr = MATRICES * BLOCK_N
     A8: tl.constexpr = a.dtype.element_ty == tl.float8e4nv
     tl.static_assert(BLOCK_K % 128 == 0)
-    PARTS: tl.constexpr = (BLOCK_K if K % BLOCK_K == 0 else 128) // GROUP
-    k = tl.arange(0, GROUP)  # [GROUP]
+    PARTS: tl.constexpr = (BLOCK_K if K % BLOCK_K == 0 else 128) // 128
+    k = tl.arange(0, 128)  # [128]
     lane = tl.arange(0, WIDTH)  # [WIDTH]
     n = column * BLOCK_N + lane % BLOCK_N  # [WIDTH]
     matrix = expert * MATRICES + lane // BLOCK_N  # [WIDTH]
-    a = a[:, None] + k[None, :]  # [HEIGHT, GROUP]
+    a = a[:, None] + k[None, :]  # [HEIGHT, 128]
     total = tl.zeros([WIDTH, HEIGHT] if SWAP else [HEIGHT, WIDTH], dtype=tl.float32)
     tail = total  # stands in where there is none
     if TAIL > 0:
-        a_tail = a_tail[:, None] + k[None, :]  # [TAIL, GROUP]
+        a_tail = a_tail[:, None] + k[None, :]  # [TAIL, 128]
         tail = tl.zeros([WIDTH, TAIL] if SWAP else [TAIL, WIDTH], dtype=tl.float32)
-    b = weights + (matrix.to(tl.int64) * N + n)[:, None] * K + k[None, :]  # [WIDTH, GROUP]
+    b = weights + (matrix.to(tl.int64) * N + n)[:, None] * K + k[None, :]  # [WIDTH, 128]
     b_scale = weight_scales + (matrix * (N // 128) + n // 128) * (K // 128)  # [WIDTH]
-    for step in tl.range(0, K // GROUP // PARTS, num_stages=STAGES):
+    for step in tl.range(0, K // 128 // PARTS, num_stages=STAGES):
         for part in tl.static_range(PARTS):  # neighbours in memory, asked for one after the other
-            group = step * PARTS + part
-            b_tile = tl.load(b) if N % BLOCK_N == 0 else tl.load(b, mask=(n < N)[:, None], other=0)
-            b += GROUP
-            place = b_scale + group * GROUP // 128
+            block = step * PARTS + part
+            b_tile = tl.load(b) if N % BLOCK_N == 0 else tl.load(b, mask=(n < N)[:, None], other=0.0)
+            b += 128
+            place = b_scale + block
             scale = tl.load(place) if N % BLOCK_N == 0 else tl.load(place, mask=n < N, other=0.0)
             if not A8:
                 b_tile = unpack_e4m3(b_tile, a.dtype.element_ty)
             a_tile = tl.load(a, mask=in_rows[:, None], other=0.0)
-            a += GROUP
+            a += 128
             product = _multiply(a_tile, b_tile, tl.zeros_like(total), SWAP)
             if A8:
-                a_scale = tl.load(a_scales + group, mask=in_rows, other=0.0)  # [HEIGHT]
+                a_scale = tl.load(a_scales + block, mask=in_rows, other=0.0)  # [HEIGHT]
                 product *= a_scale[None, :] if SWAP else a_scale[:, None]
             total += product * (scale[:, None] if SWAP else scale[None, :])
             if TAIL > 0:
                 tail_tile = tl.load(a_tail, mask=in_tail[:, None], other=0.0)
-                a_tail += GROUP
+                a_tail += 128
                 tail_product = _multiply(tail_tile, b_tile, tl.zeros_like(tail), SWAP)
                 if A8:
-                    tail_scale = tl.load(a_tail_scales + group, mask=in_tail, other=0.0)  # [TAIL]
+                    tail_scale = tl.load(a_tail_scales + block, mask=in_tail, other=0.0)  # [TAIL]
                     tail_product *= tail_scale[None, :] if SWAP else tail_scale[:, None]
                 tail += tail_product * (scale[:, None] if SWAP else scale[None, :])
     if SWAP:
@@ -114,7 +113,7 @@ def _gate_up_fp8_tile(
     both, both_tail = _scaled_product(
         x + token * stride_token, x_scales + token * (K // 128), m < rows,
         x + token_tail * stride_token, x_scales + token_tail * (K // 128), m_tail < rows,
-        gate_up, gate_up_scales, expert, column, FFN, K, 2, 128, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
+        gate_up, gate_up_scales, expert, column, FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
     order += row
     inner = inner_of(both, order, weights, bias, m, m < rows, expert, column, FFN, HEIGHT, BLOCK_N, ACTIVATION)
@@ -132,7 +131,7 @@ def _down_fp8_tile(
     # schedule
     order, weights, expert, row, rows, column,
     # shape
-    N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr,
     # tile
     BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
@@ -146,9 +145,9 @@ def _down_fp8_tile(
         m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
         place_tail = (row + m_tail).to(tl.int64)
     total, tail = _scaled_product(
-        hidden + place * K, hidden_scales + place * (K // GROUP), m < rows,
-        hidden + place_tail * K, hidden_scales + place_tail * (K // GROUP), m_tail < rows,
-        down, down_scales, expert, column, N, K, 1, GROUP, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
+        hidden + place * K, hidden_scales + place * (K // 128), m < rows,
+        hidden + place_tail * K, hidden_scales + place_tail * (K // 128), m_tail < rows,
+        down, down_scales, expert, column, N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
     scatter(out, order + row, weights, bias, m, m < rows, total, expert, column, N, BLOCK_N)
     if TAIL > 0:
@@ -183,7 +182,7 @@ def _down_fp8_kernel(
     # schedule
     order, weights, table, num_blocks,
     # shape
-    N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
+    N: tl.constexpr, K: tl.constexpr,
     # tile
     BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -193,7 +192,7 @@ def _down_fp8_kernel(
     release_next(PDL)
     if rows > 0:
         arguments = (hidden, hidden_scales, down, down_scales, bias, out, order, weights, expert, row, rows, column)
-        _climb(_down_fp8_tile, arguments, rows, (N, K, GROUP, BLOCK_N), LADDER)
+        _climb(_down_fp8_tile, arguments, rows, (N, K, BLOCK_N), LADDER)
 
 
 def launch_gate_up_fp8(
@@ -241,7 +240,6 @@ def launch_down_fp8(
     _down_fp8_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
         hidden, down.scales if hidden_scales is None else hidden_scales, *operands(down), epilogue.down_bias, out,
         blocks.order, epilogue.for_down(blocks.weights, dtype), blocks.table, num_blocks,
-        N=n, K=k, GROUP=128 if hidden_scales is None else k // hidden_scales.shape[1],
-        **tiles.constants(tile), **launch_options(hidden.device),
+        N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out

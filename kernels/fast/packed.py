@@ -28,6 +28,8 @@ from .tuned import tuned_tiles
 from .w4 import launch_permute, operands
 
 SUPPORTED = (Fp8Block, Mxfp4, Int4)
+SMALL = 2**23
+"""The most weights of an expert's matrix for which one token takes the output-centric path on a GPU with fp8 units."""
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
 
@@ -138,14 +140,15 @@ def fp8_tiles(
     target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int, activations: str | None
 ) -> FastTiles | FewTiles:
     """The tiles for fp8_block, by the mean load of an expert. With 8-bit activations a column of gate and up is a block
-    of 128, or half of one, for each of which down finds a scale per row.
+    of 128, for which down finds one scale per row.
 
-    activations: None where the caller leaves them open. Then one token takes the output-centric path with 16-bit
-    activations: unpacking costs less there than the launches.
+    activations: None where the caller leaves them open. Then one token of small experts takes the output-centric path
+    with 16-bit activations, as it does wherever 8 bits are not to be had: unpacking costs less there than the launches.
     """
     native = default_activations(Fp8Block, target) == "a8"
-    if tokens == 1 and activations != "a8":
-        return _fp8_few(hidden_dim, ffn_dim) if native else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+    small = native and hidden_dim * ffn_dim <= SMALL
+    if tokens == 1 and (activations == "a16" or (activations is None and (small or not native))):
+        return _fp8_few(ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     slots = tokens * top_k
     block_m = 16 if slots <= FEW_ROWS * num_experts else 64
     if target == INTERPRETER:
@@ -154,18 +157,19 @@ def fp8_tiles(
     if (activations or default_activations(Fp8Block, target)) == "a8":
         if target.nvidia_major >= 10:  # taller tiles spill there; so do more loads in flight, with Triton 3.6
             return FastTiles(16, _swapped(128, 8, 3), _swapped(128, 4, 4))
-        return FastTiles(block_m, _a8_gate_up(hidden_dim, block_m), _a8_down(ffn_dim, slots, block_m))
+        return FastTiles(block_m, _a8_gate_up(hidden_dim, block_m), _a8_down(ffn_dim, block_m))
     if target.nvidia_major >= 9:
         return FastTiles(block_m, _swapped(64, 4, 4), _swapped(64, 4, 4))
     stages = 3 if target.nvidia_major else 2
     return FastTiles(64, FastTile(64, 128, 4, stages, 128, stages), FastTile(64, 128, 4, stages, 128, stages))
 
 
-def _fp8_few(hidden_dim: int, ffn_dim: int) -> FewTiles:
-    """Three steps in flight; short sums in tall tiles, of which all programs run at once."""
-    step = 1024 if hidden_dim % 1024 == 0 else 512
-    gate_up = FewTile(16, 512, 4, 3) if hidden_dim <= 2048 else FewTile(4, step, 2, 3)
-    return FewTiles(gate_up, FewTile(4, 512 if ffn_dim % 512 == 0 else 256, 2, 3))
+def _fp8_few(ffn_dim: int) -> FewTiles:
+    """Three steps of tall tiles in flight in gate and up; down in one step where that holds the whole sum."""
+    gate_up = FewTile(16, 512, 4, 3)
+    if ffn_dim <= 512:
+        return FewTiles(gate_up, FewTile(4, 512, 4))
+    return FewTiles(gate_up, FewTile(8, 1024, 8) if ffn_dim <= 1024 else FewTile(4, 512, 2))
 
 
 def _a8_gate_up(hidden_dim: int, block_m: int) -> FastTile:
@@ -176,15 +180,13 @@ def _a8_gate_up(hidden_dim: int, block_m: int) -> FastTile:
     return _swapped(128, 4, 3, 256)
 
 
-def _a8_down(ffn_dim: int, slots: int, block_m: int) -> FastTile:
-    """Shallow for a token or two, so that all programs run at once."""
+def _a8_down(ffn_dim: int, block_m: int) -> FastTile:
+    """Short sums with all of it, or nearly, in flight."""
     if block_m > 16:
         return _swapped(128, 4, 4)
     if ffn_dim < 1024:
         return _swapped(128, 4, 2, 256)
-    if ffn_dim < 2048:
-        return _swapped(128, 8, 5)
-    return _swapped(128, 4, 3, 256 if slots > 16 else 128)
+    return _swapped(128, 8, 5) if ffn_dim < 2048 else _swapped(128, 4, 3, 256)
 
 
 def _swapped(block_n: int, num_warps: int, stages: int, step: int = 128) -> FastTile:

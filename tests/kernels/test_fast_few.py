@@ -37,8 +37,10 @@ def test_shapes(shape, dtype, device):
 
 @pytest.mark.parametrize("shape", ["nothing_divides", "all_divide", "top_16_of_many"])
 def test_shapes_with_steps_in_flight(shape, device):
-    ahead = FewTiles(*(replace(tile, stages=3) for tile in (SMALL_FEW.gate_up, SMALL_FEW.down)))
+    ahead = replace(SMALL_FEW, gate_up=replace(SMALL_FEW.gate_up, stages=3))
     make_layer(device, **SHAPES[shape]).assert_fast_right(tiles=ahead)
+    with pytest.raises(ValueError, match="down takes stages=1, got 3: only gate_up"):
+        replace(SMALL_FEW, down=replace(SMALL_FEW.down, stages=3))
 
 
 @pytest.mark.parametrize("gating", GATINGS)

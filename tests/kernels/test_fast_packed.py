@@ -73,23 +73,12 @@ def test_steps_of_two_blocks(device, way, hidden, ffn):
     assert relative_error(fast_moe(x, *arguments, activations=way, tiles=FastTiles(16, tile, tile)), exact) <= error
 
 
-@pytest.mark.skipif(not HAS_FP8, reason="needs fp8 units")
-@pytest.mark.parametrize("step", [128, 256])
-@pytest.mark.parametrize("block_m", [16, 160])
-def test_half_a_block_of_gate_and_up_has_a_scale_of_its_own(device, step, block_m):
-    case, made, x, arguments = layer(device, 150 if block_m > 16 else 9, num_experts=2, top_k=1, ffn_dim=256)
-    half, whole = (FastTile(n, step, 4, 2, step, 2, swap=True, small_swap=True) for n in (64, 128))
-    exact, error = allowed(case, made, x, "a8")
-    y = fast_moe(x, *arguments, activations="a8", tiles=FastTiles(block_m, half, whole))
-    assert relative_error(y, exact) <= error
-
-
 @pytest.mark.parametrize("step", [128, 256])
 @pytest.mark.parametrize(("hidden", "ffn"), [(512, 256), (384, 128)], ids=["whole steps", "half a step is left"])
 def test_the_output_centric_path_with_steps_in_flight(device, step, hidden, ffn):
     case, made, x, arguments = layer(device, 3, num_experts=5, top_k=3, hidden_dim=hidden, ffn_dim=ffn)
     exact, error = allowed(case, made, x, "a16")
-    tiles = FewTiles(FewTile(32, step, 4, 3), FewTile(64, step, 4, 3))
+    tiles = FewTiles(FewTile(32, step, 4, 3), FewTile(64, step, 4))
     assert relative_error(fast_moe(x, *arguments, tiles=tiles), exact) <= error
 
 
