@@ -108,12 +108,12 @@ ifeq ($(GPU),)
 endif
 	@echo "Read results/REPORT.md, or open results/report.html."
 
-peers: $(READY)  ## cut vLLM, SGLang, DeepSpeed, DeepGEMM and Humming down to their MoE kernels, into .peers
+peers: $(READY)  ## cut vLLM, SGLang, DeepSpeed, DeepGEMM down to their MoE kernels, unpack Humming and SonicMoE, into .peers
 	$(RUN) baselines/builds/offline/prune_vllm.py
 	$(RUN) baselines/builds/offline/prune_sglang.py
 	$(RUN) baselines/builds/offline/prune_deepspeed.py
 	$(RUN) baselines/builds/offline/prune_deep_gemm.py
-	$(RUN) baselines/builds/offline/unpack_humming.py
+	$(RUN) baselines/builds/offline/unpack.py
 
 checkouts: $(READY)  ## clone ScatterMoE, TritonMoE (the paper's code), Tutel and FastMoE into .peers, and compile the last two (needs nvcc)
 	$(RUN) baselines/builds/checkouts/build.py $(ARGS)

@@ -56,6 +56,7 @@ SYSTEMS = {
     "sglang": ("SGLang", "serving"),
     "openai_triton_kernels": ("OpenAI triton_kernels", "serving"),
     "scattermoe": ("ScatterMoE", "research"),
+    "sonicmoe": ("SonicMoE", "research"),
     "tritonmoe": ("TritonMoE (the paper's code)", "research"),
     "tritonmoe_unfused": ("TritonMoE unfused (the paper's code)", "research"),
     "cutlass_grouped": ("CUTLASS grouped", "library"),

@@ -63,6 +63,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "sglang": ("#3f9a6d", "X", DASHDOT),
     "openai_triton_kernels": ("#4b7f13", "p"),
     "scattermoe": ("#9c8f1f", "h", DASH),
+    "sonicmoe": ("#7d6b00", "2", DOT),
     "tritonmoe": ("#5c4300", "8", DASHDOT),
     "cutlass_grouped": ("#0f7f8c", "<"),
     "cublas_grouped": ("#1b98a6", ">"),
