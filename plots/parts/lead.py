@@ -1,6 +1,7 @@
 """A sheet of how far `fast` is ahead of the best other system, point by point, and which system that is.
 
-A panel for each model, weight format and kind of layer; in it a stem for each batch size and skew.
+A panel for each model and weight format; in it a stem for each batch size and skew. The models' own layers have a map,
+in which each is a line.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from tritonmoe_bench.experiments.analysis.noise import APART
 from tritonmoe_bench.experiments.analysis.results import Study
 from tritonmoe_bench.experiments.reporting.texts import say
 
-from . import caption, layout, style
+from . import caption, layout, maps, style
 
 STEMS_ACROSS = 42
 """So many stems side by side have room for their numbers."""
 STEM = 0.42
 """Between the stems of two skews, where batch sizes are 1 apart."""
+STEMS_IN = 1.75
+MAP_IN, LINE_IN = 0.35, 0.15
+"""Height of a map without its lines, and of a line."""
+MARK = 0.25
+"""Where in a cell the mark of the best peer stands, to the right of the number in its middle."""
 
 
 def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure:
@@ -43,32 +49,67 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
         raise studies[0].lacks("point at which both fast and another system were timed")
     best = best.assign(lead=100 * (best["ratio"] - 1))
     noise = 100 * (best[APART].max() - 1)
+    native = best["layer"] == "native"
     title = say("figures.j2", sentence, standing=standing(best), formats=sorted({*best["quant"]} - {"none"}),
-                native="native" in set(best["layer"]), noise=noise)  # fmt: skip
-    models = names.models_in_order(best["model"])
-    kinds = set(zip(best["layer"] == "native", best["quant"], best["model"]))
-    panels = sorted(kinds, key=lambda panel: (*panel[:2], models.index(panel[2])))
-    stems = int(best.groupby(["layer", "quant", "model"]).size().max())
-    columns = min(max(1, min(4, STEMS_ACROSS // stems)), len(panels))
-    figure, axes = layout.sheet(-(-len(panels) // columns), columns, 1.75, title, used=len(panels), sharey=True)
-    skews = sorted(best["skew"].unique())
-    for index, (panel, (native, quant, model)) in enumerate(zip(axes, panels)):
-        here = (best["model"] == model) & (best["quant"] == quant) & ((best["layer"] == "native") == native)
-        _stems(panel, best[here], skews)
-        panel.axhspan(-noise, noise, color=style.BAND, lw=0, zorder=0.5)
-        panel.axhline(0, color=style.INK, lw=0.8, zorder=1.5)
-        panel.set_title(names.model_label(model) + (quant != "none") * f", {quant}" + native * ", native")
-        panel.set_xlabel("tokens")
-        panel.grid(False, axis="x")
-        if index % columns == 0:
-            panel.set_ylabel("fast is faster than the\nbest other system by (%)")
-    least, most = min(0.0, best["lead"].min()), max(5.0, best["lead"].max())
-    axes[0].set_ylim(least - 0.06 * (most - least) - noise, most + 0.14 * (most - least))
-    own = any(native for native, *_ in panels)
-    notes = say("figures.j2", "lead_notes", dtype=rows["dtype"].iloc[0], noise=noise, native=own)
-    handles = _handles(best, skews, noise)
+                native=bool(native.any()), noise=noise)  # fmt: skip
+    stems, maps_of = _labelled(best[~native]), _labelled(best[native])
+    columns = _columns(stems)
+    panels, cells = list(dict.fromkeys(stems["label"])), list(dict.fromkeys(maps_of["label"]))
+    down = -(-len(panels) // columns)
+    heights = [STEMS_IN] * down + [MAP_IN + LINE_IN * len(cells)] * bool(cells)
+    figure, axes = layout.sheet(len(heights), columns, sum(heights) / len(heights), title, height_ratios=heights)
+    skews = sorted(stems["skew"].unique())
+    for panel, label in zip(axes, panels):
+        _stems(panel, stems[stems["label"] == label], skews)
+        panel.set_title(label)
+    _same_height(axes[: len(panels)], columns, stems["lead"], noise)
+    if cells:
+        _map(figure.add_subplot(axes[0].get_gridspec()[down, :]), maps_of, cells)
+    for spare in axes[len(panels) :]:
+        spare.remove()
+    notes = say("figures.j2", "lead_notes", dtype=rows["dtype"].iloc[0], noise=noise, native=bool(cells))
+    handles = [*_handles(best, skews, noise), *maps.legend(maps_of["ratio"], FAST, "the best other system")]
     below = "\n".join(filter(None, [notes, *(caption.below_text(study.rows) for study in studies)]))
     return layout.finish(figure, handles, below, caption.source(*studies))
+
+
+def _labelled(best: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order of panels, those in 16 bits first, each with the `label` of its panel or line."""
+    models = names.models_in_order(best["model"])
+    keys = best.assign(packed=best["quant"] != "none", place=best["model"].map(models.index))
+    labels = [names.model_label(model) + (quant != "none") * f", {quant}" for model, quant in
+              zip(best["model"], best["quant"])]  # fmt: skip
+    return keys.assign(label=labels).sort_values(["packed", "quant", "place"], kind="stable")
+
+
+def _columns(stems: pd.DataFrame) -> int:
+    """As many panels as there are, or as their stems have room for side by side."""
+    counts = stems.groupby("label").size()
+    return min(max(1, min(4, STEMS_ACROSS // int(counts.max()))), len(counts)) if len(counts) else 1
+
+
+def _map(panel: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
+    """A line for each label: how many times faster, with the mark of the best peer."""
+    maps.draw_ratios(panel, rows, rows, "label", "tokens", labels[::-1])
+    tokens = sorted(rows["tokens"].unique())
+    for other, count, label in zip(rows["other"], rows["tokens"], rows["label"]):
+        look, place = style.look(other), len(labels) - 1 - labels.index(label)
+        panel.plot([tokens.index(count) + MARK], [place], marker=look.marker, ms=3.2, color=look.color, ls="none")
+    panel.set_xlabel("tokens")
+
+
+def _same_height(panels: Sequence[Axes], columns: int, leads: pd.Series, noise: float) -> None:
+    """One scale for all panels of stems, written beside the first of each row."""
+    least, most = min(0.0, *leads), max(5.0, *leads)
+    for index, panel in enumerate(panels):
+        panel.set_ylim(least - 0.06 * (most - least) - noise, most + 0.14 * (most - least))
+        panel.axhspan(-noise, noise, color=style.BAND, lw=0, zorder=0.5)
+        panel.axhline(0, color=style.INK, lw=0.8, zorder=1.5)
+        panel.set_xlabel("tokens")
+        panel.grid(False, axis="x")
+        panel.tick_params(labelleft=index % columns == 0)
+        if index % columns == 0:
+            panel.set_ylabel("fast is faster than the\nbest other system by (%)")
 
 
 def _stems(panel: Axes, rows: pd.DataFrame, skews: list[float]) -> None:
@@ -100,4 +141,4 @@ def _handles(best: pd.DataFrame, skews: list[float], noise: float) -> list[Artis
         words = f"Zipf {skew:g}" if skew else "uniform routing"
         face = "white" if skew else style.INK
         handles.append(Line2D([], [], color=style.INK, marker="o", mfc=face, label=words, **how))
-    return handles + ([Patch(facecolor=style.BAND, label="ties")] if noise else [])
+    return handles + ([Patch(facecolor=style.BAND, label="ties")] if noise and len(best) else [])

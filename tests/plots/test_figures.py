@@ -268,15 +268,17 @@ def test_each_format_has_its_lines_and_the_sentence_says_what_it_buys(drawn, res
     assert "fp8_block: " in printed(drawn["formats"])
 
 
-def test_native_layers_have_a_panel_a_model(drawn, results):
+def test_native_layers_have_a_map_with_a_line_a_model(drawn, results):
     rows = results.study("native").rows
     assert set(rows["layer"]) == {"native"}
     best = headline_data.against_best(rows, headline_data.peers(rows))
-    panels = drawn["served"].axes[1:]
-    models = ["Mixtral-8x7B", "gpt-oss-20b", "Qwen3-Next-80B-A3B"]
-    assert [panel.get_title() for panel in panels] == [f"{model}, native" for model in models]
-    assert sum(len(panel.texts) for panel in panels) == len(best) == 9
+    panels = [panel for panel in drawn["served"].axes if panel.images]
+    lines = [label.get_text() for panel in panels for label in reversed(panel.get_yticklabels())]
+    assert lines == ["Mixtral-8x7B", "gpt-oss-20b", "Qwen3-Next-80B-A3B"]
+    cells = sorted(text.get_text() for panel in panels for text in panel.texts)
+    assert cells == sorted(f"{ratio:.2f}" for ratio in best["ratio"])
     assert "on the layers that models run" in " ".join(drawn["served"].get_suptitle().split())
+    assert "each model's own layer" in printed(drawn["served"])
 
 
 def test_the_ranking_has_a_cell_a_system_and_point_and_its_profile(drawn, results):
