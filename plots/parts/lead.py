@@ -64,7 +64,9 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
         panel.set_title(label)
     _same_height(axes[: len(panels)], columns, stems["lead"], noise)
     if cells:
-        _map(figure.add_subplot(axes[0].get_gridspec()[down, :]), maps_of, cells)
+        grid = axes[0].get_gridspec()
+        assert grid is not None
+        _map(figure.add_subplot(grid[down, :]), maps_of, cells)
     for spare in axes[len(panels) :]:
         spare.remove()
     notes = say("figures.j2", "lead_notes", dtype=rows["dtype"].iloc[0], noise=noise, native=bool(cells))
