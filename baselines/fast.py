@@ -38,8 +38,9 @@ class Fast(Implementation):
     #    the chosen again instead of selecting them.
     # 5: in fp8_block one token of small experts takes the output-centric path, and tiles go by the length of sums.
     # 6: weights of four bits wait for the products of a step before the next one is unpacked into the same registers;
-    #    int4 unpacks in 9 instructions a word instead of 15, and takes tiles of 64 rows. In fp8_block a step is two
-    #    blocks of columns for low blocks, and gate and up of one token have several steps in flight.
+    #    int4 unpacks in 9 instructions a word instead of 15, and takes tiles of 48 and 64 rows; one token in four bits
+    #    takes an output-centric path. In fp8_block a step is two blocks of columns for low blocks, and gate and up of
+    #    one token have several steps in flight.
     revision = 6
     source = "kernels/fast/layer.py"
     needs_gpu = False

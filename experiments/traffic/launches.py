@@ -95,6 +95,14 @@ _GATE_UP_W4, _DOWN_W4 = (
            "weights": "topk_scores", **_TABLE}),
 )  # fmt: skip
 _W4_EXPERTS = (_FAST_EXPERTS[0][0], _GATE_UP_W4, _DOWN_W4, _FAST_EXPERTS[0][3])
+_PLANES = Known("_planes_kernel", "reorder", {"x": "x", "planes": "rows"})
+_FEW_W4_EXPERTS = (
+    Known("_few_gate_up_w4_kernel", "gate_up",
+          {"planes": "rows", "gate_up": "gate_up_weights", "scales": "gate_up_weights", "hidden": "intermediate",
+           **_ROUTED}),
+    Known("_few_down_w4_kernel", "down",
+          {"hidden": "intermediate", "down": "down_weights", "scales": "down_weights", "y": "output", **_ROUTED}),
+)  # fmt: skip
 
 
 LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
@@ -110,7 +118,7 @@ LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
         *((*logits, _FAST_TOP_K, *experts)
           for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x")))),
         *((first, *logits, _FAST_TOP_K, *experts)
-          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_REORDER, _W4_EXPERTS))
+          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_REORDER, _W4_EXPERTS), (_PLANES, _FEW_W4_EXPERTS))
           for logits in _FAST_LOGITS),
     ),
 }  # fmt: skip

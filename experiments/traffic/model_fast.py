@@ -21,6 +21,7 @@ from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, format_tile
 from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS, is_ranked, lanes
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.formats import formats
+from tritonmoe_bench.kernels.formats.four_bits import BLOCK, ROWS
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 from tritonmoe_bench.kernels.weighting import weighted_by_down
@@ -32,6 +33,8 @@ from .operands import MODELLED_TARGET, Operands, operands_of, target
 
 NAME = "fast"
 FLOAT_BYTES = 4
+THREADS = 32
+"""That share a block of prepared weights of four bits on the output-centric path."""
 TABLE_LINES = 5
 """Of the table of row blocks: expert, first row, rows, first neighbour, neighbours."""
 MODELLED_GPU = "nvidia-h200"
@@ -89,7 +92,7 @@ def fast_traffic(
     """
     counts, held = check_counts(case, counts), operands_of(case, tiles, activations)
     if isinstance(tiles, FewTiles):
-        experts = _few(case, counts, tiles, held)
+        experts = (_few_w4 if held.four_bits else _few)(case, counts, tiles, held)
     else:
         experts = [*_rows(case, held), *_blocks(case, counts, tiles, held, on_gpu)]
     return tabulated([*_logits(case, on_gpu), *_top_k(case, on_gpu), *experts])
@@ -253,4 +256,35 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Ite
         ("down", "down_weights", down),
         ("down", "intermediate", reads(intermediate, back)),
         ("down", "output", writes(x)),
+    ]
+
+
+def _few_w4(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Iterable[Entry]:
+    """As `_few`, over prepared weights of four bits: activations are planes, which each of the eight weight rows that
+    lie together loads for itself."""
+    hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
+    active = int((counts > 0).sum())
+    # Programs write what fills up the last block of the intermediate too, in eights of rows.
+    inward = -(-held.columns(ffn) // tiles.gate_up.block_n)
+    back = -(-hidden // tiles.down.block_n)
+    # Each of the four threads of a row loads its own scale.
+    gate_up, down = (
+        Bytes(read=slots * n * held.whole_row(k, BLOCK // 4), unique_read=active * n * held.whole_row(k))
+        for n, k in ((2 * ffn, hidden), (hidden, ffn))
+    )
+    x, intermediate = (rows * held.planes(columns) for rows, columns in ((case.tokens, hidden), (slots, ffn)))
+    blocks = slots * held.columns(ffn) // BLOCK
+    return [
+        ("reorder", "x", reads(case.tokens * hidden * BYTES_PER_ELEMENT)),
+        ("reorder", "rows", writes(x)),
+        ("gate_up", "topk_experts", reads(slots * INDEX_BYTES, inward)),
+        ("gate_up", "topk_scores", reads(slots * FLOAT_BYTES, inward)),
+        ("gate_up", "rows", reads(x, case.top_k * inward * ROWS)),
+        ("gate_up", "gate_up_weights", gate_up),
+        ("gate_up", "intermediate", writes(intermediate)),
+        # Every thread looks the expert of its block up.
+        ("down", "topk_experts", Bytes(read=blocks * THREADS * back * INDEX_BYTES, unique_read=slots * INDEX_BYTES)),
+        ("down", "down_weights", down),
+        ("down", "intermediate", reads(intermediate, back * ROWS)),
+        ("down", "output", writes(case.tokens * hidden * BYTES_PER_ELEMENT)),
     ]

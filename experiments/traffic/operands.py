@@ -20,6 +20,7 @@ MODELLED_TARGET = Target(227 * 1024, 9)
 """Where there is no GPU, the tiles and activations are those of this one."""
 MODELLED_FORMATS = ("none", "fp8_block", "mxfp4", "int4", "int4_g32")
 SCALE_BYTES = 4
+PLANE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class Operands:
         # Steps of a whole block read the scales of all of it, with those that only fill up the last one.
         scales = (padded(k) if prepared and step == four_bits.BLOCK else k) // group
         return n * k * kind.bits // 8 + n * scales * kind.scale_bytes(1, kind.group)
+
+    def whole_row(self, columns: int, scaled: int | None = None) -> int:
+        """A row of prepared weights of four bits, with what fills up its last block, and with a scale for each `scaled`
+        columns; None: for as many as have one."""
+        kind = self.four_bits
+        assert kind is not None
+        scales = padded(columns) // (scaled or kind.least)
+        return padded(columns) * kind.bits // 8 + scales * kind.scale_bytes(1, kind.group)
+
+    def planes(self, columns: int) -> int:
+        """A row of activations as planes (kernels/fast/few_w4.py)."""
+        return (8 if self.quant == "mxfp4" else 9) * padded(columns) // 8 * PLANE_BYTES
 
     def issued(self, n: int, k: int, together: int, step: int) -> int:
         """What the row blocks of an expert load of a matrix, each: of fp8_block a scale with every weight row, not once

@@ -11,6 +11,7 @@ import torch
 from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_routing
 from tritonmoe_bench.kernels.fast.experts import Experts
 from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
+from tritonmoe_bench.kernels.fast.few_w4 import launch_few_down_w4, launch_few_gate_up_w4, launch_planes
 from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
 from tritonmoe_bench.kernels.fast.logits import launch_logits
 from tritonmoe_bench.kernels.fast.packed import launch_packed_down, launch_packed_gate_up, quantized
@@ -105,6 +106,12 @@ def stage_call(candidate: Candidate, batch: Batch) -> Callable[[], Any]:
     down: Any = layer.down
     if isinstance(tile, FewTile):
         experts, weights = batch.top_k()
+        if isinstance(gate_up, FourBits):
+            if candidate.stage == "few_gate_up":
+                planes = launch_planes(batch.x, gate_up)
+                return lambda: launch_few_gate_up_w4(planes, gate_up, experts, weights, tile)
+            planes, y = launch_planes(batch.hidden, gate_up), torch.empty_like(batch.x)
+            return lambda: launch_few_down_w4(planes, down, experts, weights, y, tile)
         if candidate.stage == "few_gate_up":
             return lambda: launch_few_gate_up(batch.x, gate_up, experts, weights, tile)
         hidden = batch.hidden.float()
@@ -125,12 +132,16 @@ def stage_call(candidate: Candidate, batch: Batch) -> Callable[[], Any]:
 
 def plain(stage: str, batch: Batch, output: Any) -> Any:
     """The output of a stage as `stage_reference` has it: not quantised, and its columns in their own order."""
-    if stage != "gate_up" or not batch.layer.experts.packed:
+    layer = batch.layer
+    if stage == "few_gate_up" and isinstance(layer.gate_up, FourBits):
+        factors = launch_planes(torch.ones_like(batch.hidden[:1]), layer.gate_up)
+        return (output[:, :8] / factors[:, :8]).transpose(1, 2).flatten(1)[:, : batch.case.ffn_dim]
+    if stage != "gate_up" or not layer.experts.packed:
         return output
     values, scales = output
     if scales is not None:
         return values.float() * scales.repeat_interleave(values.shape[1] // scales.shape[1], 1)
-    if not isinstance(batch.layer.gate_up, FourBits):
+    if not isinstance(layer.gate_up, FourBits):
         return values
     numbers = torch.arange(1, batch.case.ffn_dim + 1, dtype=torch.float32, device=values.device)
     places = launch_permute(numbers[None])[0].long()  # 0 where a place holds no column

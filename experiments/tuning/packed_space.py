@@ -9,7 +9,7 @@ from __future__ import annotations
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FewTile
 
 MANY = float("inf")
-LOADS = {16: (0, 16), 32: (4, 48), 64: (8, MANY)}
+LOADS = {16: (0, 16), 32: (4, 48), 48: (16, 96), 64: (8, MANY)}
 """By block height, the range of mean rows per expert in which it is tried."""
 
 
@@ -32,8 +32,8 @@ FP8: Tiles = {
     "down": {16: FP8_DOWN, 32: FP8_DOWN_TALL, 64: FP8_DOWN_TALL},
 }
 FOUR_BITS: Tiles = {
-    "gate_up": dict.fromkeys((16, 32, 64), _swapped(64, 4, 3, 4, 5)),
-    "down": dict.fromkeys((16, 32, 64), (*_swapped(128, 4, 3, 4, 5), *_swapped(64, 4, 4, 5))),
+    "gate_up": dict.fromkeys((16, 32, 48, 64), _swapped(64, 4, 3, 4, 5)),
+    "down": dict.fromkeys((16, 32, 48, 64), (*_swapped(128, 4, 3, 4, 5), *_swapped(64, 4, 4, 5))),
 }
 FP8_FEW = {
     "few_gate_up": (
@@ -46,14 +46,26 @@ FP8_FEW = {
     ),
 }  # fmt: skip
 
+FOUR_BITS_FEW: dict[str, tuple[FewTile, ...]] = {
+    "few_gate_up": (
+        FewTile(8, 512, 4), FewTile(16, 512, 4), FewTile(32, 512, 4), FewTile(8, 1024, 8), FewTile(16, 1024, 8),
+    ),
+    "few_down": (
+        FewTile(8, 2048, 16), FewTile(16, 2048, 16), FewTile(32, 2048, 16), FewTile(16, 1024, 8), FewTile(32, 1024, 8),
+    ),
+}  # fmt: skip
+
 
 def packed_tiles(quant: str, load: float) -> dict[str, dict[int, tuple[FastTile, ...]]]:
     """Tiles by stage and height, for so many rows an expert on average."""
     heights = [height for height, (least, most) in LOADS.items() if least <= load <= most]
     every = FP8 if quant == "fp8_block" else FOUR_BITS
-    return {stage: {height: by_height[height] for height in heights} for stage, by_height in every.items()}
+    return {
+        stage: {height: by_height[height] for height in heights if height in by_height}
+        for stage, by_height in every.items()
+    }
 
 
 def packed_few_tiles(quant: str) -> dict[str, tuple[FewTile, ...]]:
-    """Tiles of the output-centric path by stage; of four bits it has none."""
-    return FP8_FEW if quant == "fp8_block" else {}
+    """Tiles of the output-centric path by stage."""
+    return FP8_FEW if quant == "fp8_block" else FOUR_BITS_FEW

@@ -18,7 +18,7 @@ from ..checks import (
 )
 from ..gating import Gating
 from .experts import Experts
-from .packed import check_packed
+from .packed import check_packed, few_fit
 from .route import Chosen, Router
 from .tile_types import FastTiles, FewTiles
 
@@ -54,7 +54,7 @@ def check_arguments(
     else:
         _check_chosen(route, x)
     ffn = experts.down.shape[2]
-    _check_tiles(tiles, invariant, x.numel() // hidden, route.top_k * max(hidden, ffn))
+    _check_tiles(tiles, experts, invariant, x.numel() // hidden, route.top_k * max(hidden, ffn))
     epilogue = experts.epilogue
     assert isinstance(epilogue.activation, Activation)
     _check_bias("gate_up_bias", epilogue.gate_up_bias, (num_experts, 2 * ffn), x)
@@ -93,12 +93,14 @@ def _check_chosen(chosen: Chosen, x: torch.Tensor) -> None:
         check_contiguous("expert_map", check_tensor("expert_map", expert_map, ("global experts",), (torch.int32,), x))
 
 
-def _check_tiles(tiles: object, invariant: bool, tokens: int, elements: int) -> None:
+def _check_tiles(tiles: object, experts: Experts, invariant: bool, tokens: int, elements: int) -> None:
     """elements: of a token, in the largest intermediate."""
     if tiles is not None and not isinstance(tiles, FastTiles | FewTiles):
         raise TypeError(f"tiles must be FastTiles or FewTiles, got {type(tiles).__name__}")
     if isinstance(tiles, FewTiles) and tokens * elements >= 2**31:
         raise ValueError(f"{tokens} tokens are too many for FewTiles: their offsets have 32 bits")
+    if isinstance(tiles, FewTiles) and experts.packed and not few_fit(experts):
+        raise ValueError("FewTiles over weights of four bits take them as prepared() gives them: call it on both")
     if invariant and tiles is not None and (isinstance(tiles, FewTiles) or tiles.dynamic):
         raise ValueError("invariant=True takes one tile for all blocks: FastTiles with dynamic=False, or none")
 

@@ -7,12 +7,14 @@ import triton
 import triton.language as tl
 
 from ..chunks import chunks
+from ..formats.four_bits import FourBits
 from ..pdl import launch_options, release_next, wait_for_previous
 from .arguments import check_arguments
 from .choose import choose_tiles, invariant_tiles
 from .epilogue import PLAIN, Epilogue
 from .experts import Experts
 from .few import launch_few
+from .few_w4 import launch_few_w4, launch_planes
 from .gemm import launch_down, launch_gate_up
 from .local import Local, expert_of, lookup
 from .packed import invariant_packed_tiles, launch_packed_down, launch_packed_gate_up, packed_tiles, quantized
@@ -80,6 +82,13 @@ def _forward(x, route, experts, tiles, invariant, y) -> None:
     """What `forward` does with a batch that the kernels take at once, once it is checked."""
     tiles = tiles or layer_tiles(x, route, experts, invariant)
     if isinstance(tiles, FewTiles):
+        if isinstance(experts.gate_up, FourBits):
+            assert isinstance(experts.down, FourBits)
+            planes = launch_planes(x, experts.gate_up)
+            chosen, weights = route.choose(x)
+            packed = experts.gate_up, experts.down
+            launch_few_w4(planes, chosen, weights, *packed, tiles, y, experts.epilogue, route.local)
+            return
         chosen, weights = route.choose(x)
         launch_few(x, chosen, weights, experts.gate_up, experts.down, tiles, y, experts.epilogue, route.local)
         return

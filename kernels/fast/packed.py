@@ -32,6 +32,8 @@ SMALL = 2**23
 """The most weights of an expert's matrix for which one token takes the output-centric path on a GPU with fp8 units."""
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
+FEW_WEIGHTS = 2**23
+"""The most weights of an expert's matrix for which two tokens of weights of four bits take the output-centric path."""
 
 
 def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -73,7 +75,15 @@ def launch_packed_down(
 
 def packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles | FewTiles:
     """The tiles of a layer for x. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
-    return choose_packed_tiles(x.device, _format(experts), shape, x.shape[0], experts.activations)
+    tiles = choose_packed_tiles(x.device, _format(experts), shape, x.shape[0], experts.activations)
+    if isinstance(tiles, FewTiles) and not few_fit(experts):
+        return w4_tiles(target_of(x.device), x.shape[0] * shape[1] / shape[0])
+    return tiles
+
+
+def few_fit(experts: Experts) -> bool:
+    """Whether the output-centric path can read the weights."""
+    return all(part.is_prepared for part in (experts.gate_up, experts.down) if isinstance(part, FourBits))
 
 
 def choose_packed_tiles(
@@ -118,8 +128,19 @@ def format_tiles(
     """The tiles for a format. shape: (num_experts, top_k, hidden_dim, ffn_dim); activations: as in `fp8_tiles`."""
     if kind is Fp8Block:
         return fp8_tiles(target, *shape, tokens, activations)
-    num_experts, top_k, _, _ = shape
+    num_experts, top_k, hidden_dim, ffn_dim = shape
+    few = tokens == 1 or (tokens == 2 and hidden_dim * ffn_dim <= FEW_WEIGHTS)
+    if few and target.nvidia_major and hidden_dim % 16 == 0 and ffn_dim % 8 == 0:
+        return _w4_few(tokens * hidden_dim, tokens * top_k * ffn_dim)
     return w4_tiles(target, tokens * top_k / num_experts)
+
+
+def _w4_few(outputs: int, neurons: int) -> FewTiles:
+    """For a token or two of weights that can be prepared: as few rows a program as let all programs run at once, down's
+    with four times the warps, as it has so many fewer rows."""
+    gate_up = next((rows for rows in (8, 16) if neurons <= 800 * rows), 32)
+    down = next((rows for rows in (8, 16) if outputs <= 264 * rows), 32)
+    return FewTiles(FewTile(gate_up, 512, 4), FewTile(down, 2048, 16))
 
 
 def w4_tiles(target: Target, load: float) -> FastTiles:
@@ -128,7 +149,7 @@ def w4_tiles(target: Target, load: float) -> FastTiles:
     if target == INTERPRETER:
         tile = FastTile(128, 256, 4, 1, 256, 1, swap=True, small_swap=True)
         return FastTiles(64, tile, tile)
-    block_m = 16 if load <= 8 else 32 if load <= 24 else 64
+    block_m = 16 if load <= 8 else 32 if load <= 24 else 48 if load <= 64 else 64
     if target.is_amd:
         return FastTiles(block_m, _swapped(64, 4, 2), _swapped(64, 4, 2))
     if target.nvidia_major != 9:  # mma.sync and tcgen05.mma leave fewer registers to what is unpacked

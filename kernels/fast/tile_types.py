@@ -45,7 +45,9 @@ class FastTile:
 
     def highest(self, block_m: int) -> int:
         """The height of the tile that holds block_m rows."""
-        return 192 if block_m in (144, 160) and not self.swap else block_m
+        if self.swap:
+            return block_m
+        return {48: 64, 144: 192, 160: 192}.get(block_m, block_m)
 
     def rung(self, rows: int) -> Rung:
         """The tile for blocks of up to so many rows, one of `HEIGHTS`."""
@@ -53,6 +55,8 @@ class FastTile:
             return 16, 0, self.small_k, self.small_stages, self.small_swap
         if rows <= 32:
             return 32, 0, self.small_k, self.small_stages, self.swap
+        if rows == ONLY_HIGHEST:
+            return 32, 16, self.small_k, self.small_stages, self.swap
         return min(rows, 128), max(rows - 128, 0), self.block_k, self.stages, self.swap
 
     def operand(self, weights: torch.Tensor, at_once: int = 1) -> torch.Tensor | TensorDescriptor:
@@ -108,8 +112,10 @@ class FewTiles:
         return f"few gate_up={self.gate_up} down={self.down}"
 
 
-HEIGHTS = (16, 32, 64, 128, 144, 160, 192, 256)
-"""The most rows that a block may hold; beyond 128 they are a tile of 128 rows and a tail."""
+HEIGHTS = (16, 32, 48, 64, 128, 144, 160, 192, 256)
+"""The most rows that a block may hold; 48 are a tile of 32 rows and a tail, more than 128 a tile of 128 and a tail."""
+ONLY_HIGHEST = 48
+"""The height that no ladder has below its highest."""
 ONLY_SWAPPED = (32, 144, 160)
 """Heights that only tiles with the weights on the left have below the highest: others need 64 rows, also of a tail."""
 
@@ -132,7 +138,8 @@ class FastTiles:
 
     def ladder(self, tile: FastTile) -> tuple[Rung, ...]:
         """The tiles that a GEMM chooses from on the GPU, ascending; not dynamic: the last one alone."""
-        lower = [height for height in HEIGHTS if height < self.block_m and (tile.swap or height not in ONLY_SWAPPED)]
+        left_out = (ONLY_HIGHEST,) if tile.swap else (ONLY_HIGHEST, *ONLY_SWAPPED)
+        lower = [height for height in HEIGHTS if height < self.block_m and height not in left_out]
         rungs = [tile.rung(height) for height in (*lower, tile.highest(self.block_m))]
         return tuple(rungs if self.dynamic else rungs[-1:])
 

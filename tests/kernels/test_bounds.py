@@ -14,7 +14,9 @@ from tritonmoe_bench.experiments.interpreter.accesses import Launch, OutOfBounds
 from tritonmoe_bench.experiments.interpreter.counting import count_bytes
 from tritonmoe_bench.experiments.traffic.launches import LAUNCHES
 from tritonmoe_bench.kernels import Gating, fast_moe, paper_moe
+from tritonmoe_bench.kernels.fast.tile_types import FewTile, FewTiles
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
+from tritonmoe_bench.kernels.formats.int4 import Int4Group32
 
 pytestmark = pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="accesses are checked in the interpreter")
 
@@ -54,14 +56,23 @@ def over_fp8_blocks():
     return fast_moe(x, router, Fp8Block.pack(gate_up), Fp8Block.pack(down), 2, activations="a8")
 
 
+def over_four_bits(tiles):
+    x, router, gate_up, down = (
+        random(*shape, dtype="fp16", device="cpu", seed=seed)
+        for seed, shape in enumerate([(2, 160), (3, 160), (3, 2 * 96, 160), (3, 160, 96)])
+    )
+    return fast_moe(x, router, *(Int4Group32.pack(part).prepared() for part in (gate_up, down)), 2, tiles=tiles)
+
+
 FORWARDS = {
     "paper_fused_graph": lambda: paper_moe(*layer(), fused=True, schedule="gpu"),
     "paper_unfused": lambda: paper_moe(*layer(), fused=False, schedule="host"),
     "fast": lambda: fast_moe(*layer(), tiles=make_tiles(16)),
     "fast_bulk": lambda: fast_moe(*layer(), tiles=make_tiles(64, swap=True, bulk=True)),
     "fast_few": lambda: few_tokens(SMALL_FEW),
+    "fast_few_four_bits": lambda: over_four_bits(FewTiles(FewTile(16, 128, 4), FewTile(16, 256, 4))),
 }
-"""Every kernel of both families over weights in 16 bits, between them."""
+"""Every kernel of both families over weights in 16 bits, between them, and of the output-centric path in four."""
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -91,7 +102,7 @@ def test_the_bounds_of_every_argument_of_every_kernel_are_watched(name, monkeypa
 
 def test_these_forwards_launch_every_kernel_of_both_families():
     with count_bytes() as counter:
-        for forward in (*FORWARDS.values(), over_fp8_blocks):
+        for forward in (*FORWARDS.values(), over_fp8_blocks, lambda: over_four_bits(None)):
             forward()
     known = {launch.kernel for sequences in LAUNCHES.values() for sequence in sequences for launch in sequence}
     assert {launch.kernel for launch in counter.launches} == known

@@ -111,8 +111,9 @@ def test_stages_and_forwards_of_every_format_are_checked_too(quant, monkeypatch)
         for stage in ("gate_up", "down"):
             assert timer.stage(Candidate(stage, 16, WHOLE), 0.0) == 1.0
         assert timer.forward(FastTiles(16, WHOLE, WHOLE), 0.0, 0) == 1.0
-        if quant == "fp8_block":
-            assert timer.stage(Candidate("few_gate_up", 0, FewTile(64, 128, 4)), 0.0) == 1.0
+        few = FewTile(64, 128, 4) if quant == "fp8_block" else FewTile(32, 512, 4)
+        for stage in ("few_gate_up", "few_down"):
+            assert timer.stage(Candidate(stage, 0, few), 0.0) == 1.0
         right = layer.stage_call
         monkeypatch.setattr(tune_timer, "stage_call", lambda candidate, batch: lambda: _off(right(candidate, batch)()))
         assert timer.stage(Candidate("gate_up", 16, WHOLE), 0.0) is None
