@@ -8,7 +8,7 @@ ARGS ?=
 comma := ,
 space := $(comma:,=) $(comma:,=)
 PAPER_STUDIES := throughput skew experts stages
-ALL_STUDIES := $(PAPER_STUDIES) paper_code headline quant native shards decode fusion heights energy endtoend counters
+ALL_STUDIES := $(PAPER_STUDIES) paper_code headline granular quant native recorded shards decode fusion heights energy endtoend counters
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # In the interpreter every row has to be right; on a GPU a system that fails is a row like any other.
 STRICT := $(if $(GPU),,strict=true)
