@@ -61,13 +61,16 @@ class Plan:
     def minutes(self) -> float:
         """An upper forecast of the GPU time: process starts, set-up of each case, and samples of each row.
 
-        Every committed study of results/nvidia-h200 took less, and most took half of it. The start of a process, with
-        the kernels that it compiles, is the largest part: a system that is not installed ends in 2 s.
+        Every committed study of results/nvidia-h200 took less, and most took half of it. The start of a process and the
+        kernels that it compiles, anew for each layer and batch size, are the largest part: a system that is not
+        installed ends in 2 s.
         """
-        layers = [len({case.weights_key for case in self.cases_of(name)}) for name in self.implementations]
-        systems = sum(count > 0 for count in layers)
+        cases = [self.cases_of(name) for name in self.implementations]
+        layers = sum(len({case.weights_key for case in mine}) for mine in cases)
+        compiled = sum(len({(case.weights_key, case.tokens) for case in mine}) for mine in cases)
+        systems = sum(bool(mine) for mine in cases)
         measured = self.measurement.seconds(self.results, self.points, systems, self.modes)
-        return (22.0 * systems + 1.0 * sum(layers) + measured) / 60
+        return (14.0 * systems + 1.0 * layers + 0.8 * compiled + measured) / 60
 
 
 def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan:
