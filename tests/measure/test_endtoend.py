@@ -86,7 +86,7 @@ def test_an_error_is_that_of_the_experts_that_are_set():
     ("implementation", "changes", "reason"),
     [
         (Stream(), {}, "transformers has no experts implementation of it"),
-        (Fast(), {"model": "mixtral"}, "conf/whole has no mixtral, it has "),
+        (Fast(), {"model": "mixtral_8x22b"}, "conf/whole has no mixtral_8x22b, it has "),
         (Fast(), {"skew": 1.2}, "the model has 16-bit weights and routes by itself"),
     ],
 )
