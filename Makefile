@@ -8,7 +8,7 @@ ARGS ?=
 comma := ,
 space := $(comma:,=) $(comma:,=)
 PAPER_STUDIES := throughput skew experts stages
-ALL_STUDIES := $(PAPER_STUDIES) paper_code headline granular quant native recorded shards decode fusion heights energy endtoend counters
+ALL_STUDIES := headline throughput quant paper_code native granular endtoend skew shards decode fusion heights stages energy experts recorded counters
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # In the interpreter every row has to be right; on a GPU a system that fails is a row like any other.
 STRICT := $(if $(GPU),,strict=true)
@@ -68,7 +68,7 @@ endif
 sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep MODEL=mixtral SKEW=1.2
 	$(RUN) experiments/sweep.py $(or $(strip $(KEYS) $(ARGS)),study=throughput)
 
-studies: $(READY)  ## every study there is, on this machine's GPU
+studies: $(READY)  ## every study there is, on this machine's GPU (86 minutes at most on an H200)
 	$(RUN) experiments/sweep.py -m study=$(call list,$(ALL_STUDIES)) $(ARGS)
 
 tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]
@@ -83,7 +83,7 @@ portability: $(READY)  ## compile every kernel for five GPUs, with none: results
 figures: $(READY)  ## draw every figure from the CSVs (45 s)
 	$(RUN) plots/draw.py $(KEYS) $(ARGS)
 
-report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (10 s)
+report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (5 s)
 	$(RUN) experiments/report.py $(KEYS) $(ARGS)
 
 contribute: $(READY)  ## pack this machine's results into one file to send, without host names and paths: make contribute [DEVICE=]

@@ -13,6 +13,7 @@ from ..analysis.compare import fastest_first, panels, ratios, span, timed
 from ..analysis.names import GPU_SCHEDULE, LIMIT, MEGABLOCKS, PAPER, in_order, model_label
 from ..analysis.noise import spread
 from ..table.limits import BELOW_MARK
+from .again import minutes_of
 from .texts import NOISE_MARK, OLDER_MARK
 
 
@@ -77,6 +78,7 @@ def provenance_table(frames: Mapping[str, pd.DataFrame], older: Container[str] =
             "run",
             "rows",
             "measured (UTC)",
+            "minutes",
             "cards",
             "driver",
             "torch",
@@ -85,7 +87,7 @@ def provenance_table(frames: Mapping[str, pd.DataFrame], older: Container[str] =
             "commit",
             "age",
         ],
-        text=(0, 1, 3, 5, 6, 7, 8, 9),
+        text=(0, 1, 3, 6, 7, 8, 9, 10),
     )
     for study, frame in frames.items():
         dirty = frame["git_dirty"].astype(str).str.lower().eq("true").any()
@@ -95,7 +97,7 @@ def provenance_table(frames: Mapping[str, pd.DataFrame], older: Container[str] =
         clocks = frame["sm_clock_mhz"].dropna() if "sm_clock_mhz" in frame else pd.Series(dtype=float)
         frame = frame.sort_values("timestamp_utc", kind="stable")
         table.rows.append([
-            study, str(frame["run_id"].iloc[0]), rows, f"{times.min()} to {times.max()}",
+            study, str(frame["run_id"].iloc[0]), rows, f"{times.min()} to {times.max()}", f"{minutes_of(frame):.1f}",
             str(frame["device_uuid"].dropna().nunique()), _distinct(frame["driver"]), _distinct(frame["torch"]),
             _distinct(frame["triton"]), span(clocks, 0) if len(clocks) else "-",
             _distinct(frame["git_commit"].astype("string").str[:10]) + (" with changes" if dirty else ""),

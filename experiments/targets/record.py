@@ -76,7 +76,7 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
 
     brief: one token, and the most tokens of each configuration, for a model whose sizes the tiles divide and for one
     whose sizes they do not; in fp16 for one model. Of a tile of a grouped GEMM that several of them launch, `recorded`
-    keeps one.
+    keeps one, and of ladders those that hold each of their tiles.
     """
     taken = set()
     for model in models():
@@ -168,7 +168,8 @@ def record(launches: list[dict[str, Any]]) -> None:
         constants = {names[path[0]]: value for path, value in compile["constants"].items() if len(path) == 1}
         aligned = {names[path[0]]: str(value) for path, value in compile["configs"][0].items() if len(path) == 1}
         launches.append({
-            "module": fn.module, "kernel": fn.name, "specialization": compile["specialization_data"],
+            "module": fn.module, "kernel": fn.name, "source": fn.jit_function.cache_key,
+            "specialization": compile["specialization_data"],
             "arguments": {
                 name: (str(kind), constants.get(name), aligned.get(name)) for name, kind in compile["signature"].items()
             },
@@ -243,7 +244,31 @@ def recorded(brief: bool) -> list[dict[str, Any]]:
                     kept.update(launch)
                 kept["implementations"] = users
             launches.clear()
-    return list(found.values())
+    return without_repeated_tiles(found) if brief else list(found.values())
+
+
+def without_repeated_tiles(found: dict[tuple, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The launches without those of ladders that have no tile of their own: each is on a longer ladder of a launch
+    that agrees in all else.
+
+    A kernel with a ladder compiles a branch for each of its tiles, whatever the others are.
+    """
+    seen: dict[tuple, set[str]] = {}
+    repeated: set[int] = set()
+    for key, launch in sorted(found.items(), key=lambda entry: -len(_ladder(entry[1]))):
+        ladder = _ladder(launch)
+        rest = tuple(part for part in key if part[:1] != ("LADDER",))
+        known = seen.setdefault(rest, set())
+        if ladder and known.issuperset(ladder):
+            repeated.add(id(launch))
+        known.update(ladder)
+    return [launch for launch in found.values() if id(launch) not in repeated]
+
+
+def _ladder(launch: dict[str, Any]) -> list[str]:
+    """The tiles of the ladder of a launch, in words; none without one."""
+    _, tiles, _ = launch["arguments"].get("LADDER", ("", None, None))
+    return list(map(str, tiles or ()))
 
 
 def _specialized(launch: dict[str, Any]) -> tuple[int, int]:

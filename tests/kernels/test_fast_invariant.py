@@ -25,6 +25,8 @@ ON_A_GPU = {
     "odd": {"experts": 16, "top_k": 4, "hidden": 2880, "ffn": 1440},
 }
 CASES = (LAYERS | ON_A_GPU) if ON_GPU else LAYERS
+SLOWEST = ("many_experts", 0.0)
+"""What the interpreter does not run: skewed, the same layer has every kind of block."""
 
 
 def alone(run, x) -> list[torch.Tensor]:
@@ -49,8 +51,9 @@ def assert_invariant(run, x) -> None:
         assert torch.equal(y[place], single), place
 
 
-@pytest.mark.parametrize("skew", [0.0, 1.2])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "skew"), [(name, skew) for name in CASES for skew in (0.0, 1.2) if ON_GPU or (name, skew) != SLOWEST]
+)
 def test_every_token_alone_and_in_batches(name, skew, device):
     tokens = 512 if ON_GPU else 130
     layer = make_layer(device, tokens=tokens, **CASES[name], skew=skew)
@@ -60,7 +63,7 @@ def test_every_token_alone_and_in_batches(name, skew, device):
     assert_invariant(lambda x: fast_moe(x, *parameters, invariant=True), layer.x)
 
 
-@pytest.mark.parametrize("gating", ["sigmoid_renorm", "deepseek_v3"])
+@pytest.mark.parametrize(("gating", "dtype"), [("sigmoid_renorm", "fp16"), ("deepseek_v3", "bf16")])
 def test_gatings(gating, dtype, device):
     shape = {"experts": 16, "top_k": 4, "hidden": 64, "ffn": 32}
     layer = make_layer(device, tokens=512 if ON_GPU else 130, **shape, dtype=dtype, gating=gating)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -39,6 +40,15 @@ def test_a_study_takes_no_longer_than_its_forecast_and_no_absurdly_shorter_time(
     rows, plan = committed(study)
     took = minutes_of(rows)
     assert took <= plan.minutes() <= 6 * took
+
+
+def test_the_readme_says_how_long_one_full_measurement_takes():
+    [line] = re.findall(r"^ALL_STUDIES := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    conf = {path.stem for path in (ROOT / "conf" / "study").glob("*.yaml")}
+    assert set(line.split()) == conf - {"adhoc", "smoke", "traffic"}
+    minutes = sum(overrides.planned_job([f"study={study}"]).plan.minutes() for study in line.split())
+    for file in ("README.md", "Makefile"):
+        assert f"{minutes:.0f} minutes" in (ROOT / file).read_text(encoding="utf-8"), file
 
 
 def test_a_dry_run_of_several_sweeps_ends_with_the_time_of_all():

@@ -17,7 +17,7 @@ from tritonmoe_bench.experiments.claims import Verdict
 from tritonmoe_bench.experiments.reporting.portability import matrix_table, outcomes_table
 from tritonmoe_bench.experiments.reporting.texts import claim_texts
 from tritonmoe_bench.experiments.table import columns
-from tritonmoe_bench.experiments.targets import matrix
+from tritonmoe_bench.experiments.targets import matrix, record
 from tritonmoe_bench.experiments.targets.gpus import TARGETS
 from tritonmoe_bench.experiments.targets.matrix import Worker
 from tritonmoe_bench.experiments.targets.record import EVERY_TOKENS, SOME_TOKENS
@@ -176,18 +176,37 @@ def test_brief_leaves_no_tile_out(launches, name):
             few = "few_" if isinstance(tiles, FewTiles) else ""
             for kernel, tile in (("gate_up", tiles.gate_up), ("down", tiles.down)):
                 told = tile.constants() if few else tiles.constants(tile)
-                chosen.add((f"_{few}{kernel}_kernel", *sorted(told.items())))
+                rungs = told.pop("LADDER", (None,))
+                chosen |= {(f"_{few}{kernel}_kernel", rung, *sorted(told.items())) for rung in rungs}
     assert len(chosen) >= 4
     gemms = Counter()
     for launch in launches[name]:
         told = constants(launch) | {"num_warps": launch["options"]["num_warps"]}
-        chosen = {tile for tile in chosen if tile[0] != launch["kernel"] or not set(tile[1:]) <= set(told.items())}
+        rungs = told.get("LADDER", (None,))
+        chosen = {
+            tile for tile in chosen
+            if tile[0] != launch["kernel"] or tile[1] not in rungs or not set(tile[2:]) <= set(told.items())
+        }  # fmt: skip
         if launch["kernel"] in ("_gate_up_kernel", "_down_kernel"):
             known = tuple((kind, alignment) for kind, _, alignment in launch["arguments"].values())
             tile = frozenset(item for item in told.items() if item[0] not in SIZES)
             gemms[launch["kernel"], known, tile] += 1
     assert not chosen
     assert set(gemms.values()) == {1}
+
+
+def test_a_ladder_whose_tiles_are_on_longer_ones_is_left_out_and_no_other():
+    def launch(*ladder, kernel="down"):
+        return {"kernel": kernel, "arguments": {"LADDER": ("constexpr", ladder, None)} if ladder else {}}
+
+    found = {
+        ("down", ("LADDER", 0)): launch("a", "b"), ("down", ("LADDER", 1)): launch("b"),
+        ("down", ("LADDER", 2)): launch("c"), ("up", ("LADDER", 3)): launch("b", kernel="up"),
+        ("down", ("LADDER", 4)): launch("a", "c"), ("place",): launch(kernel="place"),
+    }  # fmt: skip
+    kept = record.without_repeated_tiles(found)
+    assert list(map(record._ladder, kept)) == [["a", "b"], ["b"], ["a", "c"], []]
+    assert [each["kernel"] for each in kept] == ["down", "up", "down", "place"]
 
 
 def test_registers_and_scratch_of_amd_are_read_from_the_metadata():
