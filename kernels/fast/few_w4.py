@@ -203,7 +203,7 @@ def _few_down_tile(
 def _few_down_w4_kernel(
     hidden, down, scales, bias, y, experts, expert_map, weights, num_global,
     LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
-    EIGHTS: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
+    EIGHTS: tl.constexpr, STEP: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y[token] = sum over its experts here of down @ hidden, which is weighted already, and of the weighted bias.
 
@@ -219,22 +219,26 @@ def _few_down_w4_kernel(
     lane = tl.arange(0, 32 * STEP)  # [LANES]
     quad = lane[:, None, None] % 4 * 4 + tl.arange(0, 4)[None, None, :]
     total = tl.zeros([32 * STEP, EIGHTS], dtype=tl.float32)
-    # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the first
-    # weights can be on their way, while `hidden` is not.
-    tile, scale, inside = _few_down_tile(
-        down, scales, experts, expert_map, num_global, slot, eight, lane, 0, LOCAL, TOP_K, N, BLOCKS, 128 // GROUP
-    )
+    if AHEAD:
+        # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the
+        # first weights can be on their way, while `hidden` is not.
+        tile, scale, inside = _few_down_tile(
+            down, scales, experts, expert_map, num_global, slot, eight, lane, 0, LOCAL, TOP_K, N, BLOCKS, 128 // GROUP
+        )
     wait_for_previous(PDL)
     release_next(PDL)
     for start in tl.range(0, TOP_K * BLOCKS, STEP):
-        next_tile, next_scale, next_inside = _few_down_tile(
-            down, scales, experts, expert_map, num_global, slot, eight, lane, start + STEP,
+        loaded = _few_down_tile(
+            down, scales, experts, expert_map, num_global, slot, eight, lane, start + STEP if AHEAD else start,
             LOCAL, TOP_K, N, BLOCKS, 128 // GROUP,
         )  # fmt: skip
+        if not AHEAD:
+            tile, scale, inside = loaded
         block = start + lane // 32  # [LANES]
         place = (slot + block // BLOCKS) * (P * WORDS) + block % BLOCKS * 16
         total = _add(total, tile, scale, hidden + place[:, None, None] + quad, inside, WORDS, MXFP4)
-        tile, scale, inside = next_tile, next_scale, next_inside
+        if AHEAD:
+            tile, scale, inside = loaded
     sums = tl.sum(tl.sum(tl.reshape(total, (STEP, 8, 4, EIGHTS)), axis=2), axis=0) * UNIT  # [8, EIGHTS]
     n = eight[None, :] * 8 + tl.arange(0, 8)[:, None]
     if bias is not None:
@@ -284,10 +288,11 @@ def launch_few_w4(
     launch_few_down_w4(hidden, down, experts, weights, y, tiles.down, epilogue, local)
 
 
-def _constants(weights: FourBits, tile: FewTile) -> dict[str, int]:
+def _constants(weights: FourBits, tile: FewTile, most: int) -> dict[str, int]:
+    """most: steps in flight, through registers."""
     assert weights.is_prepared
-    if tile.block_n % ROWS or tile.step % BLOCK or tile.stages > 1:
-        wanted = f"rows in eights and steps of whole {BLOCK} columns, one in flight"
+    if tile.block_n % ROWS or tile.step % BLOCK or tile.stages > most:
+        wanted = f"rows in eights and steps of whole {BLOCK} columns, up to {most} in flight"
         raise ValueError(f"tiles for {weights.name} have {wanted}, got {tile}")
     return {"GROUP": weights.least, "EIGHTS": tile.block_n // ROWS, "STEP": tile.step // BLOCK,
             "num_warps": tile.num_warps}  # fmt: skip
@@ -303,7 +308,7 @@ def launch_few_gate_up_w4(
     local: Local | None = None,
 ) -> torch.Tensor:
     """Planes [N, 8 or 9, words] of hidden in slot order, times the weight of the slot."""
-    constants, (_, both, k) = _constants(gate_up, tile), gate_up.shape
+    constants, (_, both, k) = _constants(gate_up, tile, 1), gate_up.shape
     ffn = both // 2
     words = padded(ffn) // 8
     hidden = torch.empty((experts.numel(), planes.shape[1], words), dtype=torch.float32, device=planes.device)
@@ -327,10 +332,10 @@ def launch_few_down_w4(
 ) -> torch.Tensor:
     """y [tokens, hidden], which it writes; hidden is weighted already, and weights are for the bias alone."""
     (tokens, top_k), (_, n, k) = experts.shape, down.shape
-    constants = _constants(down, tile)
+    constants = _constants(down, tile, 2)
     _few_down_w4_kernel[(tokens * triton.cdiv(n // ROWS, constants["EIGHTS"]),)](
         hidden, *operands(down), epilogue.down_bias, y, experts,
         weights=None if epilogue.weights_on_input or epilogue.down_bias is None else weights,
-        TOP_K=top_k, N=n, K=k, **lookup(local), **constants, **launch_options(hidden.device),
+        TOP_K=top_k, N=n, K=k, AHEAD=tile.stages == 2, **lookup(local), **constants, **launch_options(hidden.device),
     )  # fmt: skip
     return y
