@@ -11,12 +11,12 @@ from .names import FAST
 def gains(rows: pd.DataFrame) -> pd.DataFrame:
     """`fast` against the system with the shortest step of each case, every system in its faster launch mode.
 
-    Columns: model, tokens, p50_us, launch, experts_us and experts_share of fast; the same of the other with `_other`
-    behind, and its implementation as `other`; step, the other's step over that of fast; alone, the same of the experts
-    alone. One row per case that both have, by model and tokens.
+    Columns: model, tokens, p50_us, launch, experts_us, experts_share and peak_bytes of fast; the same of the other with
+    `_other` behind, and its implementation as `other`; step, the other's step over that of fast; alone, the same of the
+    experts alone. One row per case that both have, by model and tokens.
     """
     best = compare.timed(rows, "best")
-    kept = ["case_hash", "implementation", "p50_us", "launch", "experts_us", "experts_share"]
+    kept = ["case_hash", "implementation", "p50_us", "launch", "experts_us", "experts_share", "peak_bytes"]
     own = best.loc[best["implementation"] == FAST, ["model", "tokens", *kept]]
     others = compare.fastest_first(best[best["implementation"] != FAST]).drop_duplicates("case_hash")[kept]
     pairs = own.merge(others, on="case_hash", suffixes=("", "_other"))

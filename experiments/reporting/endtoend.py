@@ -9,7 +9,8 @@ from ..analysis.endtoend import gains
 from ..analysis.names import FAST, in_order, label_of, model_label, models_in_order
 from .tables import Table
 
-GAIN = ["experts alone", "whole step", "experts' share of its step"]
+GAIN = [f"{FAST}, ms a step", "its peak memory, GB", "that of the other", "experts alone", "whole step",
+        "experts' share of its step"]  # fmt: skip
 
 
 def endtoend_tables(frame: pd.DataFrame) -> list[Table]:
@@ -29,7 +30,8 @@ def endtoend_tables(frame: pd.DataFrame) -> list[Table]:
             cells = [f"{each[name]:.0f}" if pd.notna(each[name]) else "-" for name in systems]
             if tokens in gain:
                 one = gain[tokens]
-                cells += [label_of(one["other"]), f"{one['alone']:.2f}", f"{one['step']:.2f}",
+                cells += [label_of(one["other"]), f"{one['p50_us'] / 1e3:.2f}", f"{one['peak_bytes'] / 1e9:.1f}",
+                          f"{one['peak_bytes_other'] / 1e9:.1f}", f"{one['alone']:.2f}", f"{one['step']:.2f}",
                           f"{100 * one['experts_share']:.0f} %"]  # fmt: skip
             else:
                 cells += ["-"] * (1 + len(GAIN))
