@@ -51,8 +51,8 @@ FOUR_BITS_FEW: dict[str, tuple[FewTile, ...]] = {
         FewTile(8, 512, 4), FewTile(16, 512, 4), FewTile(32, 512, 4), FewTile(8, 1024, 8), FewTile(16, 1024, 8),
     ),
     "few_down": (
-        FewTile(8, 2048, 16), FewTile(16, 2048, 16), FewTile(16, 1024, 8), FewTile(16, 1024, 8, 2),
-        FewTile(32, 1024, 8, 2),
+        FewTile(8, 2048, 16), FewTile(16, 2048, 16), FewTile(16, 1024, 8),
+        FewTile(32, 1024, 8),
     ),
 }  # fmt: skip
 

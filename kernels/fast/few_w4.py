@@ -207,7 +207,8 @@ def _few_down_w4_kernel(
 ):  # fmt: skip
     """y[token] = sum over its experts here of down @ hidden, which is weighted already, and of the weighted bias.
 
-    weights: of the biases; None where they have none.
+    weights: of the biases; None where they have none. AHEAD: weights come a step ahead, for which 16 warps leave no
+    registers.
     """
     MXFP4: tl.constexpr = scales.dtype.element_ty == tl.uint8
     WORDS: tl.constexpr = (K + 127) // 128 * 16
@@ -288,11 +289,10 @@ def launch_few_w4(
     launch_few_down_w4(hidden, down, experts, weights, y, tiles.down, epilogue, local)
 
 
-def _constants(weights: FourBits, tile: FewTile, most: int) -> dict[str, int]:
-    """most: steps in flight, through registers."""
+def _constants(weights: FourBits, tile: FewTile) -> dict[str, int]:
     assert weights.is_prepared
-    if tile.block_n % ROWS or tile.step % BLOCK or tile.stages > most:
-        wanted = f"rows in eights and steps of whole {BLOCK} columns, up to {most} in flight"
+    if tile.block_n % ROWS or tile.step % BLOCK or tile.stages > 1:
+        wanted = f"rows in eights and steps of whole {BLOCK} columns, one in flight"
         raise ValueError(f"tiles for {weights.name} have {wanted}, got {tile}")
     return {"GROUP": weights.least, "EIGHTS": tile.block_n // ROWS, "STEP": tile.step // BLOCK,
             "num_warps": tile.num_warps}  # fmt: skip
@@ -308,7 +308,7 @@ def launch_few_gate_up_w4(
     local: Local | None = None,
 ) -> torch.Tensor:
     """Planes [N, 8 or 9, words] of hidden in slot order, times the weight of the slot."""
-    constants, (_, both, k) = _constants(gate_up, tile, 1), gate_up.shape
+    constants, (_, both, k) = _constants(gate_up, tile), gate_up.shape
     ffn = both // 2
     words = padded(ffn) // 8
     hidden = torch.empty((experts.numel(), planes.shape[1], words), dtype=torch.float32, device=planes.device)
@@ -332,10 +332,10 @@ def launch_few_down_w4(
 ) -> torch.Tensor:
     """y [tokens, hidden], which it writes; hidden is weighted already, and weights are for the bias alone."""
     (tokens, top_k), (_, n, k) = experts.shape, down.shape
-    constants = _constants(down, tile, 2)
+    constants = _constants(down, tile)
     _few_down_w4_kernel[(tokens * triton.cdiv(n // ROWS, constants["EIGHTS"]),)](
         hidden, *operands(down), epilogue.down_bias, y, experts,
         weights=None if epilogue.weights_on_input or epilogue.down_bias is None else weights,
-        TOP_K=top_k, N=n, K=k, AHEAD=tile.stages == 2, **lookup(local), **constants, **launch_options(hidden.device),
+        TOP_K=top_k, N=n, K=k, AHEAD=tile.num_warps <= 8, **lookup(local), **constants, **launch_options(hidden.device),
     )  # fmt: skip
     return y

@@ -139,7 +139,7 @@ def _w4_few(kind: type[Packed], outputs: int, neurons: int) -> FewTiles:
     """For a token or two of weights that can be prepared: as few rows a program as let all programs run at once, and
     for which there are registers. Down, which has so many fewer rows, takes 16 warps, or a step ahead with 8."""
     gate_up = 8 if neurons <= 800 * 8 else 16 if neurons <= 800 * 16 or kind is Mxfp4 else 32
-    down = FewTile(8 if outputs <= 264 * 8 else 16, 2048, 16) if outputs <= 264 * 16 else FewTile(16, 1024, 8, 2)
+    down = FewTile(8 if outputs <= 264 * 8 else 16, 2048, 16) if outputs <= 264 * 16 else FewTile(16, 1024, 8)
     return FewTiles(FewTile(gate_up, 512, 4), down)
 
 

@@ -135,7 +135,7 @@ def test_model_of_weights_of_four_bits_agrees_with_the_count_to_the_byte(name, s
 @interpreted
 @pytest.mark.parametrize(
     "tiles",
-    [FewTiles(FewTile(16, 128, 4), FewTile(32, 256, 4)), FewTiles(FewTile(8, 512, 4), FewTile(8, 512, 4, 2))],
+    [FewTiles(FewTile(16, 128, 4), FewTile(32, 256, 4)), FewTiles(FewTile(8, 512, 4), FewTile(8, 2048, 16))],
     ids=str,
 )
 @pytest.mark.parametrize("quant", ["mxfp4", "int4", "int4_g32"])
