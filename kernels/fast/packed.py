@@ -131,16 +131,20 @@ def format_tiles(
     num_experts, top_k, hidden_dim, ffn_dim = shape
     few = tokens == 1 or (tokens == 2 and hidden_dim * ffn_dim <= FEW_WEIGHTS)
     if few and target.nvidia_major and hidden_dim % 16 == 0 and ffn_dim % 8 == 0:
-        return _w4_few(kind, tokens * hidden_dim, tokens * top_k * ffn_dim)
+        return _w4_few(kind, target, tokens * hidden_dim, tokens * top_k * ffn_dim)
     return w4_tiles(target, tokens * top_k / num_experts)
 
 
-def _w4_few(kind: type[Packed], outputs: int, neurons: int) -> FewTiles:
+def _w4_few(kind: type[Packed], target: Target, outputs: int, neurons: int) -> FewTiles:
     """For a token or two of weights that can be prepared: as few rows a program as let all programs run at once, and
-    for which there are registers. Down, which has so many fewer rows, takes 16 warps, or a step ahead with 8."""
-    gate_up = 8 if neurons <= 800 * 8 else 16 if neurons <= 800 * 16 or kind is Mxfp4 else 32
-    down = FewTile(8 if outputs <= 264 * 8 else 16, 2048, 16) if outputs <= 264 * 16 else FewTile(16, 1024, 8)
-    return FewTiles(FewTile(gate_up, 512, 4), down)
+    for which there are registers. Down, which has so many fewer rows, takes 16 warps on Hopper, else a step ahead with
+    8."""
+    hopper = target.nvidia_major == 9
+    widest = 32 if hopper and kind is not Mxfp4 else 16
+    gate_up = FewTile(8 if neurons <= 800 * 8 else 16 if neurons <= 800 * 16 else widest, 512, 4)
+    if hopper and outputs <= 264 * 16:
+        return FewTiles(gate_up, FewTile(8 if outputs <= 264 * 8 else 16, 2048, 16))
+    return FewTiles(gate_up, FewTile(16, 1024, 8))
 
 
 def w4_tiles(target: Target, load: float) -> FastTiles:
