@@ -26,7 +26,7 @@ from tritonmoe_bench.experiments.workload.arguments import command, key
 class ContributeConfig:
     """The keys of a contribution."""
 
-    device: str = key("", "folder of a GPU in results; by default the one with the newest rows")
+    device: str = key("", "folder of a GPU in results; by default the one with the most studies")
     results: Path = key(ROOT / "results", "folder of the CSVs")
     out: Path = key(Path(), "the file; by default <device>.zip in the folder where this is started")
 

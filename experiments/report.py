@@ -27,7 +27,7 @@ from tritonmoe_bench.experiments.workload.arguments import command, key
 class ReportConfig:
     """The keys of a report."""
 
-    device: str = key("", "folder of a GPU in results; by default the one with the newest rows")
+    device: str = key("", "folder of a GPU in results; by default the one with the most studies")
     results: Path = key(ROOT / "results", "folder of the CSVs, and of the report")
     figures: Path = key(ROOT / "plots" / "figures", "folder of the figures")
     readme: Path = key(ROOT / "README.md", "file with the markers of the claims")

@@ -32,7 +32,7 @@ from tritonmoe_bench.plots.parts import files, registry
 class DrawConfig:
     """The keys of the figures."""
 
-    device: str = key("", "folder of a GPU in results; by default the one with the newest rows")
+    device: str = key("", "folder of a GPU in results; by default the one with the most studies")
     only: list[str] = key([], "figures to draw, one or a list; by default all of", lambda: sorted(registry.figures()))
     results: Path = key(ROOT / "results", "folder of the CSVs")
     out: Path = key(ROOT / "plots" / "figures", "folder; figures go to <out>/<device>")

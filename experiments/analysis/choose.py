@@ -27,7 +27,7 @@ from . import noise
 from .choose_text import fastest_text, listed, point_text, shape_text
 from .compare import ordered
 from .names import models_in_order
-from .results import KINDS, NOT_DEVICES, MissingStudy, newest_device
+from .results import KINDS, NOT_DEVICES, MissingStudy, default_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
 WHOLE = [*SHAPE[1:], "tokens"]
@@ -38,9 +38,9 @@ NEAREST = 3
 
 
 def measured_shards() -> list[str]:
-    """The shards of layers that were timed on the GPU with the newest rows, by label."""
+    """The shards of layers that were timed on the GPU that is taken where none is named, by label."""
     try:
-        rows = pd.concat(layer_runs(ROOT / "results", newest_device(ROOT / "results")).values())
+        rows = pd.concat(layer_runs(ROOT / "results", default_device(ROOT / "results")).values())
     except (MissingStudy, PlanError):
         return ["none yet"]
     labels = [label for label in models_in_order(rows["model"]) if " " in label]
@@ -63,7 +63,7 @@ class Question:
     ffn_dim: int = key(0, "as measured under the model's name; 0 is the model's own")
     tp: int = key(1, "tensor-parallel shard: one of so many equal slices of ffn_dim")
     ep: int = key(1, "expert-parallel shard: one of so many equal groups of experts; measured shards", measured_shards)
-    device: str = key("", "folder of a GPU in results; by default the one with the newest rows")
+    device: str = key("", "folder of a GPU in results; by default the one with the most studies")
     results: Path = key(ROOT / "results", "folder of the CSVs")
 
 
@@ -75,7 +75,7 @@ def answer(question: Question) -> str:
         raise PlanError("tokens=... is needed, at least 1")
     question = replace(question, dtype=DTYPE_NAMES.get(question.dtype, question.dtype))
     results = question.results
-    device = question.device or newest_device(results)
+    device = question.device or default_device(results)
     runs = layer_runs(results, device)
     rows = pd.concat(runs.values())
     shape = _shape(question, rows[SHAPE].drop_duplicates())

@@ -85,22 +85,26 @@ def devices(root: Path) -> list[str]:
 
 
 def find_device(root: Path, asked: str | None) -> str:
-    """The device asked for, or the newest. Raises MissingStudy that names those there are."""
+    """The device asked for, or the default. Raises MissingStudy that names those there are."""
     if asked is not None and asked not in devices(root):
         raise MissingStudy(f"no results of device {asked}; there are: {', '.join(devices(root)) or 'none'}")
-    return asked or newest_device(root)
+    return asked or default_device(root)
 
 
-def newest_device(root: Path) -> str:
-    """The device whose rows are the newest; the interpreter only where there is no other. Raises MissingStudy."""
-    stamps: dict[str, str] = {}
+def default_device(root: Path) -> str:
+    """The device with the most studies, of equal ones the one whose rows are the newest; the interpreter only where
+    there is no other. Raises MissingStudy."""
+    stamps: dict[str, dict[str, str]] = {}
     for path in [*root.glob("*/*.csv"), *root.glob(f"*/{OTHER_SOFTWARE}*/*.csv")]:
         device = path.relative_to(root).parts[0]
         if device not in NOT_DEVICES:
             rows = store.read(path, ())
-            stamps[device] = max(str(rows["timestamp_utc"].max()) if len(rows) else "", stamps.get(device, ""))
+            of_device = stamps.setdefault(device, {})
+            of_device[path.name] = max(
+                str(rows["timestamp_utc"].max()) if len(rows) else "", of_device.get(path.name, "")
+            )
     if not stamps:
         raise MissingStudy(
             f"no results/<device>/<study>.csv under {root}: python experiments/sweep.py study=... makes one"
         )
-    return max(stamps, key=lambda device: (device != INTERPRETER, stamps[device]))
+    return max(stamps, key=lambda device: (device != INTERPRETER, len(stamps[device]), max(stamps[device].values())))

@@ -290,8 +290,8 @@ def test_a_kind_of_measurement_is_planned_run_and_read(copy):
     assert rows["method_revision"].str.startswith("workload1+latency").all()
     assert python(copy, "experiments/sweep.py", *arguments).count("built 4 times") == 1  # nothing was measured again
     assert pd.read_csv(path).equals(rows)
-    newest = "from tritonmoe_bench.experiments.analysis.results import newest_device; from pathlib import Path; "
-    code = f"import sys; sys.path.insert(0, '.src'); {newest}print(newest_device(Path('results')))"
+    newest = "from tritonmoe_bench.experiments.analysis.results import default_device; from pathlib import Path; "
+    code = f"import sys; sys.path.insert(0, '.src'); {newest}print(default_device(Path('results')))"
     assert python(copy, "-c", code).strip() == path.parent.name
     text = "import sys; sys.path.insert(0, '.src'); from tritonmoe_bench.experiments.measure import documentation; "
     assert "| `build_s` | number | Time of a build, in s. |" in python(copy, "-c", text + "print(documentation.text())")

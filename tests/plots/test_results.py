@@ -1,4 +1,4 @@
-"""What the figures read: one run at a time, the newest device, every missing point, and systems that nobody listed."""
+"""What the figures read: one run at a time, one device, every missing point, and systems that nobody listed."""
 
 import shutil
 
@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot
 
 from tritonmoe_bench.experiments.analysis import compare, names
-from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results, newest_device
+from tritonmoe_bench.experiments.analysis.results import MissingStudy, Results, default_device
 from tritonmoe_bench.plots.parts import registry, style
 
 
@@ -105,21 +105,23 @@ def test_a_missing_csv_names_the_study_that_makes_it(results):
         registry.figures()["skew"].draw(results)
 
 
-def test_the_newest_device_is_taken_but_never_the_interpreter_before_a_gpu(results):
+def test_the_device_with_the_most_studies_is_taken_but_never_the_interpreter_before_a_gpu(results):
     root = results.root
     shutil.copytree(root / "fixture-gpu", root / "interpreter")
     shutil.copytree(root / "fixture-gpu", root / "newer-gpu")
     (root / "paper").mkdir()
     change(Results(root, "newer-gpu"), "skew", lambda frame: frame.assign(timestamp_utc="2026-02-02T00:00:00Z"))
     change(Results(root, "interpreter"), "skew", lambda frame: frame.assign(timestamp_utc="2027-02-02T00:00:00Z"))
-    assert newest_device(root) == "newer-gpu"
+    assert default_device(root) == "newer-gpu"
+    (root / "newer-gpu" / "decode.csv").unlink()  # a part of a measurement takes no other one's place
+    assert default_device(root) == "fixture-gpu"
     shutil.rmtree(root / "newer-gpu")
-    assert newest_device(root) == "fixture-gpu"
+    assert default_device(root) == "fixture-gpu"
     shutil.rmtree(root / "fixture-gpu")
-    assert newest_device(root) == "interpreter"
+    assert default_device(root) == "interpreter"
     shutil.rmtree(root / "interpreter")
     with pytest.raises(MissingStudy):
-        newest_device(root)
+        default_device(root)
 
 
 def test_counted_bytes_of_the_interpreter_serve_every_device(results):

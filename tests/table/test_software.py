@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from tritonmoe_bench.experiments.analysis.results import Results, newest_device
+from tritonmoe_bench.experiments.analysis.results import Results, default_device
 from tritonmoe_bench.experiments.measure.layer import Layer
 from tritonmoe_bench.experiments.table.current import newest
 from tritonmoe_bench.experiments.table.run import Run, run_path
@@ -82,7 +82,7 @@ def test_the_newest_complete_run_is_read_and_names_its_software(tmp_path):
     measured(tmp_path)
     later(measured(tmp_path, p50=7.0, **NEW))
     assert read(tmp_path) == (7.0, "2.13.0")
-    assert newest_device(tmp_path) == "made-up-gpu"
+    assert default_device(tmp_path) == "made-up-gpu"
 
 
 @pytest.mark.parametrize(
