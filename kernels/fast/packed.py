@@ -144,7 +144,7 @@ def _w4_few(kind: type[Packed], target: Target, outputs: int, neurons: int) -> F
     gate_up = FewTile(8 if neurons <= 800 * 8 else 16 if neurons <= 800 * 16 else widest, 512, 4)
     if hopper and outputs <= 264 * 16:
         return FewTiles(gate_up, FewTile(8 if outputs <= 264 * 8 else 16, 2048, 16))
-    return FewTiles(gate_up, FewTile(16, 1024, 8))
+    return FewTiles(gate_up, FewTile(16 if hopper else 8, 1024, 8))
 
 
 def w4_tiles(target: Target, load: float) -> FastTiles:
