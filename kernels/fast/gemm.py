@@ -112,6 +112,10 @@ def _product(
         a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0)
         a += BLOCK_K
         total = _multiply(a_tile, b_tile, total, SWAP)
+        if BULK and SWAP:
+            # The box is then an operand in registers, and a sum that is used in its own step is waited for in it
+            # (kernels/NOTES.md, Traps). It changes nothing: rows outside are 0.
+            total = tl.where(in_rows[None, :], total, 0.0)
         if TAIL > 0:
             tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0)
             a_tail += BLOCK_K
