@@ -41,8 +41,8 @@ class Fast(Implementation):
     #    int4 unpacks in 9 instructions a word instead of 15, and takes tiles of 48 and 64 rows; one token in four bits
     #    takes an output-centric path. In fp8_block a step is two blocks of columns for low blocks, and gate and up of
     #    one token have several steps in flight.
-    # 7: in 16 bits, where weights come by bulk copies (few large experts, many tokens), blocks of up to 16 rows wait for
-    #    the products of a step before the next one is loaded into the same registers.
+    # 7: in 16 bits, where weights come by bulk copies (few large experts, many tokens), blocks of up to 16 rows wait
+    #    for the products of a step before the next one is loaded into the same registers.
     revision = 7
     source = "kernels/fast/layer.py"
     needs_gpu = False

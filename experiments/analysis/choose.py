@@ -105,7 +105,7 @@ def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
     runs, apart = {}, noise.measured(folder)
     for path in map(newest, sorted(folder.glob("*.csv"))):
         if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
-            rows = ordered(read_run(path, KINDS["layer"])[0]).assign(**{noise.APART: apart})
+            rows = apart.of(ordered(read_run(path, KINDS["layer"])[0]))
             rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 # An empty cell makes pandas read its whole column as floats.

@@ -2,12 +2,14 @@
 
 Each system runs in a process of its own, which times one fixed read before its points; and some systems are timed at
 one point in two studies, whose runs may be of two days. A run's own percentiles hold the noise inside a process alone.
+A layer of 30 µs differs by more per cent from run to run than one of 3 ms, so the noise goes by latency.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,33 @@ from ..table.current import OTHER_SOFTWARE, newest, read_run
 from ..table.limits import LIMIT
 
 APART = "apart"
-"""The column that `Results.study` adds to the rows of a device: `measured` of it."""
+"""The column that `Results.study` adds to the rows of a device: the factor of `measured` for each."""
 USUAL = 0.9
 """The share of latencies in two runs that `between_runs` covers: in the rest a clock or a host has changed."""
 LEAST = 10
-"""Fewer points that two runs share tell nothing."""
+"""Fewer points that two runs share tell nothing; fewer in a band of latencies, and it has the factor of all."""
+BANDS_US = (0.0, 50.0, 200.0, 800.0, np.inf)
+"""Where one band of latencies ends and the next begins."""
 SAME = ["case_hash", "implementation", "launch", "implementation_version", "revision", "method_revision"]
 """What two rows of different runs have in common that time the same thing."""
+NUMBERS = ["p50_us", "stream_us", "p50_us_other", "stream_us_other"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """factors: for each band of `BANDS_US`, how far two measurements of one latency differ."""
+
+    factors: tuple[float, ...] = (1.0,) * (len(BANDS_US) - 1)
+
+    def at_least(self, factor: float) -> Noise:
+        return Noise(tuple(max(factor, own) for own in self.factors))
+
+    def of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows with the column `APART`: by p50_us, the largest factor of all where that is missing."""
+        if "p50_us" not in rows:
+            return rows.assign(**{APART: max(self.factors)})
+        bands = pd.cut(rows["p50_us"].astype(float), BANDS_US, labels=False)
+        return rows.assign(**{APART: bands.map(dict(enumerate(self.factors))).fillna(max(self.factors)).astype(float)})
 
 
 def spread(record: Mapping[str, Any]) -> float:
@@ -47,25 +69,34 @@ def between_processes(device: Path) -> float:
     return max(spreads)
 
 
-def between_runs(frames: Iterable[pd.DataFrame]) -> float:
-    """The factor within which `USUAL` of the latencies of one system at one point in two runs differ, each over what
-    the limit took in its own run; 1 where the runs share fewer than `LEAST`. In CUDA graphs: an eager latency depends
-    on the host. frames: layer rows of one run each."""
-    rows = pd.concat([pd.DataFrame(columns=[*SAME, "run_id", "share"]), *map(_shares, frames)])
+def between_runs(frames: Iterable[pd.DataFrame]) -> Noise:
+    """The factor within which `USUAL` of the latencies of one system at one point in two runs differ, by bands of
+    latency; 1 where the runs share fewer than `LEAST`. By how much one run's card is slower than the other's, the
+    median of what the limit took, is no noise. In CUDA graphs: an eager latency depends on the host. frames: layer rows
+    of one run each."""
+    columns = [*SAME, "run_id", "p50_us", "stream_us"]
+    rows = pd.concat([pd.DataFrame(columns=columns), *(_comparable(frame)[columns] for frame in frames)])
     pairs = rows.merge(rows, on=SAME, suffixes=("", "_other"))
-    pairs = pairs[pairs["run_id"] < pairs["run_id_other"]]
-    change = pairs["share"].astype(float) / pairs["share_other"].astype(float)
-    return float(np.exp(np.quantile(np.abs(np.log(change)), USUAL))) if len(change) >= LEAST else 1.0
+    pairs = pairs[pairs["run_id"] < pairs["run_id_other"]].astype(dict.fromkeys(NUMBERS, float))
+    if len(pairs) < LEAST:
+        return Noise()
+    cards = (pairs["stream_us"] / pairs["stream_us_other"]).groupby([pairs["run_id"], pairs["run_id_other"]])
+    change = np.abs(np.log(pairs["p50_us"] / pairs["p50_us_other"] / cards.transform("median")))
+    bands = pd.cut(pairs["p50_us"], BANDS_US, labels=False)
+    usual = [
+        part if len(part) >= LEAST else change for part in (change[bands == band] for band in range(len(BANDS_US) - 1))
+    ]
+    return Noise(tuple(float(np.exp(np.quantile(part, USUAL))) for part in usual))
 
 
-def _shares(rows: pd.DataFrame) -> pd.DataFrame:
+def _comparable(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["status"] == "ok") & (rows["launch"] == "graph") & (rows["implementation"] != LIMIT)]
-    return rows.assign(share=rows["p50_us"] / rows["stream_us"])[[*SAME, "run_id", "share"]].dropna(subset="share")
+    return rows.dropna(subset="stream_us")
 
 
-def measured(device: Path) -> float:
-    """The larger of `between_processes` and `between_runs` of a device's folder."""
-    return max(between_processes(device), between_runs(_layer_runs(device)))
+def measured(device: Path) -> Noise:
+    """The larger of `between_processes` and, by bands of latency, `between_runs` of a device's folder."""
+    return between_runs(_layer_runs(device)).at_least(between_processes(device))
 
 
 def _layer_runs(device: Path) -> list[pd.DataFrame]:
@@ -81,6 +112,11 @@ def _layer_runs(device: Path) -> list[pd.DataFrame]:
 def apart(rows: pd.DataFrame) -> pd.Series | float:
     """That factor for each row; 1 where it is not known."""
     return rows.get(APART, 1.0)
+
+
+def percents(rows: pd.DataFrame) -> pd.Series:
+    """`apart` in per cent."""
+    return 100 * (pd.Series(apart(rows), dtype=float) - 1)
 
 
 def same_process(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from ..table.current import OTHER_SOFTWARE, newest, read_run
 from ..table.provenance import INTERPRETER
 from . import names
 from .compare import ordered
-from .noise import APART, measured
+from .noise import Noise, measured
 
 KINDS = kinds()
 DEVICE_FREE = ("traffic",)
@@ -58,8 +58,8 @@ class Results:
     device: str
 
     @cached_property
-    def apart(self) -> float:
-        """How far two measurements of the same thing differ on this device, as a factor."""
+    def apart(self) -> Noise:
+        """How far two measurements of the same thing differ on this device."""
         return measured(self.root / self.device)
 
     def path(self, study: str) -> Path:
@@ -74,7 +74,7 @@ class Results:
         if rows.empty:
             raise MissingStudy(f"{path} is missing or empty: python experiments/sweep.py study={name} makes it")
         names.learn(record.get("families", {}))
-        return Study(name, path, ordered(rows).assign(**{APART: self.apart}), record)
+        return Study(name, path, self.apart.of(ordered(rows)), record)
 
 
 def devices(root: Path) -> list[str]:

@@ -10,13 +10,13 @@ import pandas as pd
 from ..analysis.compare import plain, ratios, timed, to_best
 from ..analysis.headline import Standing, against_best, peers, standing
 from ..analysis.names import FAST, INVARIANT, label_of, model_label, models_in_order
-from ..analysis.noise import apart
+from ..analysis.noise import percents
 from .tables import Table
 
 
 def standings(frame: pd.DataFrame) -> dict[str, Any]:
     """Of the headline study's rows: `every` point, those of `several` tokens, and `eager` to eager, each a `Standing`
-    or None; `noise` between two processes, in per cent; `invariant`, the latency of the batch-invariant mode over that
+    or None; the `noise` of each, in per cent; `invariant`, the latency of the batch-invariant mode over that
     of `fast` at each point, empty without. Empty if there is no row of `fast`."""
     if frame.empty or timed(frame[frame["implementation"] == FAST], "best").empty:
         return {}
@@ -26,7 +26,7 @@ def standings(frame: pd.DataFrame) -> dict[str, Any]:
         "every": standing(best),
         "several": standing(best[best["tokens"] > 1]),
         "eager": _eager(rows),
-        "noise": 100 * (float(pd.Series(apart(rows)).max()) - 1),
+        "noise": percents(best),
         "invariant": ratios(rows, FAST, [INVARIANT], "best")["ratio"],
     }
 

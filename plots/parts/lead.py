@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from tritonmoe_bench.experiments.analysis import names
 from tritonmoe_bench.experiments.analysis.headline import against_best, peers, standing
 from tritonmoe_bench.experiments.analysis.names import FAST
-from tritonmoe_bench.experiments.analysis.noise import APART
+from tritonmoe_bench.experiments.analysis.noise import APART, percents
 from tritonmoe_bench.experiments.analysis.results import Study
 from tritonmoe_bench.experiments.reporting.texts import say
 
@@ -40,7 +40,7 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
     """The figure of the rows, which are of these studies and of one dtype.
 
     sentence: its macro of figures.j2, which gets `standing`, the `formats` of the weights, whether there are `native`
-    layers, and the `noise` in per cent.
+    layers, and the `noise` of each point in per cent.
     """
     for study in studies:
         study.require([FAST], peers(rows))
@@ -48,7 +48,7 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
     if best.empty:
         raise studies[0].lacks("point at which both fast and another system were timed")
     best = best.assign(lead=100 * (best["ratio"] - 1))
-    noise = 100 * (best[APART].max() - 1)
+    noise = percents(best)
     native = best["layer"] == "native"
     title = say("figures.j2", sentence, standing=standing(best), formats=sorted({*best["quant"]} - {"none"}),
                 native=bool(native.any()), noise=noise)  # fmt: skip
@@ -62,7 +62,7 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
     for panel, label in zip(axes, panels):
         _stems(panel, stems[stems["label"] == label], skews)
         panel.set_title(label)
-    _same_height(axes[: len(panels)], columns, stems["lead"], noise)
+    _same_height(axes[: len(panels)], columns, stems["lead"], noise.max())
     if cells:
         grid = axes[0].get_gridspec()
         assert grid is not None
@@ -105,7 +105,6 @@ def _same_height(panels: Sequence[Axes], columns: int, leads: pd.Series, noise: 
     least, most = min(0.0, *leads), max(5.0, *leads)
     for index, panel in enumerate(panels):
         panel.set_ylim(least - 0.06 * (most - least) - noise, most + 0.14 * (most - least))
-        panel.axhspan(-noise, noise, color=style.BAND, lw=0, zorder=0.5)
         panel.axhline(0, color=style.INK, lw=0.8, zorder=1.5)
         panel.set_xlabel("tokens")
         panel.grid(False, axis="x")
@@ -115,8 +114,11 @@ def _same_height(panels: Sequence[Axes], columns: int, leads: pd.Series, noise: 
 
 
 def _stems(panel: Axes, rows: pd.DataFrame, skews: list[float]) -> None:
-    """A stem from 0 to each lead, with its number and the mark of the best peer, open where routing is skewed."""
+    """A stem from 0 to each lead, with its number and the mark of the best peer, open where routing is skewed; behind
+    them, the noise at each batch size."""
     tokens = sorted(rows["tokens"].unique())
+    noise = 100 * (rows.groupby("tokens")[APART].max() - 1)
+    panel.bar(range(len(tokens)), 2 * noise, width=1.0, bottom=-noise, color=style.BAND, lw=0, zorder=0.5)
     for other, count, skew, lead in zip(rows["other"], rows["tokens"], rows["skew"], rows["lead"]):
         look = style.look(other)
         x = tokens.index(count) + STEM * (skews.index(skew) - (len(skews) - 1) / 2)
@@ -133,7 +135,7 @@ def percent(lead: float) -> str:
     return f"{round(lead)}"
 
 
-def _handles(best: pd.DataFrame, skews: list[float], noise: float) -> list[Artist]:
+def _handles(best: pd.DataFrame, skews: list[float], noise: pd.Series) -> list[Artist]:
     how: dict[str, Any] = {"ls": "none", "ms": 4.2}
     handles: list[Artist] = []
     for name in names.in_order(best["other"]):
@@ -143,4 +145,4 @@ def _handles(best: pd.DataFrame, skews: list[float], noise: float) -> list[Artis
         words = f"Zipf {skew:g}" if skew else "uniform routing"
         face = "white" if skew else style.INK
         handles.append(Line2D([], [], color=style.INK, marker="o", mfc=face, label=words, **how))
-    return handles + ([Patch(facecolor=style.BAND, label="ties")] if noise and len(best) else [])
+    return handles + ([Patch(facecolor=style.BAND, label="ties")] if noise.max() and len(best) else [])

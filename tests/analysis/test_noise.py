@@ -22,13 +22,28 @@ def run(study, run_id, factor=1.0, points=10, **other):
 def test_a_system_in_two_runs_differs_by_what_nine_of_ten_points_do():
     factors = np.array([1.0] * 18 + [1.02] * 2 + [1.5])
     both = [run("headline", "a", points=21), run("skew", "b", factors, points=21)]
-    assert noise.between_runs(both) == pytest.approx(1.02)
-    assert noise.between_runs([run("headline", "a"), run("skew", "b", 1 / 1.03)]) == pytest.approx(1.03)
+    assert noise.between_runs(both) == noise.Noise((pytest.approx(1.02),) * 4)
+    assert max(noise.between_runs([run("headline", "a"), run("skew", "b", 1 / 1.03)]).factors) == pytest.approx(1.03)
+
+
+def test_the_noise_goes_by_latency_where_a_band_has_points_enough():
+    short = [run("headline", "a"), run("skew", "b", 1.1)]
+    long = [
+        frame.assign(case_hash=frame["case_hash"] + "long", p50_us=frame["p50_us"] * 20)
+        for frame in (run("headline", "a"), run("skew", "b", 1.01))
+    ]
+    found = noise.between_runs([pd.concat(pair) for pair in zip(short, long)])
+    both = found.factors[0]
+    assert found.factors[1:] == pytest.approx((1.1, both, 1.01))
+    rows = found.of(pd.DataFrame({"p50_us": [40.0, 100.0, 900.0, float("nan")]}))
+    assert rows[noise.APART].tolist() == pytest.approx([both, 1.1, 1.01, 1.1])
+    assert noise.percents(rows)[:3].tolist() == pytest.approx([100 * (both - 1), 10.0, 1.0])
+    assert set(found.of(pd.DataFrame({"energy_mj": [1.0]}))[noise.APART]) == {1.1}
 
 
 def test_a_card_on_which_all_is_slower_is_no_noise():
     slower = run("skew", "b", 1.1, stream_us=55.0)
-    assert noise.between_runs([run("headline", "a"), slower]) == pytest.approx(1.0)
+    assert noise.between_runs([run("headline", "a"), slower]).factors == pytest.approx((1.0,) * 4)
 
 
 @pytest.mark.parametrize(
@@ -37,23 +52,25 @@ def test_a_card_on_which_all_is_slower_is_no_noise():
 )  # fmt: skip
 def test_rows_that_do_not_time_the_same_thing_twice_tell_nothing(other):
     second = {"study": "skew", "run_id": "b", "factor": 1.2, **other}
-    assert noise.between_runs([run("headline", "a"), run(**second)]) == 1.0
+    assert noise.between_runs([run("headline", "a"), run(**second)]) == noise.Noise()
 
 
 def test_no_run_has_no_noise(tmp_path):
-    assert noise.between_runs([]) == 1.0
-    assert noise.measured(tmp_path) == 1.0
+    assert noise.between_runs([]) == noise.Noise()
+    assert noise.measured(tmp_path) == noise.Noise()
 
 
 def test_of_a_folder_the_larger_of_both_counts(tmp_path):
     make_results.make_results(tmp_path)
     device = tmp_path / make_results.DEVICE
     before = noise.measured(device)
-    assert before == max(noise.between_processes(device), noise.between_runs(noise._layer_runs(device)))
+    runs = noise.between_runs(noise._layer_runs(device))
+    assert before == runs.at_least(noise.between_processes(device))
+    most = max(before.factors)
     path = device / "throughput.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    record["processes"] = [{"stream_before_us": 100.0}, {"stream_before_us": 100.0 * (before + 1)}]
+    record["processes"] = [{"stream_before_us": 100.0}, {"stream_before_us": 100.0 * (most + 1)}]
     path.write_text(json.dumps(record), encoding="utf-8")
-    assert noise.measured(device) == pytest.approx(before + 1)
+    assert noise.measured(device).factors == pytest.approx((most + 1,) * 4)
     (device / "skew.csv").write_text("damaged\n1\n", encoding="utf-8")
-    assert noise.measured(device) == pytest.approx(before + 1)
+    assert noise.measured(device).factors == pytest.approx((most + 1,) * 4)
