@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from tritonmoe_bench.experiments.analysis import compare
+from tritonmoe_bench.experiments.analysis.lacking import lacking
 from tritonmoe_bench.experiments.analysis.names import in_order, model_label, models_in_order
 from tritonmoe_bench.experiments.analysis.results import Study
 from tritonmoe_bench.experiments.table.limits import BELOW_MARK, below_limit
@@ -17,8 +18,9 @@ FASTER = "Each system in its faster launch mode; open marks: eager, the others i
 
 
 def notes(study: Study, *sentences: str) -> str:
-    """The sentences in one paragraph, and in another which latencies of the study lie below the measured limit."""
-    return "\n".join(filter(None, [" ".join(filter(None, sentences)), below_text(study.rows)]))
+    """The sentences in one paragraph, and in others which systems the study lacks, and which of its latencies lie below
+    the measured limit."""
+    return "\n".join(filter(None, [" ".join(filter(None, sentences)), lacking_text(study), below_text(study.rows)]))
 
 
 def source(*studies: Study) -> str:
@@ -35,6 +37,17 @@ def _run(study: Study) -> str:
     commits = ", ".join(dict.fromkeys(str(commit)[:7] for commit in rows["git_commit"].dropna()))
     dirty = "+" if (rows["git_dirty"].astype(str) == "True").any() else ""
     return f"{study.name}.csv, run {rows['run_id'].iloc[0]}, commit {commits}{dirty}"
+
+
+def lacking_text(study: Study) -> str:
+    """Which systems the study has not run at points where it has run others, by format; empty without any."""
+    missing = lacking(study.name, study.rows)
+    where = [
+        f"{', '.join(style.look(name).label for name in in_order(group['implementation']))}"
+        f" ({'16 bits' if quant == 'none' else str(quant)})"
+        for quant, group in missing.groupby("quant")
+    ]
+    return f"Not run yet at some of these points: {'; '.join(where)}." if where else ""
 
 
 def below_text(rows: pd.DataFrame) -> str:

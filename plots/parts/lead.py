@@ -71,7 +71,8 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
         spare.remove()
     notes = say("figures.j2", "lead_notes", dtype=rows["dtype"].iloc[0], noise=noise, native=bool(cells))
     handles = [*_handles(best, skews, noise), *maps.legend(maps_of["ratio"], FAST, "the best other system")]
-    below = "\n".join(filter(None, [notes, *(caption.below_text(study.rows) for study in studies)]))
+    small = [text for study in studies for text in (caption.lacking_text(study), caption.below_text(study.rows))]
+    below = "\n".join(filter(None, [notes, *small]))
     return layout.finish(figure, handles, below, caption.source(*studies))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ...analysis.age import older_methods, older_revisions, unchanged_since
+from ...analysis.lacking import lacking
 from ...measure.revisions import lock_hash
 from ..section import Material
 from ..tables import provenance_table
@@ -19,7 +20,8 @@ TITLE, ORDER = "Device and provenance", 90
 def content(material: Material) -> dict[str, Any]:
     frames = material.frames
     older = {study for entry in older_methods(frames) + older_revisions(frames) for study in entry.studies}
-    return {"table": provenance_table(frames, older), "older": older_rows(frames)}
+    gaps = {study: lacking(study, rows) for study, rows in frames.items() if "case_hash" in rows}
+    return {"table": provenance_table(frames, older), "older": older_rows(frames), "lacking": gaps}
 
 
 def older_rows(frames: Mapping[str, pd.DataFrame]) -> str:
