@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tritonmoe_bench.experiments.measure.measurement import kinds
 from tritonmoe_bench.experiments.sweeping import command, summary
 from tritonmoe_bench.experiments.table import columns, store
 from tritonmoe_bench.experiments.workload import config
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SWEEP = [sys.executable, str(ROOT / "experiments" / "sweep.py")]
 ADAPTERS = ROOT / "tests" / "fixtures" / "adapters"
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="asserts what a machine without a GPU does")
+kinds()  # a table's columns are known once its kind has been imported
 
 
 def sweep(*arguments, folder=None, check=True, **environment):
