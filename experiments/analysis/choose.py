@@ -26,6 +26,7 @@ from ..workload.shards import shard
 from . import noise
 from .choose_text import fastest_text, listed, point_text, shape_text
 from .compare import ordered
+from .headline import peers
 from .names import models_in_order
 from .results import KINDS, NOT_DEVICES, MissingStudy, default_device
 
@@ -122,6 +123,12 @@ def neighbours(measured: pd.Series, tokens: int) -> list[int]:
     return [*[count for count in counts if count < tokens][-1:], *[count for count in counts if count > tokens][:1]]
 
 
+def _compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of systems that others wrote, whose batch sizes answer for one that was not measured; else all."""
+    compared = rows[rows["p50_us"].notna() & rows["implementation"].isin(peers(rows))]
+    return rows if compared.empty else compared
+
+
 def nearest_skew(measured: pd.Series, skew: float) -> float:
     """The measured skew nearest to `skew`, the larger of two equally near."""
     return float(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(value - skew)))
@@ -197,7 +204,8 @@ def _text(question: Question, device: str, rows: pd.DataFrame, paths: dict[str, 
     skews = sorted(rows["skew"].unique())
     skew = nearest_skew(rows["skew"], question.skew)
     rows = rows[rows["skew"] == skew]
-    points = {tokens: rows[rows["tokens"] == tokens] for tokens in neighbours(rows["tokens"], question.tokens)}
+    at = rows["tokens"] if question.tokens in set(rows["tokens"]) else _compared(rows)["tokens"]
+    points = {tokens: rows[rows["tokens"] == tokens] for tokens in neighbours(at, question.tokens)}
     packed = f", {question.quant}" if question.quant != "none" else ""
     packed += ", the model's own layer" if question.layer == "native" else ""
     tokens = next(iter(points)) if len(points) == 1 else question.tokens

@@ -138,6 +138,18 @@ def test_a_batch_size_between_measured_ones_is_answered_by_both_neighbours(resul
     assert text.splitlines()[1].startswith(f"{asked} tokens were not measured: the fastest next to them is {both}; ")
 
 
+def test_where_only_fast_was_timed_nothing_is_answered_for_another_batch_size(results, tmp_path):
+    (tmp_path / DEVICE).mkdir()
+    rows = pd.read_csv(results / DEVICE / "throughput.csv", dtype="string")
+    alone = rows["tokens"].eq("64") & ~rows["implementation"].isin(["fast", "stream"])
+    rows[~alone].to_csv(tmp_path / DEVICE / "throughput.csv", index=False)
+    text = ask(tmp_path, "model=mixtral", "tokens=40")
+    assert "At 32 tokens:" in text
+    assert "At 128 tokens:" in text
+    assert "At 64 tokens:" not in text
+    assert "Fastest of 1: fast" in ask(tmp_path, "model=mixtral", "tokens=64")
+
+
 @pytest.mark.parametrize(("newer", "lost", "first"), [("skew", "", "skew"), ("experts", "", "experts"),
                                                      ("experts", "vllm", "skew")])  # fmt: skip
 def test_the_run_with_the_most_peers_answers_and_of_equal_ones_the_newest(results, tmp_path, newer, lost, first):
