@@ -82,8 +82,8 @@ def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim
         return MEDIUM_MEMORY
     load = tokens * top_k / num_experts
     if load > 48:
-        # A descriptor needs rows of whole 16 bytes.
-        bulk = target.has_bulk_copies and hidden_dim % 8 == 0
+        # A descriptor needs rows of whole 16 bytes. For sm_100 Triton 3.9 does not compile low blocks of bulk copies.
+        bulk = target.has_bulk_copies and target.nvidia_major < 10 and hidden_dim % 8 == 0
         return FastTiles(192, HEAVY_BULK if bulk else HEAVY, HEAVY_DOWN)
     if load > 8 and ffn_dim >= LONG:
         return FastTiles(160, MIDDLE, HEAVY_DOWN)
