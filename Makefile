@@ -47,7 +47,7 @@ setup: $(READY)  ## make .venv with everything that the other targets need
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	@touch $@
 
-test: $(READY)  ## every test; with no GPU in Triton's interpreter (8 minutes on two cores)
+test: $(READY)  ## every test; with no GPU in Triton's interpreter (11 minutes on two cores)
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, and who may import whom (20 s)
@@ -77,7 +77,7 @@ tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tu
 choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= TP= EP= DEVICE=]
 	@$(RUN) experiments/choose.py $(KEYS) $(ARGS)
 
-portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (5 minutes on two cores)
+portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (more than 15 minutes on two cores)
 	$(RUN) experiments/portability.py $(KEYS) $(ARGS)
 
 figures: $(READY)  ## draw every figure from the CSVs (45 s)

@@ -41,6 +41,7 @@ class Noise:
     factors: tuple[float, ...] = (1.0,) * (len(BANDS_US) - 1)
 
     def at_least(self, factor: float) -> Noise:
+        """This noise, nowhere below a factor."""
         return Noise(tuple(max(factor, own) for own in self.factors))
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -93,7 +93,6 @@ def provenance_table(frames: Mapping[str, pd.DataFrame], older: Container[str] =
         dirty = frame["git_dirty"].astype(str).str.lower().eq("true").any()
         times = frame["timestamp_utc"].astype(str)
         rows = f"{len(frame)} {OLDER_MARK}" if study in older else str(len(frame))
-        rows = f"{len(frame)} {OLDER_MARK}" if study in older else str(len(frame))
         clocks = frame["sm_clock_mhz"].dropna() if "sm_clock_mhz" in frame else pd.Series(dtype=float)
         frame = frame.sort_values("timestamp_utc", kind="stable")
         table.rows.append([
