@@ -32,7 +32,7 @@ class Timing:
     method: str
 
 
-def weight_sets(active_bytes: int, l2_bytes: int, total_bytes: int, settings: TimingSettings, most: int = 8) -> int:
+def weight_sets(active_bytes: int, l2_bytes: int, total_bytes: int, settings: TimingSettings, most: int = 32) -> int:
     """How many weight sets make a chain cold: enough that the active bytes of all are `cold_factor` x the L2.
 
     0 if that takes more than `most`, or more than 40 GB: then the L2 has to be flushed instead.
