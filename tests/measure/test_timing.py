@@ -13,7 +13,7 @@ def test_weight_sets_make_a_chain_four_times_the_l2():
     l2 = 50 << 20
     assert weight_sets(active_bytes=4 * l2, l2_bytes=l2, total_bytes=8 * l2, settings=SETTINGS) == 1
     assert weight_sets(active_bytes=l2, l2_bytes=l2, total_bytes=8 * l2, settings=SETTINGS) == 4
-    assert weight_sets(active_bytes=l2 // 8, l2_bytes=l2, total_bytes=8 * l2, settings=SETTINGS) == 32, "a layer of 6 MB"
+    assert weight_sets(active_bytes=l2 // 8, l2_bytes=l2, total_bytes=l2, settings=SETTINGS) == 32, "6 MB"
     assert weight_sets(active_bytes=l2 // 100, l2_bytes=l2, total_bytes=l2, settings=SETTINGS) == 0
     assert weight_sets(active_bytes=l2, l2_bytes=l2, total_bytes=30 << 30, settings=SETTINGS) == 0
 
