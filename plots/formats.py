@@ -25,7 +25,6 @@ STUDIES = ("quant",)
 PLAIN = "none"
 COLORS = {PLAIN: "#6b6b6b", "fp8_block": "#c1002f", "mxfp4": "#00684a", "int4": "#2f6fc1", "int4_g32": "#0b2f66"}
 LABELS = {PLAIN: "16 bits"}
-ACROSS = 3
 KINDS = (("fast", "*", "-"), ("best other system", "o", style.DASH), ("reading the weights", "None", style.DOT))
 """Label, marker and line of each kind of row, in the order of the legend."""
 
@@ -38,9 +37,8 @@ def draw(results: Results) -> Figure:
         raise study.lacks("latency of fast or of another system")
     models, formats = names.models_in_order(best["model"]), [name for name in COLORS if name in set(best["quant"])]
     title = say("figures.j2", "by_format", gains=gains(best), shares=_shares(best))
-    figure, axes = layout.sheet(
-        -(-len(models) // ACROSS), min(ACROSS, len(models)), 1.75, title, used=len(models), sharex=True
-    )
+    across = layout.across(len(models))
+    figure, axes = layout.sheet(-(-len(models) // across), across, 1.75, title, used=len(models), sharex=True)
     for index, (panel, model) in enumerate(zip(axes, models)):
         here = best[best["model"] == model]
         for quant in formats:
@@ -52,9 +50,9 @@ def draw(results: Results) -> Figure:
         panel.set_yscale("log")
         layout.log_labels(panel.yaxis)
         panel.set_title(names.model_label(model))
-        panel.set_xlabel("tokens")
-        if index % ACROSS == 0:
+        if index % across == 0:
             panel.set_ylabel("latency (µs)")
+    layout.bottom(axes, across, "tokens")
     notes = say("figures.j2", "by_format_notes", dtype=rows["dtype"].iloc[0], errors=errors(best))
     return layout.finish(figure, _handles(formats), caption.notes(study, notes), caption.source(study))
 

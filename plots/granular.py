@@ -22,7 +22,6 @@ from .parts import caption, layout, style
 NAME = "granular"
 TITLE = "Latency beyond the reading of the weights: few tokens, many small experts"
 STUDIES = ("granular",)
-ACROSS = 3
 KINDS = {
     FAST: style.Look(FAST, "fast", "#c1002f", "*"),
     "best other system": style.Look("best other system", "serving", "#00684a", "o"),
@@ -42,18 +41,16 @@ def draw(results: Results) -> Figure:
     models = names.models_in_order(points["model"])
     panels = sorted(set(zip(points["quant"] != "none", points["model"], points["quant"])),
                     key=lambda panel: (panel[0], models.index(panel[1])))  # fmt: skip
-    across = min(ACROSS, len(panels))
+    across = layout.across(len(panels))
     figure, axes = layout.sheet(-(-len(panels) // across), across, 1.4, title, used=len(panels), sharex=True)
     for index, (axis, (packed, model, quant)) in enumerate(zip(axes, panels)):
         here = points[(points["model"] == model) & (points["quant"] == quant)]
         _panel(axis, here, skews)
         axis.set_title(names.model_label(model) + packed * f", {quant}")
         layout.power_axis(axis.xaxis, points["tokens"])
-        if index + across >= len(panels):
-            axis.set_xlabel("tokens")
-            axis.xaxis.set_tick_params(labelbottom=True)
         if index % across == 0:
             axis.set_ylabel("beyond reading\nthe weights (µs)")
+    layout.bottom(axes, across, "tokens")
     notes = say(
         "figures.j2",
         "granular_notes",

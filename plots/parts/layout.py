@@ -57,6 +57,18 @@ def sheet(
     return figure, axes[:used]
 
 
+def across(panels: int) -> int:
+    """How many panels in a row of a figure that has so many: up to three, or four where that leaves fewer places empty."""
+    return min(panels, min((3, 4), key=lambda width: -panels % width))
+
+
+def bottom(axes: Sequence[Axes], columns: int, label: str) -> None:
+    """Names and labels the x axis of each panel that has none below it; the panels share it."""
+    for panel in axes[-columns:]:
+        panel.set_xlabel(label)
+        panel.xaxis.set_tick_params(labelbottom=True)
+
+
 def finish(figure: Figure, handles: Sequence[Artist], notes: str, source: str) -> Figure:
     """Adds legend, notes and source under the panels, wraps all texts, and makes the figure as tall as they need.
 
