@@ -58,7 +58,7 @@ def sheet(
 
 
 def across(panels: int) -> int:
-    """How many panels in a row of a figure that has so many: up to three, or four where that leaves fewer places empty."""
+    """How many panels a row of a figure with so many has: up to three, or four where that leaves fewer places empty."""
     return min(panels, min((3, 4), key=lambda width: -panels % width))
 
 
