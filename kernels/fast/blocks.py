@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 
 from ..gating import Gating
+from ..integers import next_power_of_2
+from ..launch import launch
 from ..paper.schedule import max_blocks
 from ..paper.tiles import GROUP_M
 from ..pdl import launch_options, release_next, wait_for_previous
@@ -109,12 +111,13 @@ def launch_place(
     num_slots, device = experts.numel(), experts.device
     num_blocks = max_blocks(num_slots, num_experts, block_m)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
-    table = torch.empty((LINES.value, num_blocks), dtype=torch.int32, device=device)
-    block_s = min(triton.next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
-    _place_kernel[(num_experts,)](
-        experts=experts, order=order, table=table, num_slots=num_slots, num_blocks=num_blocks,
-        NUM_EXPERTS=num_experts, BLOCK_M=block_m, GROUP_M=GROUP_M, **lookup(local),
-        BLOCK_E=max(triton.next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
+    table = torch.empty(LINES.value, num_blocks, dtype=torch.int32, device=device)
+    block_s = min(next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
+    expert_map, num_global, here = lookup(local)
+    launch(
+        _place_kernel, (num_experts,), experts, expert_map, order, table, num_slots, num_blocks, num_global,
+        NUM_EXPERTS=num_experts, LOCAL=here, BLOCK_M=block_m, GROUP_M=GROUP_M,
+        BLOCK_E=max(next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
         num_warps=4 if block_s <= 1024 else 8, **_FREE_REGISTERS if target_of(device).nvidia_major else {},
         **launch_options(device),
     )  # fmt: skip

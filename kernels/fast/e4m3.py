@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 
 from ..formats.fp8_block import Fp8Block
+from ..integers import cdiv, next_power_of_2
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import INTERPRETER, target_of
 
@@ -71,10 +73,11 @@ def _quantize_rows_kernel(
 def launch_quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(e4m3 [tokens, columns], float32 scales [tokens, columns / 128]) of x; columns a multiple of 128."""
     tokens, k = x.shape
-    values = torch.empty((tokens, k), dtype=torch.float8_e4m3fn, device=x.device)
-    scales = torch.empty((tokens, k // GROUP), dtype=torch.float32, device=x.device)
-    groups = min(triton.next_power_of_2(k // GROUP), 16 if x.is_cuda else 256)
-    _quantize_rows_kernel[(tokens, triton.cdiv(k // GROUP, groups))](
-        x, values, scales, x.stride(0), K=k, GROUPS=groups, WIDTH=GROUP, **launch_options(x.device)
-    )
+    values = torch.empty(tokens, k, dtype=torch.float8_e4m3fn, device=x.device)
+    scales = torch.empty(tokens, k // GROUP, dtype=torch.float32, device=x.device)
+    groups = min(next_power_of_2(k // GROUP), 16 if x.is_cuda else 256)
+    launch(
+        _quantize_rows_kernel, (tokens, cdiv(k // GROUP, groups)),
+        x, values, scales, x.stride(0), K=k, GROUPS=groups, WIDTH=GROUP, **launch_options(x.device),
+    )  # fmt: skip
     return values, scales

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,8 +33,7 @@ class Epilogue:
     @property
     def constants(self) -> Constants:
         """The activation as the kernels take it: whether it is GELU, alpha, shift, limit; None for plain SiLU."""
-        a = self.activation
-        return None if a == Activation() else (a.function == "gelu_tanh", a.alpha, a.shift, a.limit or 0.0)
+        return _constants(self.activation)
 
     def for_gate_up(self, weights: torch.Tensor) -> torch.Tensor | None:
         """The routing weights, if gate and up multiply by them."""
@@ -46,6 +46,12 @@ class Epilogue:
     def for_combine(self, weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
         """The routing weights, if the pass that sums multiplies by them."""
         return None if weighted_by_down(dtype) or self.weights_on_input else weights
+
+
+@functools.cache
+def _constants(activation: Activation) -> Constants:
+    a = activation
+    return None if a == Activation() else (a.function == "gelu_tanh", a.alpha, a.shift, a.limit or 0.0)
 
 
 PLAIN = Epilogue()

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 
 from ..formats.fp8_block import Fp8Block
+from ..integers import cdiv
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .e4m3 import operands, unpack_e4m3
 from .epilogue import PLAIN, Epilogue, activate
@@ -240,11 +242,13 @@ def launch_few_gate_up(
 ) -> torch.Tensor:
     """hidden float32 [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]."""
     ffn, k = gate_up.shape[1] // 2, gate_up.shape[2]
-    hidden = torch.empty((experts.numel(), ffn), dtype=torch.float32, device=x.device)
-    _few_gate_up_kernel[(experts.numel() * triton.cdiv(ffn, tile.block_n),)](
-        x, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, weights=weights, stride_token=x.stride(0),
-        TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants, ON_INPUT=epilogue.weights_on_input,
-        **lookup(local), **tile.constants(), **launch_options(x.device),
+    hidden = torch.empty(experts.numel(), ffn, dtype=torch.float32, device=x.device)
+    expert_map, num_global, here = lookup(local)
+    launch(
+        _few_gate_up_kernel, (experts.numel() * cdiv(ffn, tile.block_n),),
+        x, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, expert_map, weights, x.stride(0), num_global,
+        LOCAL=here, TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants,
+        ON_INPUT=epilogue.weights_on_input, **tile.constants(), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
@@ -261,9 +265,11 @@ def launch_few_down(
 ) -> torch.Tensor:
     """y [tokens, hidden], which it writes; hidden is weighted already, and weights are for the bias alone."""
     (tokens, top_k), (n, k) = experts.shape, down.shape[1:]
-    _few_down_kernel[(tokens * triton.cdiv(n, tile.block_n),)](
-        hidden, *operands(down), epilogue.down_bias, y, experts,
-        weights=None if epilogue.weights_on_input or epilogue.down_bias is None else weights,
-        TOP_K=top_k, N=n, K=k, **lookup(local), **tile.constants(), **launch_options(hidden.device),
+    expert_map, num_global, here = lookup(local)
+    launch(
+        _few_down_kernel, (tokens * cdiv(n, tile.block_n),),
+        hidden, *operands(down), epilogue.down_bias, y, experts, expert_map,
+        None if epilogue.weights_on_input or epilogue.down_bias is None else weights, num_global,
+        LOCAL=here, TOP_K=top_k, N=n, K=k, **tile.constants(), **launch_options(hidden.device),
     )  # fmt: skip
     return y

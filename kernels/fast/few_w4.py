@@ -17,6 +17,8 @@ import triton.language as tl
 
 from ..formats.four_bits import BLOCK, ROWS, FourBits
 from ..formats.mxfp4 import Mxfp4
+from ..integers import cdiv, next_power_of_2
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .epilogue import PLAIN, Epilogue, activate
 from .local import Local, expert_of, lookup
@@ -262,11 +264,12 @@ def launch_planes(x: torch.Tensor, weights: FourBits) -> torch.Tensor:
     of columns."""
     tokens, k = x.shape
     mxfp4, words = isinstance(weights, Mxfp4), padded(k) // 8
-    planes = torch.empty((tokens, 8 if mxfp4 else 9, words), dtype=torch.float32, device=x.device)
-    width = min(triton.next_power_of_2(words), 128 if x.is_cuda else 2**16)
-    _planes_kernel[(tokens, triton.cdiv(words, width))](
-        x, planes, x.stride(0), K=k, MXFP4=mxfp4, WIDTH=width, **launch_options(x.device)
-    )
+    planes = torch.empty(tokens, 8 if mxfp4 else 9, words, dtype=torch.float32, device=x.device)
+    width = min(next_power_of_2(words), 128 if x.is_cuda else 2**16)
+    launch(
+        _planes_kernel, (tokens, cdiv(words, width)),
+        x, planes, x.stride(0), K=k, MXFP4=mxfp4, WIDTH=width, **launch_options(x.device),
+    )  # fmt: skip
     return planes
 
 
@@ -311,11 +314,13 @@ def launch_few_gate_up_w4(
     constants, (_, both, k) = _constants(gate_up, tile), gate_up.shape
     ffn = both // 2
     words = padded(ffn) // 8
-    hidden = torch.empty((experts.numel(), planes.shape[1], words), dtype=torch.float32, device=planes.device)
-    _few_gate_up_w4_kernel[(experts.numel() * (words // constants["EIGHTS"]),)](
-        planes, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, weights=weights,
-        TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants, ON_INPUT=epilogue.weights_on_input,
-        **lookup(local), **constants, **launch_options(planes.device),
+    hidden = torch.empty(experts.numel(), planes.shape[1], words, dtype=torch.float32, device=planes.device)
+    expert_map, num_global, here = lookup(local)
+    launch(
+        _few_gate_up_w4_kernel, (experts.numel() * (words // constants["EIGHTS"]),),
+        planes, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, expert_map, weights, num_global,
+        LOCAL=here, TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants,
+        ON_INPUT=epilogue.weights_on_input, **constants, **launch_options(planes.device),
     )  # fmt: skip
     return hidden
 
@@ -333,9 +338,11 @@ def launch_few_down_w4(
     """y [tokens, hidden], which it writes; hidden is weighted already, and weights are for the bias alone."""
     (tokens, top_k), (_, n, k) = experts.shape, down.shape
     constants = _constants(down, tile)
-    _few_down_w4_kernel[(tokens * triton.cdiv(n // ROWS, constants["EIGHTS"]),)](
-        hidden, *operands(down), epilogue.down_bias, y, experts,
-        weights=None if epilogue.weights_on_input or epilogue.down_bias is None else weights,
-        TOP_K=top_k, N=n, K=k, AHEAD=tile.num_warps <= 8, **lookup(local), **constants, **launch_options(hidden.device),
+    expert_map, num_global, here = lookup(local)
+    launch(
+        _few_down_w4_kernel, (tokens * cdiv(n // ROWS, constants["EIGHTS"]),),
+        hidden, *operands(down), epilogue.down_bias, y, experts, expert_map,
+        None if epilogue.weights_on_input or epilogue.down_bias is None else weights, num_global,
+        LOCAL=here, TOP_K=top_k, N=n, K=k, AHEAD=tile.num_warps <= 8, **constants, **launch_options(hidden.device),
     )  # fmt: skip
     return y

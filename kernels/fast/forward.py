@@ -8,6 +8,8 @@ import triton.language as tl
 
 from ..chunks import chunks
 from ..formats.four_bits import FourBits
+from ..integers import cdiv, next_power_of_2
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .arguments import check_arguments
 from .choose import choose_tiles, invariant_tiles
@@ -16,6 +18,7 @@ from .experts import Experts
 from .few import launch_few
 from .few_w4 import launch_few_w4, launch_planes
 from .gemm import launch_down, launch_gate_up
+from .known import describe, known_tiles, remember
 from .local import Local, expert_of, lookup
 from .packed import invariant_packed_tiles, launch_packed_down, launch_packed_gate_up, packed_tiles, quantized
 from .route import Chosen, Router
@@ -60,15 +63,22 @@ def forward(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What `fast_moe` and `fast_experts` do where no graph is being traced. Raises TypeError or ValueError."""
-    check_arguments(x, route, experts, tiles, invariant, out)
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    call = describe(x, route, experts, tiles, invariant, out)
+    known = known_tiles(call)
+    if known is None:
+        check_arguments(x, route, experts, tiles, invariant, out)
+    y = torch.empty(*x.shape, dtype=x.dtype, device=x.device) if out is None else out
     rows, outputs = _rows(x), y if y.dim() == 2 else y.view(-1, y.shape[-1])
     parts = chunks(rows.shape[0], route.top_k)
     if len(parts) == 1:
-        _forward(rows, route, experts, tiles, invariant, outputs)
+        if known is None:
+            known = tiles or layer_tiles(rows, route, experts, invariant)
+            remember(call, known)
+        _forward(rows, route, experts, known, invariant, outputs)
     else:
         for part in parts:
-            _forward(rows[part], route.of(part), experts, tiles, invariant, outputs[part])
+            own = tiles or layer_tiles(rows[part], route, experts, invariant)
+            _forward(rows[part], route.of(part), experts, own, invariant, outputs[part])
     return y
 
 
@@ -80,7 +90,6 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 def _forward(x, route, experts, tiles, invariant, y) -> None:
     """What `forward` does with a batch that the kernels take at once, once it is checked."""
-    tiles = tiles or layer_tiles(x, route, experts, invariant)
     if isinstance(tiles, FewTiles):
         if isinstance(experts.gate_up, FourBits):
             assert isinstance(experts.down, FourBits)
@@ -129,10 +138,12 @@ def launch_combine(
     weights: float32 or 16 bits [tokens, top_k]. experts: ids [tokens, top_k], where `local` says which are here.
     """
     (tokens, top_k), hidden = weights.shape, out.shape[1]
-    y = torch.empty((tokens, hidden), dtype=out.dtype, device=out.device) if y is None else y
-    block_h = min(triton.next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
-    _combine_kernel[(tokens, triton.cdiv(hidden, block_h))](
-        out, epilogue.for_combine(weights, out.dtype), experts, y=y, num_tokens=tokens,
-        TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **lookup(local), **launch_options(out.device),
+    y = torch.empty(tokens, hidden, dtype=out.dtype, device=out.device) if y is None else y
+    block_h = min(next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
+    expert_map, num_global, here = lookup(local)
+    launch(
+        _combine_kernel, (tokens, cdiv(hidden, block_h)),
+        out, epilogue.for_combine(weights, out.dtype), experts, expert_map, y, tokens, num_global,
+        LOCAL=here, TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(out.device),
     )  # fmt: skip
     return y

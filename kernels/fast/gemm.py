@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ..integers import cdiv
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .blocks import EXPERT, FIRST, NEIGHBOURS, ROW, ROWS, Blocks
 from .epilogue import PLAIN, Epilogue, inner_of, scatter, store
@@ -245,9 +247,10 @@ def launch_gate_up(
 ) -> torch.Tensor:
     """hidden [N, ffn] in expert order, in the dtype of x."""
     tile, ffn, k = tiles.gate_up, gate_up.shape[1] // 2, gate_up.shape[2]
-    hidden = torch.empty((x.shape[0] * top_k, ffn), dtype=x.dtype, device=x.device)
+    hidden = torch.empty(x.shape[0] * top_k, ffn, dtype=x.dtype, device=x.device)
     num_blocks = blocks.table.shape[1]
-    _gate_up_kernel[(num_blocks * triton.cdiv(ffn, tile.block_n),)](
+    launch(
+        _gate_up_kernel, (num_blocks * cdiv(ffn, tile.block_n),),
         x, tile.operand(gate_up.view(-1, ffn, k), 2), epilogue.gate_up_bias, hidden,
         blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks, x.stride(0),
         TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants, **tiles.constants(tile), **launch_options(x.device),
@@ -260,9 +263,10 @@ def launch_down(
 ) -> torch.Tensor:
     """out [N, hidden] in slot order, in the dtype of hidden, as far as `Epilogue.for_down` weighted by the routing."""
     tile, n, k = tiles.down, *down.shape[1:]
-    out = torch.empty((hidden.shape[0], n), dtype=hidden.dtype, device=hidden.device)
+    out = torch.empty(hidden.shape[0], n, dtype=hidden.dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
-    _down_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
+    launch(
+        _down_kernel, (num_blocks * cdiv(n, tile.block_n),),
         hidden, tile.operand(down), epilogue.down_bias, out,
         blocks.order, epilogue.for_down(blocks.weights, out.dtype), blocks.table, num_blocks,
         N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 
 from ..formats.fp8_block import Fp8Block
+from ..integers import cdiv
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .blocks import Blocks
 from .e4m3 import operands, quantize_groups, unpack_e4m3
@@ -211,11 +213,12 @@ def launch_gate_up_fp8(
     """
     tile, (_, both, k) = tiles.gate_up, gate_up.shape
     ffn, slots = both // 2, x.shape[0] * top_k
-    hidden = torch.empty((slots, ffn), dtype=x.dtype, device=x.device)
+    hidden = torch.empty(slots, ffn, dtype=x.dtype, device=x.device)
     a8 = x_scales is not None
-    hidden_scales = torch.empty((slots, ffn // tile.block_n), dtype=torch.float32, device=x.device) if a8 else None
+    hidden_scales = torch.empty(slots, ffn // tile.block_n, dtype=torch.float32, device=x.device) if a8 else None
     num_blocks = blocks.table.shape[1]
-    _gate_up_fp8_kernel[(num_blocks * triton.cdiv(ffn, tile.block_n),)](
+    launch(
+        _gate_up_fp8_kernel, (num_blocks * cdiv(ffn, tile.block_n),),
         x, x_scales if a8 else gate_up.scales, *operands(gate_up), epilogue.gate_up_bias,
         hidden, hidden_scales if a8 else gate_up.scales, x.stride(0),
         blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks,
@@ -235,9 +238,10 @@ def launch_down_fp8(
 ) -> torch.Tensor:
     """out [N, hidden] in slot order, of that dtype; hidden and hidden_scales as `launch_gate_up_fp8` gives them."""
     tile, (_, n, k) = tiles.down, down.shape
-    out = torch.empty((hidden.shape[0], n), dtype=dtype, device=hidden.device)
+    out = torch.empty(hidden.shape[0], n, dtype=dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
-    _down_fp8_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
+    launch(
+        _down_fp8_kernel, (num_blocks * cdiv(n, tile.block_n),),
         hidden, down.scales if hidden_scales is None else hidden_scales, *operands(down), epilogue.down_bias, out,
         blocks.order, epilogue.for_down(blocks.weights, dtype), blocks.table, num_blocks,
         N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),

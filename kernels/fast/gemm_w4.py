@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 
 from ..formats.four_bits import BLOCK, FourBits
+from ..integers import cdiv
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .blocks import Blocks
 from .epilogue import PLAIN, Epilogue, inner_of, scatter
@@ -236,9 +238,10 @@ def launch_gate_up_w4(
     """hidden [N, padded(ffn)] in expert order, in the dtype of x, permuted as x [tokens, padded(hidden)] is."""
     tile, (_, both, k) = tiles.gate_up, gate_up.shape
     ffn = both // 2
-    hidden = torch.empty((x.shape[0] * top_k, padded(ffn)), dtype=x.dtype, device=x.device)
+    hidden = torch.empty(x.shape[0] * top_k, padded(ffn), dtype=x.dtype, device=x.device)
     num_blocks = blocks.table.shape[1]
-    _gate_up_w4_kernel[(num_blocks * (padded(ffn) // tile.block_n),)](
+    launch(
+        _gate_up_w4_kernel, (num_blocks * (padded(ffn) // tile.block_n),),
         x, *operands(gate_up), epilogue.gate_up_bias, hidden, x.stride(0),
         blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks,
         TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants,
@@ -253,9 +256,10 @@ def launch_down_w4(
     """out [N, hidden] in slot order, in the dtype of hidden, which is as `launch_gate_up_w4` gives it; as far as
     `Epilogue.for_down` weighted by the routing."""
     tile, (_, n, k) = tiles.down, down.shape
-    out = torch.empty((hidden.shape[0], n), dtype=hidden.dtype, device=hidden.device)
+    out = torch.empty(hidden.shape[0], n, dtype=hidden.dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
-    _down_w4_kernel[(num_blocks * triton.cdiv(n, tile.block_n),)](
+    launch(
+        _down_w4_kernel, (num_blocks * cdiv(n, tile.block_n),),
         hidden, *operands(down), epilogue.down_bias, out,
         blocks.order, epilogue.for_down(blocks.weights, out.dtype), blocks.table, num_blocks,
         N=n, K=k, **_constants(down, tiles, tile), **launch_options(hidden.device),

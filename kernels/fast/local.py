@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -26,14 +25,11 @@ class Local:
         return self.num_experts if self.expert_map is None else self.expert_map.shape[0]
 
 
-def lookup(local: Local | None) -> dict[str, Any]:
-    """Arguments of a kernel that calls `expert_of`; None: every id is an expert here."""
+def lookup(local: Local | None) -> tuple[torch.Tensor | None, int | None, int | None]:
+    """(expert_map, num_global, LOCAL) of a kernel that calls `expert_of`; None: every id is an expert here."""
     if local is None:
-        return {"expert_map": None, "num_global": None, "LOCAL": None}
-    mapped = local.expert_map is not None
-    return {
-        "expert_map": local.expert_map, "num_global": local.total if mapped else None, "LOCAL": local.num_experts,
-    }  # fmt: skip
+        return None, None, None
+    return local.expert_map, None if local.expert_map is None else local.total, local.num_experts
 
 
 @triton.jit

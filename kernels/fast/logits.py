@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 
 from ..cublas import may_call
+from ..integers import cdiv, next_power_of_2
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import target_of
 
@@ -89,22 +91,24 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
             return torch.mm(x, router_weight.t(), out_dtype=torch.float32)[None]
         return (x.float() @ router_weight.float().t())[None]
     if tokens <= FEW_TOKENS and not invariant:
-        logits = torch.empty((1, tokens, num_experts), dtype=torch.float32, device=x.device)
+        logits = torch.empty(1, tokens, num_experts, dtype=torch.float32, device=x.device)
         # Two rows of a float32 router do not fit into the registers, with Triton 3.9 on sm_100.
         block_e = 2 if num_experts > 128 and router_weight.dtype == x.dtype else 1
-        _few_logits_kernel[(triton.cdiv(num_experts, block_e),)](
+        launch(
+            _few_logits_kernel, (cdiv(num_experts, block_e),),
             x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_E=block_e,
-            BLOCK_K=min(triton.next_power_of_2(hidden), 4096), **launch_options(x.device),
+            BLOCK_K=min(next_power_of_2(hidden), 4096), **launch_options(x.device),
         )  # fmt: skip
         return logits
     block_k = 128 if router_weight.dtype == x.dtype else 64
-    parts = min(MAX_PARTS, triton.cdiv(hidden, PIECE)) if tokens <= SPLIT_TOKENS or invariant else 1
-    span = triton.cdiv(triton.cdiv(hidden, parts), block_k) * block_k
-    parts = triton.cdiv(hidden, span)
-    block_t = INVARIANT_BLOCK if invariant else min(max(16, triton.next_power_of_2(tokens)), 64)
-    block_e = min(max(16, triton.next_power_of_2(num_experts)), 32)
-    logits = torch.empty((parts, tokens, num_experts), dtype=torch.float32, device=x.device)
-    _split_logits_kernel[(triton.cdiv(tokens, block_t), triton.cdiv(num_experts, block_e), parts)](
+    parts = min(MAX_PARTS, cdiv(hidden, PIECE)) if tokens <= SPLIT_TOKENS or invariant else 1
+    span = cdiv(cdiv(hidden, parts), block_k) * block_k
+    parts = cdiv(hidden, span)
+    block_t = INVARIANT_BLOCK if invariant else min(max(16, next_power_of_2(tokens)), 64)
+    block_e = min(max(16, next_power_of_2(num_experts)), 32)
+    logits = torch.empty(parts, tokens, num_experts, dtype=torch.float32, device=x.device)
+    launch(
+        _split_logits_kernel, (cdiv(tokens, block_t), cdiv(num_experts, block_e), parts),
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
         BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_stages=3, num_warps=4 if block_t == 16 else 8,
         PRECISION="tf32x3" if target_of(x.device).nvidia_major else "ieee", **launch_options(x.device),

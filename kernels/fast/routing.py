@@ -11,6 +11,8 @@ import triton.language as tl
 
 from ..gating import LEAST_SUM as _LEAST_SUM
 from ..gating import Gating
+from ..integers import cdiv, next_power_of_2
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import target_of
 
@@ -153,21 +155,21 @@ def _gating_constants(parts: int, num_experts: int, top_k: int, gating: Gating) 
     return {
         "PARTS": parts, "NUM_EXPERTS": num_experts, "TOP_K": top_k, "SIGMOID": gating.scoring == "sigmoid",
         "RENORMALIZE": gating.renormalize, "HAS_BIAS": gating.correction_bias, "GROUPS": gating.groups,
-        "TOP_GROUPS": gating.top_groups, "BLOCK_G": triton.next_power_of_2(gating.groups),
-        "BLOCK_E": lanes(num_experts, gating.groups), "BLOCK_K": triton.next_power_of_2(top_k),
+        "TOP_GROUPS": gating.top_groups, "BLOCK_G": next_power_of_2(gating.groups),
+        "BLOCK_E": lanes(num_experts, gating.groups), "BLOCK_K": next_power_of_2(top_k),
     }  # fmt: skip
 
 
 def lanes(num_experts: int, groups: int) -> int:
     """Lanes that hold the experts of a token: as many as experts, with the groups and their members padded to powers of
     two."""
-    return triton.next_power_of_2(groups) * triton.next_power_of_2(num_experts // groups)
+    return next_power_of_2(groups) * next_power_of_2(num_experts // groups)
 
 
 def is_ranked(padded: int, top_k: int, is_amd: bool = False) -> bool:
     """Whether experts, padded to so many lanes, are ranked by comparing all with all instead of one by one."""
     most = MAX_RANKED_ON_AMD if is_amd else MAX_RANKED
-    return padded <= most and padded * triton.next_power_of_2(top_k) <= MAX_TAKEN
+    return padded <= most and padded * next_power_of_2(top_k) <= MAX_TAKEN
 
 
 def launch_top_k(
@@ -183,16 +185,17 @@ def launch_top_k(
     router_bias [num_experts] is added to the logits. invariant: the program of a token is the same in any batch.
     """
     (parts, num_tokens, num_experts), device = logits.shape, logits.device
-    weights = torch.empty((num_tokens, top_k), dtype=torch.float32, device=device)
-    experts = torch.empty((num_tokens, top_k), dtype=torch.int32, device=device)
+    weights = torch.empty(num_tokens, top_k, dtype=torch.float32, device=device)
+    experts = torch.empty(num_tokens, top_k, dtype=torch.int32, device=device)
     padded = lanes(num_experts, gating.groups)
     pairs = padded**2
     ranked = is_ranked(padded, top_k, target_of(device).is_amd)
     block_t = max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs)
     if not invariant:
-        block_t = min(triton.next_power_of_2(num_tokens), block_t)
+        block_t = min(next_power_of_2(num_tokens), block_t)
     num_warps = min(max(block_t * pairs // 2048, 1), 8) if ranked else max(padded // 1024, 1)
-    _top_k_kernel[(triton.cdiv(num_tokens, block_t),)](
+    launch(
+        _top_k_kernel, (cdiv(num_tokens, block_t),),
         logits, router_bias, logits if correction_bias is None else correction_bias,
         weights, experts, num_tokens, gating.scale, RANKED=ranked, BLOCK_T=block_t, num_warps=num_warps,
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),

@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ..integers import next_power_of_2
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 
 
@@ -50,11 +52,12 @@ def append_shared(
     """
     tokens, top_k = experts.shape
     slots = top_k + len(shared)
-    all_experts, all_weights = (torch.empty((tokens, slots), dtype=t.dtype, device=x.device)
+    all_experts, all_weights = (torch.empty(tokens, slots, dtype=t.dtype, device=x.device)
                                 for t in (experts, weights))  # fmt: skip
-    _append_shared_kernel[(tokens,)](
+    launch(
+        _append_shared_kernel, (tokens,),
         experts, weights, x, gate, all_experts, all_weights, x.stride(0), shared.start, TOP_K=top_k, SLOTS=slots,
-        HIDDEN=x.shape[1], BLOCK_S=triton.next_power_of_2(slots), BLOCK_H=min(triton.next_power_of_2(x.shape[1]), 2048),
+        HIDDEN=x.shape[1], BLOCK_S=next_power_of_2(slots), BLOCK_H=min(next_power_of_2(x.shape[1]), 2048),
         **launch_options(x.device),
     )  # fmt: skip
     return all_experts, all_weights

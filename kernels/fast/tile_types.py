@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -136,6 +137,7 @@ class FastTiles:
         if self.block_m not in HEIGHTS:
             raise ValueError(f"block_m={self.block_m}: allowed are {', '.join(map(str, HEIGHTS))}")
 
+    @functools.cache  # noqa: B019  (there are few tiles)
     def ladder(self, tile: FastTile) -> tuple[Rung, ...]:
         """The tiles that a GEMM chooses from on the GPU, ascending; not dynamic: the last one alone."""
         left_out = (ONLY_HIGHEST,) if tile.swap else (ONLY_HIGHEST, *ONLY_SWAPPED)

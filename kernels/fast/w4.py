@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 
 from ..formats.four_bits import BLOCK, FourBits, with_margin
+from ..integers import cdiv, next_power_of_2
+from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import target_of
 from .w4_ptx import INT4_BF16, INT4_F16, INT4_SCALES, MXFP4_BF16, MXFP4_F16, PREPARED_BF16, PREPARED_F16
@@ -26,7 +28,7 @@ what a number is too small by as it is cut out of its word, for scales of mxfp4 
 
 def padded(columns: int) -> int:
     """Columns of activations in the order of `launch_permute`: whole blocks."""
-    return triton.cdiv(columns, BLOCK) * BLOCK
+    return cdiv(columns, BLOCK) * BLOCK
 
 
 @triton.jit
@@ -161,9 +163,10 @@ def launch_permute(x: torch.Tensor) -> torch.Tensor:
     """x [tokens, hidden] in the order in which weights of four bits are multiplied, [tokens, padded(hidden)]: place p
     holds column `natural(p)`, or 0 where there is none."""
     tokens, k = x.shape
-    permuted = torch.empty((tokens, padded(k)), dtype=x.dtype, device=x.device)
-    width = min(triton.next_power_of_2(padded(k)), 1024 if x.is_cuda else 2**16)
-    _permute_kernel[(tokens, triton.cdiv(padded(k), width))](
-        x, permuted, x.stride(0), K=k, WIDTH=width, **launch_options(x.device)
-    )
+    permuted = torch.empty(tokens, padded(k), dtype=x.dtype, device=x.device)
+    width = min(next_power_of_2(padded(k)), 1024 if x.is_cuda else 2**16)
+    launch(
+        _permute_kernel, (tokens, cdiv(padded(k), width)),
+        x, permuted, x.stride(0), K=k, WIDTH=width, **launch_options(x.device),
+    )  # fmt: skip
     return permuted

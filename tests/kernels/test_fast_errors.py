@@ -7,7 +7,8 @@ import pytest
 import torch
 from fast_cases import SMALL_FEW
 
-from tritonmoe_bench.kernels import checks
+from tritonmoe_bench.kernels import checks, launch
+from tritonmoe_bench.kernels.fast import known
 from tritonmoe_bench.kernels.fast.forward import _combine_kernel
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles
@@ -28,6 +29,7 @@ def no_launch(monkeypatch):
 
     kernel_type = type(_combine_kernel)
     monkeypatch.setattr(kernel_type, "__getitem__", lambda self, grid: refuse)
+    monkeypatch.setattr(launch, "_held", {})
 
 
 def zeros(*shape, dtype=BF16):
@@ -137,6 +139,17 @@ def test_fast_moe(wrong, device):
     changes, error, message = ERRORS[wrong]
     with pytest.raises(error, match=re.escape(message)):
         call(device, **layer() | changes)
+
+
+@pytest.mark.parametrize("wrong", ERRORS)
+def test_after_a_call_that_was_right(wrong, device, monkeypatch):
+    """Nothing wrong passes for a call that has been checked."""
+    monkeypatch.setattr(known, "_current_device", lambda x: 0)
+    monkeypatch.setattr(known, "_tiles", {})
+    with pytest.raises(AssertionError, match="a kernel was launched"):
+        call(device, **layer())
+    assert len(known._tiles) == 1
+    test_fast_moe(wrong, device)
 
 
 @pytest.mark.parametrize(

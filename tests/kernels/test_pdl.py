@@ -18,11 +18,11 @@ KERNELS = {
     if isinstance(function, ast.FunctionDef) and function.name.endswith("_kernel")
 }
 LAUNCHED_FROM = {
-    call.func.value.id
+    ast.unparse(call.args[0])
     for path in Path(pdl.__file__).parent.rglob("*.py")
     for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     if isinstance(call, ast.Call)
-    and isinstance(call.func, ast.Subscript)
+    and ast.unparse(call.func) == "launch"
     and any(word.arg is None and "launch_options" in ast.unparse(word.value) for word in call.keywords)
 }
 """Kernels that are launched with `launch_options`."""
