@@ -10,13 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 from triton import knobs
 from triton.compiler import CompiledKernel
 from triton.runtime import JITFunction
 
-_TENSORS = (torch.Tensor, torch.nn.Parameter)
-_held: dict[int, tuple[Any, dict[Any, tuple[CompiledKernel, list[str]]]]] = {}
-"""By the identity of a kernel: the kernel, which thereby outlives the entry, and what has been compiled of it."""
+_TYPES = (Tensor, Parameter, int, float, type(None))
+"""Types of arguments of which it is known what Triton specialises on."""
+_held: dict[Any, tuple[Any, CompiledKernel, list[str]]] = {}
+"""By launch: its kernel, which thereby outlives its entry, what is compiled of it, and the names of its constants."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: torch.Tensor | int | float | None, **constants: Any) -> None:
@@ -25,43 +28,41 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: torch.Tensor | int | 
     arguments: the first parameters of the kernel, none of them a constexpr. constants: all other parameters, and
     options of the launch; each is compared by its value, so that a number which often changes belongs to `arguments`.
 
-    Triton launches by itself what is new, in the interpreter and on AMD everything, and all arguments of other types,
-    such as tensor descriptors.
+    Triton launches by itself what is new, in the interpreter and on AMD everything, and what has arguments of other
+    types, such as tensor descriptors.
     """
     grid = (*grid, 1, 1)[:3]
-    ordinary = not isinstance(kernel, JITFunction) or kernel.pre_run_hooks or torch.version.hip
-    specialised = None if ordinary else _specialised(arguments)
-    if specialised is None:
+    if not isinstance(kernel, JITFunction) or kernel.pre_run_hooks or torch.version.hip:
         kernel[grid](*arguments, **constants)
         return
-    # A compiled kernel belongs to a device. The knobs change what is compiled.
-    how = torch.cuda.current_device(), knobs.runtime.debug, knobs.compilation.instrumentation_mode
-    key = how, specialised, tuple(constants), tuple(constants.values())
-    held = _held.setdefault(id(kernel), (kernel, {}))[1]
-    if key in held:
-        compiled, names = held[key]
+    # A compiled kernel belongs to a device, and the knobs change what is compiled. All in one expression: its time is
+    # that of every launch.
+    key = (
+        id(kernel), torch.cuda.current_device(), knobs.runtime.debug, knobs.compilation.instrumentation_mode,
+        *[
+            (value.dtype, value.data_ptr() & 15)
+            if (kind := type(value)) is Tensor or kind is Parameter
+            else _specialised(value)
+            for value in arguments
+        ],
+        *constants, *constants.values(),
+    )  # fmt: skip
+    found = _held.get(key)
+    if found is not None:
+        _, compiled, names = found
         compiled[grid](*arguments, *[constants[name] for name in names])
         return
     compiled = kernel[grid](*arguments, **constants)
-    if isinstance(compiled, CompiledKernel):
-        held[key] = compiled, kernel.arg_names[len(arguments) :]
+    if isinstance(compiled, CompiledKernel) and all(type(value) in _TYPES for value in arguments):
+        _held[key] = kernel, compiled, kernel.arg_names[len(arguments) :]
 
 
-def _specialised(arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """What Triton may compile arguments for, one by one; None if one is of a type that is left to Triton.
+def _specialised(value: Any) -> Any:
+    """What Triton may compile an argument for that is no tensor: its type, and of an int whether it is 1, whether 16
+    divides it, and its bits. Of a tensor it is the dtype, and whether it begins at whole 16 bytes.
 
-    Of a tensor its dtype and whether it begins at whole 16 bytes, of an int whether it is 1, whether 16 divides it and
-    whether it has 32 bits. Triton asks for no more, and for less of parameters that it is told not to specialise.
+    Triton asks for no more, and for less of parameters that it is told not to specialise.
     """
-    found: list[Any] = []
-    for value in arguments:
-        kind = type(value)
-        if kind in _TENSORS:
-            found.append((value.dtype, value.data_ptr() % 16 == 0))
-        elif value is None or kind is float:
-            found.append(kind)
-        elif kind is int and -(2**63) <= value < 2**63:
-            found.append(1 if value == 1 else (value % 16 == 0, -(2**31) <= value < 2**31))
-        else:
-            return None
-    return tuple(found)
+    if type(value) is not int:
+        return type(value)
+    return 1 if value == 1 else (value % 16 == 0, -(2**31) <= value < 2**31, value < 2**63)
