@@ -22,11 +22,12 @@ _held: dict[Any, tuple[Any, CompiledKernel, list[str]]] = {}
 """By launch: its kernel, which thereby outlives its entry, what is compiled of it, and the names of its constants."""
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: torch.Tensor | int | float | None, **constants: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """`kernel[grid](*arguments, **constants)`, for less of the host's time from the second call on.
 
-    arguments: the first parameters of the kernel, none of them a constexpr. constants: all other parameters, and
-    options of the launch; each is compared by its value, so that a number which often changes belongs to `arguments`.
+    arguments: the first parameters of the kernel, none of them a constexpr: tensors, numbers, None. constants: all
+    other parameters, and options of the launch; each is compared by its value, so that a number which often changes
+    belongs to `arguments`.
 
     Triton launches by itself what is new, in the interpreter and on AMD everything, and what has arguments of other
     types, such as tensor descriptors.

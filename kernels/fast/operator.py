@@ -22,6 +22,7 @@ from .experts import Experts
 from .forward import forward
 from .route import Chosen, Router
 
+_TRACING = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 _EXPERTS = (
     "Tensor? gate_up_scales=None, Tensor? down_scales=None, str? quant=None, Tensor? gate_up_bias=None, "
     "Tensor? down_bias=None, str function='silu', float alpha=1.0, float shift=0.0, float? limit=None, "
@@ -139,8 +140,7 @@ register_no_gradient(fast_experts_op)
 
 def is_traced(x: torch.Tensor) -> bool:
     """Whether a graph is recorded of calls with x, or only shapes are computed: under make_fx and FakeTensorMode."""
-    modes = torch._C._TorchDispatchModeKey
-    return isinstance(x, FakeTensor) or any(map(torch._C._get_dispatch_mode, (modes.FAKE, modes.PROXY)))
+    return isinstance(x, FakeTensor) or any(map(torch._C._get_dispatch_mode, _TRACING))
 
 
 def traced_fast_moe(
