@@ -58,6 +58,19 @@ def test_dtypes_and_sizes_in_turn(device):
         assert torch.equal(layer.fast(), y)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="about two GPUs")
+def test_devices_in_turn():
+    """What is compiled and checked belongs to the GPU that launches."""
+    layers = [make_layer(f"cuda:{i}", tokens=5, experts=6, top_k=2, hidden=64, ffn=48) for i in range(2)]
+    for _ in range(2):
+        for i, layer in enumerate(layers):
+            with torch.cuda.device(i):
+                layer.assert_fast_right()
+            with torch.cuda.device(1 - i), pytest.raises(ValueError, match="but the current device is"):
+                layer.fast()
+
+
 def test_whole_numbers():
     for number in range(1, 300):
         assert next_power_of_2(number) >= number > next_power_of_2(number) // 2
