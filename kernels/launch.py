@@ -18,8 +18,8 @@ from triton.runtime import JITFunction
 
 _TYPES = (Tensor, Parameter, int, float, type(None))
 """Types of arguments of which it is known what Triton specialises on."""
-_held: dict[Any, tuple[Any, CompiledKernel, list[str]]] = {}
-"""By launch: its kernel, which thereby outlives its entry, what is compiled of it, and the names of its constants."""
+_held: dict[Any, tuple[Any, CompiledKernel, list[Any]]] = {}
+"""By launch: its kernel, which thereby outlives its entry, what is compiled of it, and its constants in their order."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -50,12 +50,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
     )  # fmt: skip
     found = _held.get(key)
     if found is not None:
-        _, compiled, names = found
-        compiled[grid](*arguments, *[constants[name] for name in names])
+        _, compiled, values = found
+        compiled[grid](*arguments, *values)
         return
     compiled = kernel[grid](*arguments, **constants)
     if isinstance(compiled, CompiledKernel) and all(type(value) in _TYPES for value in arguments):
-        _held[key] = kernel, compiled, kernel.arg_names[len(arguments) :]
+        _held[key] = kernel, compiled, [constants[name] for name in kernel.arg_names[len(arguments) :]]
 
 
 def _specialised(value: Any) -> Any:
