@@ -42,7 +42,8 @@ class Fast(Implementation):
     #    takes an output-centric path. In fp8_block a step is two blocks of columns for low blocks, and gate and up of
     #    one token have several steps in flight.
     # 7: in 16 bits, where weights come by bulk copies (few large experts, many tokens), blocks of up to 16 rows wait
-    #    for the products of a step before the next one is loaded into the same registers.
+    #    for the products of a step before the next one is loaded into the same registers. In four bits, blocks of
+    #    more than 48 rows on average are of up to 96, and a tail's products run beside those of the tile.
     revision = 7
     source = "kernels/fast/layer.py"
     needs_gpu = False

@@ -42,6 +42,7 @@ SYSTEMS = {
     "stream": ("measured limit (stream)", "limit"),
     "fast": ("fast", "fast"),
     "fast_invariant": ("fast, batch-invariant", "fast"),
+    "fast_a8": ("fast, 8-bit activations", "fast"),
     "paper_fused": ("paper fused", "paper"),
     "paper_fused_graph": ("paper fused + GPU schedule", "paper"),
     "paper_unfused": ("paper unfused", "paper"),

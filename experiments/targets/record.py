@@ -84,7 +84,8 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
         if brief:
             plain = [case for case in plain if case.gating == plain[0].gating]
             plain = plain[: 2 if model.name == PAPER_MODELS[0] else 1]
-        for first in [*plain, *packed_layers(implementation, plain)]:
+        packed = packed_layers(implementation, plain)
+        for first in [*(plain if "none" in implementation.quants else ()), *packed]:
             every = [replace(first, tokens=tokens) for tokens in EVERY_TOKENS]
             runs = [list(run) for _, run in itertools.groupby(every, key=implementation.config)]
             if not brief:
@@ -115,7 +116,8 @@ def layers(implementation: Implementation, model: ModelConfig) -> list[Case]:
         Case(model.name, *_shape(model), tokens=1, dtype=dtype, gating=gating)
         for dtype, gating in itertools.product(DTYPES, dict.fromkeys(gatings))
     ]
-    supported = [case for case in every if implementation.answer(case).status is Status.OK]
+    packed = "none" not in implementation.quants  # `packed_layers` asks for each format
+    supported = [case for case in every if packed or implementation.answer(case).status is Status.OK]
     return supported if papers else supported[:1]
 
 
@@ -130,7 +132,7 @@ def packed_layers(implementation: Implementation, plain: list[Case]) -> list[Cas
         if quant != "none":
             with contextlib.suppress(ValueError):  # of a shape that the format cannot hold
                 packed.append(replace(case, quant=quant))
-    return packed
+    return [case for case in packed if implementation.answer(case).status is Status.OK]
 
 
 def size_class(size: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FewTile
 
 MANY = float("inf")
-LOADS = {16: (0, 16), 32: (4, 48), 48: (16, 96), 64: (8, MANY)}
+LOADS = {16: (0, 16), 32: (4, 48), 48: (16, 96), 64: (8, MANY), 96: (32, MANY)}
 """By block height, the range of mean rows per expert in which it is tried."""
 
 
@@ -32,8 +32,8 @@ FP8: Tiles = {
     "down": {16: FP8_DOWN, 32: FP8_DOWN_TALL, 64: FP8_DOWN_TALL},
 }
 FOUR_BITS: Tiles = {
-    "gate_up": dict.fromkeys((16, 32, 48, 64), _swapped(64, 4, 3, 4, 5)),
-    "down": dict.fromkeys((16, 32, 48, 64), (*_swapped(128, 4, 3, 4, 5), *_swapped(64, 4, 4, 5))),
+    "gate_up": dict.fromkeys((16, 32, 48, 64, 96), _swapped(64, 4, 3, 4, 5)),
+    "down": dict.fromkeys((16, 32, 48, 64, 96), (*_swapped(128, 4, 3, 4, 5), *_swapped(64, 4, 4, 5))),
 }
 FP8_FEW = {
     "few_gate_up": (

@@ -1,8 +1,11 @@
-"""The expert GEMMs of `fast` over weights of four bits with 16-bit activations (kernels/formats/mxfp4.py, int4.py).
+"""The expert GEMMs of `fast` over weights of four bits (kernels/formats/mxfp4.py, int4.py).
 
 As in gemm.py, with the same schedule and ladder of tiles. Weights are the left operand: they go from shared memory into
-registers as they are packed, and from there, unpacked (w4.py), into the matrix units. Activations, in and between, are
-in the order of `launch_permute`.
+registers as they are packed, and from there, unpacked, into the matrix units. Activations come in one of two ways, told
+by whether they have scales:
+a16 (w4.py): 16 bits, in and between in the order of `launch_permute`.
+a8 (w4a8.py): e4m3 as `launch_quantize_w4` gives it, of prepared weights in mxfp4 and int4; what passes from gate and up
+to down is in 16 bits, in its own order, for a scale of a whole row.
 """
 
 from __future__ import annotations
@@ -18,21 +21,12 @@ from ..integers import cdiv
 from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .blocks import Blocks
-from .epilogue import PLAIN, Epilogue, inner_of, scatter
+from .epilogue import PLAIN, Epilogue, inner_of, scatter, store
 from .gemm import _climb, _load, _locate, _multiply
+from .gemm_w4a8 import product_a8
 from .tile_types import FastTile, FastTiles
-from .w4 import UNIT, constants, operands, padded, place_of, unpack_words
-
-
-@triton.jit
-def _settled(total, PTX: tl.constexpr):
-    """total, once all products in it are done. Those of Hopper's matrix units run on while the next step is unpacked,
-    into the very registers that they read: Triton 3.6 waits for the first of a step's products alone. A sum that is
-    used in its own step is waited for."""
-    if PTX == 9:
-        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [total], dtype=tl.float32, is_pure=True, pack=1)
-    else:
-        return total
+from .w4 import UNIT, constants, operands, padded, place_of, settled, unpack_words
+from .w4a8 import SUMS, byte_operands
 
 
 @triton.jit
@@ -86,11 +80,12 @@ def _unpacked_product(
         a_tile = _load(a, in_rows, in_k, False, PADDED % BLOCK_K == 0)
         a += BLOCK_K
         numbers = unpack_words(b_tile, scale, TYPE, MXFP4, PREPARED, PTX)
-        total = _settled(_multiply(a_tile, numbers, total, SWAP), PTX)
+        total = _multiply(a_tile, numbers, total, SWAP)
         if TAIL > 0:
             tail_tile = _load(a_tail, in_tail, in_k, False, PADDED % BLOCK_K == 0)
             a_tail += BLOCK_K
-            tail = _settled(_multiply(tail_tile, numbers, tail, SWAP), PTX)
+            tail = settled(_multiply(tail_tile, numbers, tail, SWAP), PTX)
+        total = settled(total, PTX)
     if TYPE == tl.bfloat16:  # noqa: SIM300
         total *= UNIT
         tail *= UNIT
@@ -101,17 +96,50 @@ def _unpacked_product(
 
 
 @triton.jit
-def _store_hidden(hidden, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """As `store` in epilogue.py, each value to its place in the order of `launch_permute`."""
-    place = place_of(column * BLOCK_N + tl.arange(0, BLOCK_N))  # [BLOCK_N]
-    target = hidden + (row.to(tl.int64) * N)[:, None] + place[None, :]
-    tl.store(target, values.to(hidden.dtype.element_ty), mask=in_rows[:, None])
+def _product(
+    # operands
+    a, place, a_scales, in_rows, tail_place, in_tail, weights, scales, matrix, n, in_n,
+    # shape
+    STRIDE, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
+    # format
+    GROUP: tl.constexpr, PREPARED: tl.constexpr, PTX: tl.constexpr,
+    # tile
+    HEIGHT: tl.constexpr, TAIL: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr, SWAP: tl.constexpr,
+):  # fmt: skip
+    """As `_unpacked_product`, in either way, of rows of a: those at place, [HEIGHT], and at tail_place, [TAIL]."""
+    if a_scales is None:
+        return _unpacked_product(
+            a + place * STRIDE, in_rows, a + tail_place * STRIDE, in_tail, weights, scales, matrix, n, in_n,
+            N, K, EVEN, GROUP, PREPARED, PTX, HEIGHT, TAIL, WIDTH, BLOCK_K, STAGES, SWAP,
+        )  # fmt: skip
+    else:
+        PADDED: tl.constexpr = (K + 127) // 128 * 128
+        SCALES: tl.constexpr = 1 if scales.dtype.element_ty == tl.uint8 else SUMS + (K + 511) // 512 * 4
+        return product_a8(
+            a + place * PADDED, a_scales + place * SCALES, in_rows,
+            a + tail_place * PADDED, a_scales + tail_place * SCALES, in_tail, weights, scales, matrix, n, in_n,
+            N, K, EVEN, GROUP, PTX, HEIGHT, TAIL, WIDTH, STAGES, SWAP,
+        )  # fmt: skip
+
+
+@triton.jit
+def _store_hidden(
+    hidden, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr, PERMUTED: tl.constexpr
+):  # fmt: skip
+    """As `store` in epilogue.py; PERMUTED: each value to its place in the order of `launch_permute`."""
+    if PERMUTED:
+        place = place_of(column * BLOCK_N + tl.arange(0, BLOCK_N))  # [BLOCK_N]
+        target = hidden + (row.to(tl.int64) * ((N + 127) // 128 * 128))[:, None] + place[None, :]
+        tl.store(target, values.to(hidden.dtype.element_ty), mask=in_rows[:, None])
+    else:
+        store(hidden, row, in_rows, values, column, N, BLOCK_N)
 
 
 @triton.jit
 def _gate_up_w4_tile(
     # operands
-    x, gate_up, scales, bias, hidden, stride_token,
+    x, x_scales, gate_up, scales, bias, hidden, stride_token,
     # schedule
     order, weights, expert, row, rows, column,
     # shape
@@ -122,35 +150,35 @@ def _gate_up_w4_tile(
     ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """As `_gate_up_tile` in gemm.py, of x and hidden in the order of `launch_permute`."""
-    PADDED: tl.constexpr = (FFN + 127) // 128 * 128
+    """As `_gate_up_tile` in gemm.py, of x, and in 16 bits of hidden, in the order of the way."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
-    a = x + (tl.load(order + row + m, mask=m < rows, other=0) // TOP_K).to(tl.int64) * stride_token
+    token = (tl.load(order + row + m, mask=m < rows, other=0) // TOP_K).to(tl.int64)
     m_tail = m
-    a_tail = a
+    token_tail = token
     if TAIL > 0:
         m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
-        a_tail = x + (tl.load(order + row + m_tail, mask=m_tail < rows, other=0) // TOP_K).to(tl.int64) * stride_token
+        token_tail = (tl.load(order + row + m_tail, mask=m_tail < rows, other=0) // TOP_K).to(tl.int64)
     lane = tl.arange(0, 2 * BLOCK_N)  # [2 * BLOCK_N]
     n = column * BLOCK_N + lane % BLOCK_N
     matrix = expert * 2 + lane // BLOCK_N
-    both, both_tail = _unpacked_product(
-        a, m < rows, a_tail, m_tail < rows, gate_up, scales, matrix, n, n < FFN,
-        FFN, K, FFN % 128 == 0, GROUP, PREPARED, PTX, HEIGHT, TAIL, 2 * BLOCK_N, BLOCK_K, STAGES, SWAP,
+    both, both_tail = _product(
+        x, token, x_scales, m < rows, token_tail, m_tail < rows, gate_up, scales, matrix, n, n < FFN, stride_token,
+        FFN, K, FFN % (128 if x_scales is None else BLOCK_N) == 0,
+        GROUP, PREPARED, PTX, HEIGHT, TAIL, 2 * BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
     order += row
     inner = inner_of(both, order, weights, bias, m, m < rows, expert, column, FFN, HEIGHT, BLOCK_N, ACTIVATION)
-    _store_hidden(hidden, row + m, m < rows, inner, column, PADDED, BLOCK_N)
+    _store_hidden(hidden, row + m, m < rows, inner, column, FFN, BLOCK_N, x_scales is None)
     if TAIL > 0:
         inner = inner_of(both_tail, order, weights, bias, m_tail, m_tail < rows, expert, column,
                          FFN, TAIL, BLOCK_N, ACTIVATION)  # fmt: skip
-        _store_hidden(hidden, row + m_tail, m_tail < rows, inner, column, PADDED, BLOCK_N)
+        _store_hidden(hidden, row + m_tail, m_tail < rows, inner, column, FFN, BLOCK_N, x_scales is None)
 
 
 @triton.jit
 def _down_w4_tile(
     # operands
-    hidden, down, scales, bias, out,
+    hidden, hidden_scales, down, scales, bias, out,
     # schedule
     order, weights, expert, row, rows, column,
     # shape
@@ -161,18 +189,18 @@ def _down_w4_tile(
     BLOCK_N: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
-    """As `_down_tile` in gemm.py, of hidden in the order of `launch_permute`."""
-    PADDED: tl.constexpr = (K + 127) // 128 * 128
+    """As `_down_tile` in gemm.py, of hidden in the order of the way."""
     m = tl.arange(0, HEIGHT)  # [HEIGHT]
-    a = hidden + (row + m).to(tl.int64) * PADDED
+    place = (row + m).to(tl.int64)
     m_tail = m
-    a_tail = a
+    tail_place = place
     if TAIL > 0:
         m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
-        a_tail = hidden + (row + m_tail).to(tl.int64) * PADDED
+        tail_place = (row + m_tail).to(tl.int64)
     n = column * BLOCK_N + tl.arange(0, BLOCK_N)
-    total, tail = _unpacked_product(
-        a, m < rows, a_tail, m_tail < rows, down, scales, expert + tl.zeros_like(n), n, n < N,
+    total, tail = _product(
+        hidden, place, hidden_scales, m < rows, tail_place, m_tail < rows,
+        down, scales, expert + tl.zeros_like(n), n, n < N, (K + 127) // 128 * 128,
         N, K, N % BLOCK_N == 0, GROUP, PREPARED, PTX, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP,
     )  # fmt: skip
     scatter(out, order + row, weights, bias, m, m < rows, total, expert, column, N, BLOCK_N)
@@ -183,7 +211,7 @@ def _down_w4_tile(
 @triton.jit(do_not_specialize=["num_blocks"])
 def _gate_up_w4_kernel(
     # operands
-    x, gate_up, scales, bias, hidden, stride_token,
+    x, x_scales, gate_up, scales, bias, hidden, stride_token,
     # schedule
     order, weights, table, num_blocks,
     # shape
@@ -196,16 +224,33 @@ def _gate_up_w4_kernel(
     tl.static_assert(not BULK)
     wait_for_previous(PDL)
     release_next(PDL)
-    expert, row, rows, column = _locate(table, num_blocks, (FFN + 127) // 128 * (128 // BLOCK_N))
+    COLUMNS: tl.constexpr = (
+        (FFN + 127) // 128 * (128 // BLOCK_N) if x_scales is None else (FFN + BLOCK_N - 1) // BLOCK_N
+    )
+    expert, row, rows, column = _locate(table, num_blocks, COLUMNS)
     if rows > 0:
-        arguments = (x, gate_up, scales, bias, hidden, stride_token, order, weights, expert, row, rows, column)
+        arguments = (
+            x,
+            x_scales,
+            gate_up,
+            scales,
+            bias,
+            hidden,
+            stride_token,
+            order,
+            weights,
+            expert,
+            row,
+            rows,
+            column,
+        )
         _climb(_gate_up_w4_tile, arguments, rows, (TOP_K, FFN, K, GROUP, PREPARED, PTX, ACTIVATION, BLOCK_N), LADDER)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
 def _down_w4_kernel(
     # operands
-    hidden, down, scales, bias, out,
+    hidden, hidden_scales, down, scales, bias, out,
     # schedule
     order, weights, table, num_blocks,
     # shape
@@ -221,47 +266,68 @@ def _down_w4_kernel(
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:
-        arguments = (hidden, down, scales, bias, out, order, weights, expert, row, rows, column)
+        arguments = (hidden, hidden_scales, down, scales, bias, out, order, weights, expert, row, rows, column)
         _climb(_down_w4_tile, arguments, rows, (N, K, GROUP, PREPARED, PTX, BLOCK_N), LADDER)
 
 
-def _constants(weights: FourBits, tiles: FastTiles, tile: FastTile) -> dict[str, Any]:
-    for _, _, step, _, _ in tiles.ladder(tile):
+def _constants(weights: FourBits, tiles: FastTiles, tile: FastTile, width: int, a8: bool) -> dict[str, Any]:
+    """width: weight rows of a tile."""
+    for _, _, step, _, swap in tiles.ladder(tile):
         if step % BLOCK:
             raise ValueError(f"tiles for {weights.name} take steps of whole {BLOCK} columns, got {step}")
+        # Else a thread does not have whole words of the left operand where they are unpacked (NOTES.md, Traps).
+        if a8 and (step > BLOCK or not swap or width < 32 * tile.num_warps):
+            raise ValueError(
+                f"tiles for {weights.name} with 8-bit activations have weights on the left, {32 * tile.num_warps} rows "
+                f"of them or more for {tile.num_warps} warps, and steps of {BLOCK} columns, got {width} rows in {tile}"
+            )
     return constants(weights) | tiles.constants(tile)
 
 
 def launch_gate_up_w4(
-    x: torch.Tensor, gate_up: FourBits, blocks: Blocks, top_k: int, tiles: FastTiles, epilogue: Epilogue = PLAIN
+    x: torch.Tensor,
+    x_scales: torch.Tensor | None,
+    gate_up: FourBits,
+    blocks: Blocks,
+    top_k: int,
+    tiles: FastTiles,
+    epilogue: Epilogue = PLAIN,
 ) -> torch.Tensor:
-    """hidden [N, padded(ffn)] in expert order, in the dtype of x, permuted as x [tokens, padded(hidden)] is."""
+    """hidden in expert order, in the dtype of x [N, padded(ffn)], permuted as x [tokens, padded(hidden)] is; or in
+    bfloat16 [N, ffn], where x is e4m3 and has scales."""
     tile, (_, both, k) = tiles.gate_up, gate_up.shape
-    ffn = both // 2
-    hidden = torch.empty(x.shape[0] * top_k, padded(ffn), dtype=x.dtype, device=x.device)
+    ffn, a8 = both // 2, x_scales is not None
+    columns, dtype = (ffn, torch.bfloat16) if a8 else (padded(ffn), x.dtype)
+    hidden = torch.empty(x.shape[0] * top_k, columns, dtype=dtype, device=x.device)
     num_blocks = blocks.table.shape[1]
     launch(
-        _gate_up_w4_kernel, (num_blocks * (padded(ffn) // tile.block_n),),
-        x, *operands(gate_up), epilogue.gate_up_bias, hidden, x.stride(0),
+        _gate_up_w4_kernel, (num_blocks * cdiv(columns, tile.block_n),),
+        x, x_scales, *(byte_operands if a8 else operands)(gate_up), epilogue.gate_up_bias, hidden, x.stride(0),
         blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks,
         TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants,
-        **_constants(gate_up, tiles, tile), **launch_options(x.device),
+        **_constants(gate_up, tiles, tile, 2 * tile.block_n, a8), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
 
 def launch_down_w4(
-    hidden: torch.Tensor, down: FourBits, blocks: Blocks, tiles: FastTiles, epilogue: Epilogue = PLAIN
+    hidden: torch.Tensor,
+    hidden_scales: torch.Tensor | None,
+    down: FourBits,
+    blocks: Blocks,
+    dtype: torch.dtype,
+    tiles: FastTiles,
+    epilogue: Epilogue = PLAIN,
 ) -> torch.Tensor:
-    """out [N, hidden] in slot order, in the dtype of hidden, which is as `launch_gate_up_w4` gives it; as far as
-    `Epilogue.for_down` weighted by the routing."""
+    """out [N, hidden] in slot order, of that dtype, as far as `Epilogue.for_down` weighted by the routing. hidden: as
+    `launch_gate_up_w4` gives it, or with scales as `launch_quantize_w4` makes it of that."""
     tile, (_, n, k) = tiles.down, down.shape
-    out = torch.empty(hidden.shape[0], n, dtype=hidden.dtype, device=hidden.device)
-    num_blocks = blocks.table.shape[1]
+    out = torch.empty(hidden.shape[0], n, dtype=dtype, device=hidden.device)
+    num_blocks, a8 = blocks.table.shape[1], hidden_scales is not None
     launch(
         _down_w4_kernel, (num_blocks * cdiv(n, tile.block_n),),
-        hidden, *operands(down), epilogue.down_bias, out,
+        hidden, hidden_scales, *(byte_operands if a8 else operands)(down), epilogue.down_bias, out,
         blocks.order, epilogue.for_down(blocks.weights, out.dtype), blocks.table, num_blocks,
-        N=n, K=k, **_constants(down, tiles, tile), **launch_options(hidden.device),
+        N=n, K=k, **_constants(down, tiles, tile, tile.block_n, a8), **launch_options(hidden.device),
     )  # fmt: skip
     return out

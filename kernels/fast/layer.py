@@ -84,8 +84,9 @@ def fast_experts(
     activation: an `Activation` or its name (``silu``, ``gelu_tanh``, ``gpt_oss``). gate_up_bias: [num_experts,
     2 * ffn], gate then up; down_bias: [num_experts, hidden]; float32 or 16 bits, added in float32. weights_on_input:
     the weight multiplies what gate and up take instead of what down gives (Llama-4), in float32.
-    activations: ``a8`` or ``a16``, the bits of the rows that packed weights are multiplied with, by default 8 where the
-    GPU has units for it. invariant: a token's result does not depend, bit by bit, on the other tokens of the batch; one
+    activations: ``a8`` or ``a16``, the bits of the rows that packed weights are multiplied with, by default 8 for
+    fp8_block where the GPU has units for it, else 16; 8 for prepared weights in mxfp4 (scales from 2^-15 to 2^1) and
+    int4 on a Hopper GPU. invariant: a token's result does not depend, bit by bit, on the other tokens of the batch; one
     tile serves all batches, which costs time. out: what is written and returned, contiguous, as x; it may be x itself.
     tiles: by default chosen from shape, tokens and device.
 

@@ -1,7 +1,7 @@
 """`fast` over packed weights: the same routing and schedule, with the expert GEMMs of the weights' format.
 
 The router reads x as it is. Then, where the GPU has fp8 units, x is quantised for weights in fp8_block; for weights of
-four bits its columns are put into the order in which they are multiplied.
+four bits its columns are put into the order in which they are multiplied, and quantised if the caller asks for it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .gemm_w4 import launch_down_w4, launch_gate_up_w4
 from .tile_types import FastTile, FastTiles, FewTile, FewTiles
 from .tuned import tuned_tiles
 from .w4 import launch_permute, operands
+from .w4a8 import launch_quantize_w4
 
 SUPPORTED = (Fp8Block, Mxfp4, Int4)
 SMALL = 2**23
@@ -39,7 +40,8 @@ FEW_WEIGHTS = 2**23
 def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(rows, scales) of x as the experts' format multiplies them; no scales for 16 bits."""
     if isinstance(experts.gate_up, FourBits):
-        return launch_permute(x), None
+        a8 = _activations(x, experts) == "a8"
+        return launch_quantize_w4(x, experts.gate_up) if a8 else (launch_permute(x), None)
     return launch_quantize_rows(x) if _activations(x, experts) == "a8" else (x, None)
 
 
@@ -53,7 +55,8 @@ def launch_packed_gate_up(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What down takes, [N, ffn] in expert order: (values, scales) as `quantized` gives them; rows, scales: of x."""
     if isinstance(experts.gate_up, FourBits):
-        return launch_gate_up_w4(rows, experts.gate_up, blocks, top_k, tiles, experts.epilogue), None
+        hidden = launch_gate_up_w4(rows, scales, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
+        return (hidden, None) if scales is None else launch_quantize_w4(hidden, experts.gate_up)
     assert isinstance(experts.gate_up, Fp8Block)
     return launch_gate_up_fp8(rows, scales, experts.gate_up, blocks, top_k, tiles, experts.epilogue)
 
@@ -68,7 +71,7 @@ def launch_packed_down(
 ) -> torch.Tensor:
     """out [N, hidden] in slot order, of that dtype; hidden, scales: of `launch_packed_gate_up`."""
     if isinstance(experts.down, FourBits):
-        return launch_down_w4(hidden, experts.down, blocks, tiles, experts.epilogue)
+        return launch_down_w4(hidden, scales, experts.down, blocks, dtype, tiles, experts.epilogue)
     assert isinstance(experts.down, Fp8Block)
     return launch_down_fp8(hidden, scales, experts.down, blocks, dtype, tiles, experts.epilogue)
 
@@ -129,6 +132,8 @@ def format_tiles(
     if kind is Fp8Block:
         return fp8_tiles(target, *shape, tokens, activations)
     num_experts, top_k, hidden_dim, ffn_dim = shape
+    if activations == "a8":
+        return w4_a8_tiles(kind, target, tokens * top_k / num_experts)
     few = tokens == 1 or (tokens == 2 and hidden_dim * ffn_dim <= FEW_WEIGHTS)
     if few and target.nvidia_major and hidden_dim % 16 == 0 and ffn_dim % 8 == 0:
         return _w4_few(kind, target, tokens * hidden_dim, tokens * top_k * ffn_dim)
@@ -153,11 +158,23 @@ def w4_tiles(target: Target, load: float) -> FastTiles:
     if target == INTERPRETER:
         tile = FastTile(128, 256, 4, 1, 256, 1, swap=True, small_swap=True)
         return FastTiles(64, tile, tile)
-    block_m = 16 if load <= 8 else 32 if load <= 24 else 48 if load <= 64 else 64
+    block_m = 16 if load <= 8 else 32 if load <= 24 else 48
     if target.is_amd:
-        return FastTiles(block_m, _swapped(64, 4, 2), _swapped(64, 4, 2))
+        return FastTiles(block_m if load <= 64 else 64, _swapped(64, 4, 2), _swapped(64, 4, 2))
     if target.nvidia_major != 9:  # mma.sync and tcgen05.mma leave fewer registers to what is unpacked
         return FastTiles(min(block_m, 32), _swapped(64, 8, 3), _swapped(128, 8, 3))
+    if load > 48:
+        return FastTiles(96, _swapped(64, 4, 3), _swapped(128, 4, 3))
+    return FastTiles(block_m, _swapped(64, 4, 4), _swapped(128, 4, 4))
+
+
+def w4_a8_tiles(kind: type[Packed], target: Target, load: float) -> FastTiles:
+    """The tiles for four bits with 8-bit activations, by the mean load of an expert. int4, whose products are scaled
+    apart, has no registers for the tallest."""
+    if target == INTERPRETER:
+        tile = FastTile(128, 128, 4, 1, 128, 1, swap=True, small_swap=True)
+        return FastTiles(64, tile, tile)
+    block_m = 16 if load <= 8 else 32 if load <= 24 else 48 if load <= 48 or kind is Int4 else 96
     return FastTiles(block_m, _swapped(64, 4, 4), _swapped(128, 4, 4))
 
 
@@ -247,9 +264,18 @@ def check_packed(x: torch.Tensor, experts: Experts, num_experts: int) -> None:
     if activations not in (None, "a8", "a16"):
         raise ValueError(f"activations={activations!r}: allowed are 'a8' and 'a16'")
     if activations == "a8" and isinstance(gate_up, FourBits):
-        raise ValueError(f"activations='a8': weights in {gate_up.name} are multiplied with 'a16' alone")
-    if activations == "a8" and not (target_of(x.device).has_fp8 or target_of(x.device) == INTERPRETER):
+        _check_a8(x, gate_up, down)
+    elif activations == "a8" and not (target_of(x.device).has_fp8 or target_of(x.device) == INTERPRETER):
         raise ValueError("activations='a8' needs a GPU with fp8 units: take 'a16'")
+
+
+def _check_a8(x: torch.Tensor, gate_up: FourBits, down: FourBits) -> None:
+    if type(gate_up) not in (Mxfp4, Int4):
+        raise ValueError(f"activations='a8': weights in {gate_up.name} are multiplied with 'a16' alone")
+    if not (gate_up.is_prepared and down.is_prepared):
+        raise ValueError("activations='a8' takes weights of four bits as prepared() gives them: call it on both")
+    if target_of(x.device).nvidia_major != 9 and target_of(x.device) != INTERPRETER:
+        raise ValueError("activations='a8' over weights of four bits needs a Hopper GPU: take 'a16'")
 
 
 def _check_words(name: str, packed: FourBits) -> None:

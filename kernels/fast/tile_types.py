@@ -48,7 +48,7 @@ class FastTile:
         """The height of the tile that holds block_m rows."""
         if self.swap:
             return block_m
-        return {48: 64, 144: 192, 160: 192}.get(block_m, block_m)
+        return {48: 64, 96: 128, 144: 192, 160: 192}.get(block_m, block_m)
 
     def rung(self, rows: int) -> Rung:
         """The tile for blocks of up to so many rows, one of `HEIGHTS`."""
@@ -56,8 +56,10 @@ class FastTile:
             return 16, 0, self.small_k, self.small_stages, self.small_swap
         if rows <= 32:
             return 32, 0, self.small_k, self.small_stages, self.swap
-        if rows == ONLY_HIGHEST:
+        if rows == 48:
             return 32, 16, self.small_k, self.small_stages, self.swap
+        if rows == 96:
+            return 64, 32, self.block_k, self.stages, self.swap
         return min(rows, 128), max(rows - 128, 0), self.block_k, self.stages, self.swap
 
     def operand(self, weights: torch.Tensor, at_once: int = 1) -> torch.Tensor | TensorDescriptor:
@@ -113,10 +115,10 @@ class FewTiles:
         return f"few gate_up={self.gate_up} down={self.down}"
 
 
-HEIGHTS = (16, 32, 48, 64, 128, 144, 160, 192, 256)
-"""The most rows that a block may hold; 48 are a tile of 32 rows and a tail, more than 128 a tile of 128 and a tail."""
-ONLY_HIGHEST = 48
-"""The height that no ladder has below its highest."""
+HEIGHTS = (16, 32, 48, 64, 96, 128, 144, 160, 192, 256)
+"""The most rows that a block may hold; 48 are a tile of 32 rows and a tail, 96 one of 64, more than 128 one of 128."""
+ONLY_HIGHEST = (48, 96)
+"""Heights that no ladder has below its highest."""
 ONLY_SWAPPED = (32, 144, 160)
 """Heights that only tiles with the weights on the left have below the highest: others need 64 rows, also of a tail."""
 
@@ -140,7 +142,7 @@ class FastTiles:
     @functools.cache  # noqa: B019  (there are few tiles)
     def ladder(self, tile: FastTile) -> tuple[Rung, ...]:
         """The tiles that a GEMM chooses from on the GPU, ascending; not dynamic: the last one alone."""
-        left_out = (ONLY_HIGHEST,) if tile.swap else (ONLY_HIGHEST, *ONLY_SWAPPED)
+        left_out = ONLY_HIGHEST if tile.swap else (*ONLY_HIGHEST, *ONLY_SWAPPED)
         lower = [height for height in HEIGHTS if height < self.block_m and height not in left_out]
         rungs = [tile.rung(height) for height in (*lower, tile.highest(self.block_m))]
         return tuple(rungs if self.dynamic else rungs[-1:])

@@ -60,7 +60,7 @@ def _exact(scales, TYPE: tl.constexpr, MXFP4: tl.constexpr, PTX: tl.constexpr):
 
 
 @triton.jit
-def _numbers(words, scales, MXFP4: tl.constexpr, PREPARED: tl.constexpr):
+def numbers_of(words, scales, MXFP4: tl.constexpr, PREPARED: tl.constexpr):
     """The numbers of each word [..., 1, 1] in float32 [..., i, h], column i + 4 h, as any GPU computes them."""
     i = tl.arange(0, 4)[:, None]
     h = tl.arange(0, 2)[None, :]
@@ -128,8 +128,19 @@ def unpack_words(
         return every.to(TYPE, bitcast=True)
     else:
         each = _each(_exact(scales, TYPE, MXFP4, PTX), BLOCKS).reshape(ROWS, BLOCKS, 4, 4, 1, 1)
-        numbers = _numbers(words.reshape(ROWS, BLOCKS, 4, 4, 1, 1), each, MXFP4, PREPARED)
+        numbers = numbers_of(words.reshape(ROWS, BLOCKS, 4, 4, 1, 1), each, MXFP4, PREPARED)
         return numbers.permute(0, 1, 3, 4, 2, 5).reshape(ROWS, BLOCKS * 128).to(TYPE)
+
+
+@triton.jit
+def settled(total, PTX: tl.constexpr):
+    """total, once all products in it are done. Those of Hopper's matrix units run on while the next step is unpacked,
+    into the very registers that they read: Triton 3.6 waits for the first of a step's products alone. A sum that is
+    used in its own step is waited for."""
+    if PTX == 9:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [total], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return total
 
 
 def operands(weights: FourBits) -> tuple[torch.Tensor, torch.Tensor]:

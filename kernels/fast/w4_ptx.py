@@ -1,6 +1,7 @@
-"""PTX that unpacks a word of eight four-bit numbers into four registers of two 16-bit numbers each.
+"""PTX that unpacks a word of eight four-bit numbers: into four registers of two 16-bit numbers each, of which columns i
+and i + 4 share one, i from 0 to 3; or into two registers of four 8-bit numbers each, the even columns and the odd ones.
 
-Columns i and i + 4 share a register, i from 0 to 3. Few instructions are what it is about: they, and not the memory,
+Few instructions are what it is about: they, and not the memory,
 are what a multiprocessor of a Hopper GPU runs out of.
 """
 
@@ -98,3 +99,31 @@ INT4_BF16 = _whole(
         for i in range(4)
     ],
 )
+
+INT4_E4M3 = tl.constexpr(
+    "{\n.reg .b32 w;\nshr.u32 w, $2, 4;\nand.b32 $0, $2, 0x0F0F0F0F;\nand.b32 $1, w, 0x0F0F0F0F;\n}"
+)
+"""Word $2 as registers $0 and $1 of e4m3 numbers, which are the codes, too small by 2^9: exponents 0 and 1 have one
+step."""
+
+
+def _e5m2() -> tl.constexpr:
+    """Prepared word $2 times the float16 $6, which is there twice, as registers $0 and $1 of e5m2 numbers. They are the
+    high bytes of float16 numbers, which are too small by 2^14 as they are cut out of the word."""
+    magnitude, sign = "0x0E000E00", "0x80008000"
+    columns = {
+        "a": ["shl.b32 t, $2, 3;", f"and.b32 a, $2, {sign};", f"lop3.b32 a, t, {magnitude}, a, 0xEA;"],
+        "b": ["shf.r.wrap.b32 b, $2, $2, 3;", f"and.b32 b, b, {sign};", f"lop3.b32 b, $2, {magnitude}, b, 0xEA;"],
+        "c": ["shf.r.wrap.b32 c, $2, $2, 6;", f"and.b32 c, c, {sign};", "shr.u32 t, $2, 3;",
+              f"lop3.b32 c, t, {magnitude}, c, 0xEA;"],
+        "d": ["shl.b32 t, $2, 12;", f"and.b32 t, t, {sign};", "and.b32 d, $2, 0x00130013;",
+              f"mul.lo.u32 d, d, {_shifts(10, 5):#x};", f"lop3.b32 d, d, {magnitude}, t, 0xEA;"],
+    }  # fmt: skip
+    lines = [".reg .b32 a, b, c, d, t, none;", "mov.b32 none, 0x80008000;"]  # -0, which changes no sum
+    for name, column in columns.items():
+        lines += [*column, f"fma.rn.f16x2 {name}, {name}, $6, none;"]
+    lines += ["prmt.b32 $0, a, c, 0x7351;", "prmt.b32 $1, b, d, 0x7351;"]
+    return tl.constexpr("{\n" + "\n".join(lines) + "\n}")
+
+
+MXFP4_E5M2 = _e5m2()

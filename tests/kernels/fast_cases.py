@@ -44,13 +44,13 @@ def served_by(rows: int, tiles: FastTiles) -> int:
     """The height that a block of so many rows must get."""
     # 16 and 32 rows are below the least height of the matrix units' left operand: tiles of 32 rows, and tails as low,
     # are there only where the weights are the left one.
-    swapped_only = set() if tiles.gate_up.swap else {32, 48, 144, 160}
+    swapped_only = set() if tiles.gate_up.swap else {32, 48, 96, 144, 160}
     highest = tiles.block_m
     if tiles.block_m in swapped_only - {32}:
-        highest = 64 if tiles.block_m == 48 else 192
+        highest = {48: 64, 96: 128}.get(tiles.block_m, 192)
     if not tiles.dynamic:
         return highest
-    left_out = swapped_only | {48}  # 48 is below no other
+    left_out = swapped_only | {48, 96}  # they are below no other
     offered = [h for h in HEIGHTS if h <= highest and (h not in left_out or h == highest)]
     return min(height for height in offered if height >= rows)
 

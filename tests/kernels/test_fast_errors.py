@@ -214,7 +214,7 @@ def test_cpu_tensors_without_the_interpreter(set_late, monkeypatch):
 @pytest.mark.parametrize("block_m", [0, 8, 40, 129, 512])
 def test_a_height_that_no_tile_has(block_m):
     tile = FastTile(64, 64, 4, 2, 64, 2)
-    with pytest.raises(ValueError, match=f"block_m={block_m}: allowed are 16, 32, 48, 64, 128, 144, 160, 192, 256"):
+    with pytest.raises(ValueError, match=f"block_m={block_m}: allowed are 16, 32, 48, 64, 96, 128, 144, 160, 192, 256"):
         FastTiles(block_m, tile, tile)
 
 
