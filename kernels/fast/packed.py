@@ -263,7 +263,7 @@ def check_packed(x: torch.Tensor, experts: Experts, num_experts: int) -> None:
             _check_words(name, packed)
     if activations not in (None, "a8", "a16"):
         raise ValueError(f"activations={activations!r}: allowed are 'a8' and 'a16'")
-    if activations == "a8" and isinstance(gate_up, FourBits):
+    if activations == "a8" and isinstance(gate_up, FourBits) and isinstance(down, FourBits):
         _check_a8(x, gate_up, down)
     elif activations == "a8" and not (target_of(x.device).has_fp8 or target_of(x.device) == INTERPRETER):
         raise ValueError("activations='a8' needs a GPU with fp8 units: take 'a16'")
