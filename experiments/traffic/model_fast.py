@@ -16,9 +16,9 @@ import torch
 import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
-from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, experts_of_program, pieces
 from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, format_tiles
-from tritonmoe_bench.kernels.fast.routing import MAX_PAIRS, is_ranked, lanes
+from tritonmoe_bench.kernels.fast.routing import lanes, tokens_of_program
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.formats.four_bits import BLOCK, ROWS
@@ -116,11 +116,10 @@ def _logits(case: Case, on_gpu: bool) -> list[Entry]:
         wider = 1 if on_gpu else FLOAT_BYTES // BYTES_PER_ELEMENT
         x_reads, weight_reads = reads(x * wider), reads(weight * wider)
     elif tokens <= FEW_TOKENS:
-        programs = -(-num_experts // (1 if num_experts <= 128 else 2))
-        x_reads, weight_reads = reads(x, programs), reads(weight, tokens)
+        x_reads, weight_reads = reads(x, num_experts), reads(weight)
     else:
         token_programs = -(-tokens // min(max(16, triton.next_power_of_2(tokens)), 64))
-        expert_programs = -(-num_experts // min(max(16, triton.next_power_of_2(num_experts)), 32))
+        expert_programs = -(-num_experts // experts_of_program(tokens, num_experts))
         x_reads, weight_reads = reads(x, expert_programs), reads(weight, token_programs)
     return [
         ("router", "x", x_reads),
@@ -131,22 +130,15 @@ def _logits(case: Case, on_gpu: bool) -> list[Entry]:
 
 def _parts(case: Case) -> int:
     """Pieces of the hidden dimension that the logits come in."""
-    if not FEW_TOKENS < case.tokens <= SPLIT_TOKENS:
-        return 1
-    wanted, step = min(MAX_PARTS, triton.cdiv(case.hidden_dim, PIECE)), 128
-    span = triton.cdiv(triton.cdiv(case.hidden_dim, wanted), step) * step
-    return triton.cdiv(case.hidden_dim, span)
+    return pieces(case.tokens, case.hidden_dim)[0] if FEW_TOKENS < case.tokens <= SPLIT_TOKENS else 1
 
 
 def _top_k(case: Case, on_gpu: bool) -> list[Entry]:
     padded = lanes(case.num_experts, case.gate.groups)
-    pairs = padded**2
     logits = _parts(case) * case.tokens * case.num_experts * FLOAT_BYTES
-    # Where experts are chosen one by one, the logits of the chosen ones are read again.
-    again = 0 if is_ranked(padded, case.top_k) else _parts(case) * case.slots * FLOAT_BYTES
-    block_t = min(triton.next_power_of_2(case.tokens), max(1, (MAX_PAIRS if on_gpu else 2**20) // pairs))
+    block_t = min(triton.next_power_of_2(case.tokens), tokens_of_program(padded, on_gpu))
     entries: list[Entry] = [
-        ("router", "logits", Bytes(read=logits + again, unique_read=logits)),
+        ("router", "logits", reads(logits)),
         ("router", "topk_scores", writes(case.slots * FLOAT_BYTES)),
         ("router", "topk_experts", writes(case.slots * INDEX_BYTES)),
     ]

@@ -20,9 +20,16 @@ FEW_TOKENS = 4
 """Up to so many tokens each program reads one expert's whole row."""
 SPLIT_TOKENS = 128
 """Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is faster, where it may be called."""
+NARROW_TOKENS = 16
+"""Up to so many tokens pieces, and the experts of a program, are `NARROW` times finer, so that all of the GPU reads."""
 PIECE = 512
 """The least of the hidden dimension that a program sums, where it is split."""
 MAX_PARTS = 8
+NARROW = 2
+STEP = 128
+"""Columns of a step of a piece."""
+LANES = 8192
+"""Products that a program of a few tokens holds at once."""
 INVARIANT_BLOCK = 32
 """Tokens of a program where a token's logits are to be the same bits in any batch."""
 
@@ -30,25 +37,25 @@ INVARIANT_BLOCK = 32
 @triton.jit
 def _few_logits_kernel(
     x, router_weight, logits, stride_token, num_experts,
-    TOKENS: tl.constexpr, K: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    TOKENS: tl.constexpr, K: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """logits[t, e] = x[t] @ router_weight[e] for a few tokens, one program for BLOCK_E experts."""
+    """logits[t, e] = x[t] @ router_weight[e] for a few tokens, one program an expert."""
     wait_for_previous(PDL)
     release_next(PDL)
-    expert = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)  # [BLOCK_E]
+    expert = tl.program_id(0)
+    own = router_weight + expert.to(tl.int64) * K
+    token = tl.arange(0, BLOCK_T)  # [BLOCK_T]
     k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
-    for token in tl.static_range(TOKENS):
-        total = tl.zeros([BLOCK_E, BLOCK_K], dtype=tl.float32)
-        for start in tl.range(0, K, BLOCK_K):
-            inside = k + start < K
-            place = x + tl.full([], token, tl.int64) * stride_token + start + k
-            row = tl.load(place, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
-            mask = (expert < num_experts)[:, None] & inside[None, :]
-            weight = tl.load(
-                router_weight + expert.to(tl.int64)[:, None] * K + (start + k)[None, :], mask=mask, other=0.0
-            )
-            total += weight.to(tl.float32) * row[None, :]
-        tl.store(logits + token * num_experts + expert, tl.sum(total, axis=1), mask=expert < num_experts)
+    total = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.float32)
+    for start in tl.range(0, K, BLOCK_K):
+        inside = k + start < K
+        weight = tl.load(own + start + k, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_K]
+        rows = tl.load(
+            x + token.to(tl.int64)[:, None] * stride_token + (start + k)[None, :],
+            mask=(token < TOKENS)[:, None] & inside[None, :], other=0.0,
+        )  # fmt: skip
+        total += rows.to(tl.float32) * weight[None, :]
+    tl.store(logits + token * num_experts + expert, tl.sum(total, axis=1), mask=token < TOKENS)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -79,6 +86,23 @@ def _split_logits_kernel(
     tl.store(place, total, mask=(token < num_tokens)[:, None] & (expert < num_experts)[None, :])
 
 
+def pieces(tokens: int, hidden: int, invariant: bool = False) -> tuple[int, int]:
+    """(parts, the most that each sums of the hidden dimension), where it is split."""
+    finer = _finer(tokens, invariant)
+    parts = min(MAX_PARTS * finer, cdiv(hidden, PIECE // finer)) if tokens <= SPLIT_TOKENS or invariant else 1
+    span = cdiv(cdiv(hidden, parts), STEP) * STEP
+    return cdiv(hidden, span), span
+
+
+def experts_of_program(tokens: int, num_experts: int, invariant: bool = False) -> int:
+    """Whose logits a program sums, where the hidden dimension is split."""
+    return min(max(16, next_power_of_2(num_experts)), 32 // _finer(tokens, invariant))
+
+
+def _finer(tokens: int, invariant: bool) -> int:
+    return NARROW if tokens <= NARROW_TOKENS and not invariant else 1
+
+
 def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool = False) -> torch.Tensor:
     """float32 [parts, tokens, num_experts]; router_weight in the dtype of x, or float32, which is not rounded.
 
@@ -92,25 +116,24 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
         return (x.float() @ router_weight.float().t())[None]
     if tokens <= FEW_TOKENS and not invariant:
         logits = torch.empty(1, tokens, num_experts, dtype=torch.float32, device=x.device)
-        # Two rows of a float32 router do not fit into the registers, with Triton 3.9 on sm_100.
-        block_e = 2 if num_experts > 128 and router_weight.dtype == x.dtype else 1
+        block_t = next_power_of_2(tokens)
+        block_k = min(next_power_of_2(hidden), LANES // block_t)
         launch(
-            _few_logits_kernel, (cdiv(num_experts, block_e),),
-            x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_E=block_e,
-            BLOCK_K=min(next_power_of_2(hidden), 4096), **launch_options(x.device),
+            _few_logits_kernel, (num_experts,),
+            x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_T=block_t,
+            BLOCK_K=block_k, num_warps=4 if block_t * block_k <= LANES // 2 else 8, **launch_options(x.device),
         )  # fmt: skip
         return logits
-    block_k = 128 if router_weight.dtype == x.dtype else 64
-    parts = min(MAX_PARTS, cdiv(hidden, PIECE)) if tokens <= SPLIT_TOKENS or invariant else 1
-    span = cdiv(cdiv(hidden, parts), block_k) * block_k
-    parts = cdiv(hidden, span)
+    block_k = STEP if router_weight.dtype == x.dtype else STEP // 2
+    parts, span = pieces(tokens, hidden, invariant)
     block_t = INVARIANT_BLOCK if invariant else min(max(16, next_power_of_2(tokens)), 64)
-    block_e = min(max(16, next_power_of_2(num_experts)), 32)
+    block_e = experts_of_program(tokens, num_experts, invariant)
     logits = torch.empty(parts, tokens, num_experts, dtype=torch.float32, device=x.device)
     launch(
         _split_logits_kernel, (cdiv(tokens, block_t), cdiv(num_experts, block_e), parts),
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
-        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_stages=3, num_warps=4 if block_t == 16 else 8,
+        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_warps=4 if block_t == 16 else 8,
+        num_stages=min(span // block_k + 1, 5) if block_t == 16 else 3,
         PRECISION="tf32x3" if target_of(x.device).nvidia_major else "ieee", **launch_options(x.device),
     )  # fmt: skip
     return logits

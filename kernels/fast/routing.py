@@ -14,17 +14,9 @@ from ..gating import Gating
 from ..integers import cdiv, next_power_of_2
 from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
-from ..target import target_of
 
 LEAST_SUM = tl.constexpr(_LEAST_SUM)
-MAX_RANKED = 128
-"""The most experts, rounded up to a power of two, that are ranked by comparing all with all instead of one by one."""
-MAX_RANKED_ON_AMD = 64
-"""The same on AMD's GPUs, whose compiler runs out of registers at more, with Triton 3.7."""
-MAX_TAKEN = 2048
-"""The most pairs of a lane and one of the k chosen experts, among which ranking selects the scores."""
-MAX_PAIRS = 1024
-"""The most pairs of experts, over all its tokens, that one program of more than one token compares."""
+LOWEST = tl.constexpr(-(2**31))
 
 
 @triton.jit
@@ -34,6 +26,13 @@ def _rank(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     mine, other = values[:, :, None], values[:, None, :]
     before = (other > mine) | ((other == mine) & (index[None, None, :] < index[None, :, None]))
     return tl.sum(before.to(tl.int32), axis=2)
+
+
+@triton.jit
+def _ordered(values):
+    """int32 in the order of float32 values that are numbers, with one zero."""
+    bits = (values + 0.0).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
@@ -63,7 +62,7 @@ def _choose(
     logits, router_bias, bias, token, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """(experts int32, weights float32), each [BLOCK_T, BLOCK_K], of the tokens; ties go to the lower expert.
 
@@ -107,23 +106,20 @@ def _choose(
         if NUM_EXPERTS < BLOCK_E:
             choice = tl.where(inside, choice, lowest)
     position = tl.arange(0, BLOCK_K)[None, :]  # [1, BLOCK_K]
-    if RANKED:
-        rank = _rank(choice, BLOCK_T, BLOCK_E)[:, :, None]
-        takes = (rank == position[:, None, :]) & (position < TOP_K)[:, None, :]  # [BLOCK_T, BLOCK_E, BLOCK_K]
-        experts = tl.sum(tl.where(takes, column[:, :, None], 0), axis=1)
-        weights = tl.sum(tl.where(takes, score[:, :, None], 0.0), axis=1)
-    else:
-        taken = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.int32)
-        for j in tl.static_range(TOP_K):
-            best_lane = tl.argmax(choice, axis=1)[:, None]
-            choice = tl.where(lane == best_lane, lowest, choice)
-            taken = tl.where(position == j, best_lane, taken)
-        experts = _expert_of(taken, MEMBERS, LANES)
-        # To select the scores from registers would take BLOCK_E * BLOCK_K of them: they are computed again.
-        mask = (token < num_tokens)[:, None] & (position < TOP_K)
-        weights = _sum_parts(logits, router_bias, token, experts, mask, num_tokens, PARTS, NUM_EXPERTS)
-        weights = tl.sigmoid(weights) if SIGMOID else tl.exp(weights - highest) / total
-        weights = tl.where(position < TOP_K, weights, 0.0)
+    # One by one, as integers: a warp finds the largest of 32 in one instruction.
+    order = _ordered(choice)
+    bits = score.to(tl.int32, bitcast=True)
+    taken = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.int32)
+    taken_bits = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.int32)
+    for j in tl.static_range(TOP_K):
+        best = tl.max(order, axis=1)[:, None]
+        best_lane = tl.min(tl.where(order == best, lane, BLOCK_E), axis=1)[:, None]
+        best_bits = tl.max(tl.where(lane == best_lane, bits, LOWEST), axis=1)[:, None]
+        order = tl.where(lane == best_lane, LOWEST, order)
+        taken = tl.where(position == j, best_lane, taken)
+        taken_bits = tl.where(position == j, best_bits, taken_bits)
+    experts = _expert_of(taken, MEMBERS, LANES)
+    weights = taken_bits.to(tl.float32, bitcast=True)
     if RENORMALIZE:
         weights = weights / (tl.sum(weights, axis=1)[:, None] + LEAST_SUM)
     return experts, weights * scale
@@ -134,7 +130,7 @@ def _top_k_kernel(
     logits, router_bias, bias, weights, experts, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    RANKED: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
@@ -142,7 +138,7 @@ def _top_k_kernel(
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
     chosen, value = _choose(
         logits, router_bias, bias, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID, RENORMALIZE, HAS_BIAS,
-        GROUPS, TOP_GROUPS, RANKED, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K,
+        GROUPS, TOP_GROUPS, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K,
     )  # fmt: skip
     position = tl.arange(0, BLOCK_K)[None, :]
     mask = (token < num_tokens)[:, None] & (position < TOP_K)
@@ -166,10 +162,9 @@ def lanes(num_experts: int, groups: int) -> int:
     return next_power_of_2(groups) * next_power_of_2(num_experts // groups)
 
 
-def is_ranked(padded: int, top_k: int, is_amd: bool = False) -> bool:
-    """Whether experts, padded to so many lanes, are ranked by comparing all with all instead of one by one."""
-    most = MAX_RANKED_ON_AMD if is_amd else MAX_RANKED
-    return padded <= most and padded * next_power_of_2(top_k) <= MAX_TAKEN
+def tokens_of_program(padded: int, on_gpu: bool) -> int:
+    """The most tokens of a program, each with so many lanes: what a warp holds, or the interpreter is fast with."""
+    return max(1, (32 if on_gpu else 2**14) // padded)
 
 
 def launch_top_k(
@@ -188,16 +183,13 @@ def launch_top_k(
     weights = torch.empty(num_tokens, top_k, dtype=torch.float32, device=device)
     experts = torch.empty(num_tokens, top_k, dtype=torch.int32, device=device)
     padded = lanes(num_experts, gating.groups)
-    pairs = padded**2
-    ranked = is_ranked(padded, top_k, target_of(device).is_amd)
-    block_t = max(1, (MAX_PAIRS if logits.is_cuda else 2**20) // pairs)
+    block_t = tokens_of_program(padded, logits.is_cuda)
     if not invariant:
         block_t = min(next_power_of_2(num_tokens), block_t)
-    num_warps = min(max(block_t * pairs // 2048, 1), 8) if ranked else max(padded // 1024, 1)
     launch(
         _top_k_kernel, (cdiv(num_tokens, block_t),),
         logits, router_bias, logits if correction_bias is None else correction_bias,
-        weights, experts, num_tokens, gating.scale, RANKED=ranked, BLOCK_T=block_t, num_warps=num_warps,
+        weights, experts, num_tokens, gating.scale, BLOCK_T=block_t, num_warps=1,
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),
     )  # fmt: skip
     return experts, weights

@@ -10,7 +10,7 @@ from moe_cases import random
 
 from tritonmoe_bench.kernels import cublas
 from tritonmoe_bench.kernels.fast import logits as fast_logits
-from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, PIECE, SPLIT_TOKENS, launch_logits
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, NARROW, NARROW_TOKENS, PIECE, SPLIT_TOKENS, launch_logits
 
 SHAPES = [
     (1, 5, 77),
@@ -100,11 +100,12 @@ def test_both_sides_of_every_choice_by_tokens(tokens, expected, device, monkeypa
     assert names == expected
 
 
-@pytest.mark.parametrize(
-    ("hidden", "parts"), [(64, 1), (PIECE, 1), (PIECE + 1, 2), (4 * PIECE, 4), (MAX_PARTS * PIECE * 2, MAX_PARTS)]
-)
-def test_each_part_sums_its_own_piece(hidden, parts, device):
-    x, router = inputs(FEW_TOKENS + 1, 4, hidden, "fp16", device)
+@pytest.mark.parametrize(("whole", "more", "parts"), [(0, 64, 1), (1, 0, 1), (1, 1, 2), (4, 0, 4), (40, 0, 0)])
+@pytest.mark.parametrize(("tokens", "finer"), [(FEW_TOKENS + 1, NARROW), (NARROW_TOKENS + 1, 1)])
+def test_each_part_sums_its_own_piece(whole, more, parts, tokens, finer, device):
+    """Of the hidden dimension as so many of the least pieces and some more; parts: 0 for as many as there may be."""
+    hidden, parts = whole * PIECE // finer + more, parts or MAX_PARTS * finer
+    x, router = inputs(tokens, 4, hidden, "fp16", device)
     logits = launch_logits(x, router)
     assert logits.shape[0] == parts
     span = triton.cdiv(triton.cdiv(hidden, parts), 128) * 128
