@@ -10,7 +10,15 @@ from moe_cases import random
 
 from tritonmoe_bench.kernels import cublas
 from tritonmoe_bench.kernels.fast import logits as fast_logits
-from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, MAX_PARTS, NARROW, NARROW_TOKENS, PIECE, SPLIT_TOKENS, launch_logits
+from tritonmoe_bench.kernels.fast.logits import (
+    FEW_TOKENS,
+    MAX_PARTS,
+    NARROW,
+    NARROW_TOKENS,
+    PIECE,
+    SPLIT_TOKENS,
+    launch_logits,
+)
 
 SHAPES = [
     (1, 5, 77),
