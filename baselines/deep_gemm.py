@@ -44,6 +44,7 @@ HEIGHTS = (64, 128)
 
 class DeepGemm(Implementation):
     name = "deep_gemm"
+    revision = 2  # 1: with an older router of `fast`
     family = "library"
     source = f"PyPI sgl-deep-gemm {VERSION}: m_grouped_fp8_fp4_gemm_nt_contiguous, m_grouped_bf16_gemm_nt_contiguous"
     quants = ("none", "fp8_block")

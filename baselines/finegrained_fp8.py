@@ -41,6 +41,7 @@ OPERATORS = "finegrained_fp8"
 
 class FinegrainedFp8(CheckoutSystem):
     name = "finegrained_fp8"
+    revision = 2  # 1: with an older router of `fast`
     family = "library"
     source = "github.com/huggingface/kernels-community, finegrained-fp8: moe_fused_batched, moe_fused_grouped"
     quants = ("fp8_block",)
