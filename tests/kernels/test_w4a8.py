@@ -96,8 +96,8 @@ def layer(device, tokens, quant, dtype="bf16", **changes):
 
 
 def check(y, case, made, x):
-    """At most 1.2 x the error of the emulation, which has a scale for each 128 columns of a row. It rounds otherwise, so
-    that only the errors of many tokens are alike."""
+    """At most 1.2 x the error of the emulation, which has a scale for each 128 columns of a row. It rounds otherwise:
+    only the errors of many tokens are alike."""
     arguments = (x, made.router(), made.expert, case.top_k, case.gate)
     exact = moe_forward(*arguments)
     own = relative_error(moe_forward(*arguments, quantize=quantize_fp8), exact)
