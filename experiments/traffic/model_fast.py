@@ -239,12 +239,8 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Ite
         ("gate_up", "x", reads(x, case.top_k * inward)),
         ("gate_up", "gate_up_weights", gate_up),
         ("gate_up", "intermediate", writes(intermediate)),
-        # A program asks for its first expert once more, ahead of all others.
-        (
-            "down",
-            "topk_experts",
-            Bytes(read=(slots + case.tokens) * INDEX_BYTES * back, unique_read=slots * INDEX_BYTES),
-        ),
+        # A program looks its expert up for every step.
+        ("down", "topk_experts", reads(slots * INDEX_BYTES, back * -(-ffn // tiles.down.step))),
         ("down", "down_weights", down),
         ("down", "intermediate", reads(intermediate, back)),
         ("down", "output", writes(x)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tritonmoe_bench.kernels.fast.few import SCALED_APART as SCALED_COLUMNS
 from tritonmoe_bench.kernels.fast.packed import default_activations
 from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.fast.w4 import padded
@@ -92,9 +93,9 @@ class Operands:
         return self.matrix(n, k, together, step)
 
     def issued_by_few(self, n: int, k: int, together: int, tile: FewTile) -> int:
-        """As `issued`, of a slot in the output-centric path: a program loads a scale for a step, or a block of it."""
+        """As `issued`, of a slot in the output-centric path: a program loads a scale for some columns of a step."""
         if self.quant == "fp8_block":
-            return n * k + -(-n // tile.block_n) * -(-k // min(tile.step, BLOCK)) * SCALE_BYTES
+            return n * k + -(-n // tile.block_n) * -(-k // SCALED_COLUMNS.value) * SCALE_BYTES
         return self.matrix(n, k, together, tile.step)
 
 

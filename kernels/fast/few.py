@@ -20,26 +20,28 @@ from .epilogue import PLAIN, Epilogue, activate
 from .local import Local, expert_of, lookup
 from .tile_types import FewTile, FewTiles
 
-
-@triton.jit
-def _scaled(values, scales, matrix, n_block, start, STEP: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
-    """float32 values [STEP], times the scales of the weights that they meet: those of a row of blocks of a matrix in
-    fp8_block. scales: float32 [matrices, N / 128, K / 128], or None for weights that have none."""
-    values = values.to(tl.float32)
-    if scales is not None:
-        row = scales + (matrix * (N // 128) + n_block) * (K // 128) + start // 128
-        if STEP > 128:
-            block = tl.arange(0, STEP // 128)  # one scale for 128 values, instead of a load for each
-            scale = tl.load(row + block, mask=block * 128 < K - start, other=0.0)
-            values = tl.reshape(tl.reshape(values, (STEP // 128, 128)) * scale[:, None], (STEP,))
-        else:
-            values *= tl.load(row)
-    return values
+SCALED_APART = tl.constexpr(16)
+"""Neighbours whose products are summed before they are scaled: as many weights of 8 bits as a thread loads at once."""
+APART = tl.constexpr(8)
+"""Of 16 bits, in down."""
+LONGEST = tl.constexpr(32)
+"""The most steps of a token that the loop of down holds one by one."""
 
 
 @triton.jit
-def _kept_apart(products, APART: tl.constexpr):
-    """Products [rows, columns], of which so many neighbours are summed already: fewer registers for the sums."""
+def _scales(scales, matrix, n_block, start, end, STEP: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    """The scales of a step of a row of blocks of a matrix in fp8_block, one for `SCALED_APART` columns, float32
+    [STEP / SCALED_APART]. scales: float32 [matrices, N / 128, K / 128]."""
+    block = tl.arange(0, STEP // SCALED_APART) * SCALED_APART // 128
+    row = scales + (matrix * (N // 128) + n_block) * (K // 128) + start // 128
+    return tl.load(row + block, mask=block * 128 < end - start, other=0.0)
+
+
+@triton.jit
+def _products(tile, values, APART: tl.constexpr):
+    """Sums of APART neighbours, float32 [rows, STEP / APART], of a tile [rows, STEP] times values [STEP]: fewer
+    registers for the sums."""
+    products = unpack_e4m3(tile, tl.float32) * values.to(tl.float32)[None, :]
     if APART == 1:
         return products
     else:
@@ -58,7 +60,7 @@ def _few_gate_up(
     k = tl.arange(0, STEP)  # [STEP]
     row = x + (slot // TOP_K).to(tl.int64) * stride_token + k
     gate = gate_up + (expert * (2 * FFN) + n[:, None]) * K + k[None, :]  # [BLOCK_N, STEP]
-    APART: tl.constexpr = 16 if scales is not None and STAGES > 1 else 1
+    APART: tl.constexpr = 1 if scales is None else SCALED_APART
     gate_sum = tl.zeros([BLOCK_N, STEP // APART], dtype=tl.float32)
     up_sum = tl.zeros([BLOCK_N, STEP // APART], dtype=tl.float32)
     for start in tl.range(0, K, STEP, num_stages=STAGES):
@@ -71,11 +73,14 @@ def _few_gate_up(
             gate_tile = tl.load(gate + start, mask=inside, other=0.0)
             up_tile = tl.load(gate + FFN * K + start, mask=inside, other=0.0)
             values = tl.load(row + start, mask=k < K - start, other=0.0)
-        block = tl.program_id(0) % columns * BLOCK_N // 128
-        gate_values = _scaled(values, scales, expert * 2, block, start, STEP, FFN, K)
-        up_values = _scaled(values, scales, expert * 2 + 1, block, start, STEP, FFN, K)
-        gate_sum += _kept_apart(unpack_e4m3(gate_tile, tl.float32) * gate_values[None, :], APART)
-        up_sum += _kept_apart(unpack_e4m3(up_tile, tl.float32) * up_values[None, :], APART)
+        gate_products = _products(gate_tile, values, APART)
+        up_products = _products(up_tile, values, APART)
+        if scales is not None:
+            block = tl.program_id(0) % columns * BLOCK_N // 128
+            gate_products *= _scales(scales, expert * 2, block, start, K, STEP, FFN, K)[None, :]
+            up_products *= _scales(scales, expert * 2 + 1, block, start, K, STEP, FFN, K)[None, :]
+        gate_sum += gate_products
+        up_sum += up_products
     gate_value = tl.sum(gate_sum, axis=1)
     up_value = tl.sum(up_sum, axis=1)
     if ON_INPUT:
@@ -113,58 +118,68 @@ def _few_gate_up_kernel(
 
 
 @triton.jit
-def _few_weights(down, expert, n, k, start, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr):
-    """Rows n of an expert's weights, a step from `start` on, [BLOCK_N, STEP], 0 outside."""
-    rows = down + (expert.to(tl.int64) * N + n[:, None]) * K + k[None, :] + start
-    if EVEN:
-        return tl.load(rows)
+def _few_step(
+    experts, expert_map, num_global, down, scales, slot, i, n, k, block,
+    LOCAL: tl.constexpr, STEPS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BLOCK_N: tl.constexpr,
+    STEP: tl.constexpr,
+):  # fmt: skip
+    """Rows n of the i-th step of a token's slots, [BLOCK_N, STEP], and their scales, if there are; 0 outside, and for a
+    slot without an expert here. slot: the first one of the token."""
+    start = i % STEPS * STEP
+    if LOCAL is None:
+        expert = tl.load(experts + slot + i // STEPS)
+        end = K
     else:
-        return tl.load(rows, mask=(n < N)[:, None] & (k < K - start)[None, :], other=0.0)
+        expert = expert_of(experts, expert_map, num_global, slot + i // STEPS, True, LOCAL)
+        end = tl.where(expert < LOCAL, K, 0)
+    rows = down + (expert.to(tl.int64) * N + n[:, None]) * K + k[None, :] + start
+    if LOCAL is None and K % STEP == 0 and N % BLOCK_N == 0:
+        tile = tl.load(rows)
+    else:
+        tile = tl.load(rows, mask=(n < N)[:, None] & (k < end - start)[None, :], other=0.0)
+    if scales is None:
+        return tile, tile  # stands in
+    else:
+        return tile, _scales(scales, expert, block, start, end, STEP, N, K)
 
 
 @triton.jit
 def _few_values(
-    hidden, scales, expert, n_block, slot, k, start,
-    STEP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, EVEN: tl.constexpr,
+    experts, expert_map, num_global, hidden, slot, i, k,
+    LOCAL: tl.constexpr, STEPS: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """A step of a slot's values from `start` on, times the scales of its expert's weights, [1, STEP], 0 outside."""
-    if EVEN:
-        values = tl.load(hidden + slot * K + start + k)
+    """What they meet, float32 [STEP]; 0 outside, and for a slot without an expert here, which nothing was written of."""
+    own = slot + i // STEPS
+    start = i % STEPS * STEP
+    place = hidden + own * K + start + k
+    if LOCAL is not None:
+        end = tl.where(expert_of(experts, expert_map, num_global, own, True, LOCAL) < LOCAL, K, 0)
+        return tl.load(place, mask=k < end - start, other=0.0)
+    elif K % STEP == 0:
+        return tl.load(place)
     else:
-        values = tl.load(hidden + slot * K + start + k, mask=k < K - start, other=0.0)
-    return _scaled(values, scales, expert, n_block, start, STEP, N, K)[None, :]
+        return tl.load(place, mask=k < K - start, other=0.0)
 
 
 @triton.jit
-def _few_down_slot(
-    total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, j, n, k, block,
-    LOCAL: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
+def _few_bias(
+    bias, experts, expert_map, weights, num_global, slot, n,
+    LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """(total [BLOCK_N, STEP], biases [BLOCK_N]) with what the j-th slot of a token adds; slot: its first one. Of the
-    first slot the caller has added the first step, unless LOCAL is given."""
-    if LOCAL is None:
-        expert = tl.load(experts + slot + j)
-        begin = STEP if j == 0 else 0
-        end = K
-    else:
-        expert = expert_of(experts, expert_map, num_global, slot + j, True, LOCAL)
-        begin = 0
-        end = tl.where(expert < LOCAL, K, 0)
-    for start in tl.range(begin, end, STEP):
-        tile = _few_weights(down, expert, n, k, start, N, K, EVEN)
-        values = _few_values(hidden, scales, expert, block, slot + j, k, start, STEP, N, K, EVEN)
-        total += unpack_e4m3(tile, tl.float32) * values
-    if bias is not None:
-        rows = N
-        if LOCAL is not None:
-            rows = tl.where(expert < LOCAL, N, 0)
-        inside = n < rows
+    """The weighted bias of a token's experts here, float32 [BLOCK_N]."""
+    total = tl.zeros([BLOCK_N], dtype=tl.float32)
+    for j in tl.range(0, TOP_K):
+        inside = n < N
+        if LOCAL is None:
+            expert = tl.load(experts + slot + j)
+        else:
+            expert = expert_of(experts, expert_map, num_global, slot + j, True, LOCAL)
+            inside = inside & (expert < LOCAL)
         own = tl.load(bias + expert * N + n, mask=inside, other=0.0).to(tl.float32)
         if weights is not None:
-            weight = tl.load(weights + slot + j).to(tl.float32)
-            own = tl.where(inside, own * weight, 0.0)
-        biases += own
-    return total, biases
+            own = tl.where(inside, own * tl.load(weights + slot + j).to(tl.float32), 0.0)
+        total += own
+    return total
 
 
 @triton.jit(do_not_specialize=["num_global"])
@@ -175,44 +190,71 @@ def _few_down_kernel(
 ):  # fmt: skip
     """y[token] = sum over its experts here of down @ hidden, which is weighted already, and of the weighted bias.
 
-    weights: of the biases; None where they have none.
+    weights: of the biases; None where they have none. Four steps of a token are on their way at any time, the first
+    ones since before the wait: the gate and up kernel waited for the routing before it let this one start.
     """
     tl.static_assert(STAGES == 1)
     columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    even: tl.constexpr = K % STEP == 0 and N % BLOCK_N == 0
+    STEPS: tl.constexpr = (K + STEP - 1) // STEP
+    LAST: tl.constexpr = TOP_K * STEPS - 1
     slot = tl.program_id(0) // columns * TOP_K
     n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     block = tl.program_id(0) % columns * BLOCK_N // 128
     k = tl.arange(0, STEP)  # [STEP]
-    if LOCAL is None:
-        # The gate and up kernel waited for the routing before it let this one start, so `experts` is there, and the
-        # first weights can be on their way, while `hidden` is not.
-        first = tl.load(experts + slot)
-        tile = _few_weights(down, first, n, k, 0, N, K, even)
+    t0, s0 = _few_step(
+        experts, expert_map, num_global, down, scales, slot, 0, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
+    )
+    t1, s1 = t0, s0
+    if LAST >= 1:
+        t1, s1 = _few_step(
+            experts, expert_map, num_global, down, scales, slot, 1, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
+        )
+    t2, s2 = t0, s0
+    if LAST >= 2:
+        t2, s2 = _few_step(
+            experts, expert_map, num_global, down, scales, slot, 2, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
+        )
+    t3, s3 = t0, s0
+    if LAST >= 3:
+        t3, s3 = _few_step(
+            experts, expert_map, num_global, down, scales, slot, 3, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
+        )
+    biases = tl.zeros([BLOCK_N], dtype=tl.float32)
+    if bias is not None:
+        biases = _few_bias(bias, experts, expert_map, weights, num_global, slot, n, LOCAL, TOP_K, N, BLOCK_N)
     wait_for_previous(PDL)
     release_next(PDL)
-    if LOCAL is None:
-        total = unpack_e4m3(tile, tl.float32) * _few_values(hidden, scales, first, block, slot, k, 0, STEP, N, K, even)
-    else:
-        total = tl.zeros([BLOCK_N, STEP], dtype=tl.float32)
-    biases = tl.zeros([BLOCK_N], dtype=tl.float32)
-    if scales is not None and K <= STEP:
-        for j in tl.range(0, TOP_K):  # unrolled, it takes so many registers that its programs no longer run at once
-            total, biases = _few_down_slot(
-                total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, j,
-                n, k, block, LOCAL, N, K, STEP, even,
-            )  # fmt: skip
-    else:
-        for j in tl.static_range(TOP_K):
-            total, biases = _few_down_slot(
-                total, biases, hidden, down, scales, bias, experts, expert_map, weights, num_global, slot, j,
-                n, k, block, LOCAL, N, K, STEP, even,
-            )  # fmt: skip
-    outputs = tl.sum(total, axis=1)
-    if bias is not None:
-        outputs += biases
+    v0 = _few_values(experts, expert_map, num_global, hidden, slot, 0, k, LOCAL, STEPS, K, STEP)
+    v1 = v0
+    if LAST >= 1:
+        v1 = _few_values(experts, expert_map, num_global, hidden, slot, 1, k, LOCAL, STEPS, K, STEP)
+    v2 = v0
+    if LAST >= 2:
+        v2 = _few_values(experts, expert_map, num_global, hidden, slot, 2, k, LOCAL, STEPS, K, STEP)
+    v3 = v0
+    if LAST >= 3:
+        v3 = _few_values(experts, expert_map, num_global, hidden, slot, 3, k, LOCAL, STEPS, K, STEP)
+    SUMMED: tl.constexpr = SCALED_APART if scales is not None else APART
+    total = tl.zeros([BLOCK_N, STEP // SUMMED], dtype=tl.float32)
+    RUN: tl.constexpr = LAST + 1 if LAST < LONGEST else STEPS if STEPS <= LONGEST else 1
+    for first in tl.range(0, LAST + 1, RUN):
+        for j in tl.static_range(RUN):
+            products = _products(t0, v0, SUMMED)
+            if scales is not None:
+                products *= s0[None, :]
+            total += products
+            t0, t1, t2 = t1, t2, t3
+            s0, s1, s2 = s1, s2, s3
+            v0, v1, v2 = v1, v2, v3
+            i = first + j + 4
+            if i <= LAST:
+                t3, s3 = _few_step(
+                    experts, expert_map, num_global, down, scales, slot, i, n, k, block, LOCAL, STEPS, N, K, BLOCK_N,
+                    STEP,
+                )  # fmt: skip
+                v3 = _few_values(experts, expert_map, num_global, hidden, slot, i, k, LOCAL, STEPS, K, STEP)
     y_row = y + (slot // TOP_K).to(tl.int64) * N
-    tl.store(y_row + n, outputs.to(y.dtype.element_ty), mask=n < N)
+    tl.store(y_row + n, (tl.sum(total, axis=1) + biases).to(y.dtype.element_ty), mask=n < N)
 
 
 def launch_few(

@@ -190,7 +190,7 @@ def fp8_tiles(
     native = default_activations(Fp8Block, target) == "a8"
     small = native and hidden_dim * ffn_dim <= SMALL
     if tokens == 1 and (activations == "a16" or (activations is None and (small or not native))):
-        return _fp8_few(ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+        return _fp8_few(hidden_dim, ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     slots = tokens * top_k
     block_m = 16 if slots <= FEW_ROWS * num_experts else 64
     if target == INTERPRETER:
@@ -206,12 +206,12 @@ def fp8_tiles(
     return FastTiles(64, FastTile(64, 128, 4, stages, 128, stages), FastTile(64, 128, 4, stages, 128, stages))
 
 
-def _fp8_few(ffn_dim: int) -> FewTiles:
-    """Three steps of tall tiles in flight in gate and up; down in one step where that holds the whole sum."""
-    gate_up = FewTile(16, 512, 4, 3)
+def _fp8_few(hidden_dim: int, ffn_dim: int) -> FewTiles:
+    """gate and up through registers; down in one step where that holds the whole sum."""
+    gate_up = FewTile(8, 512 if hidden_dim <= 2048 else 1024, 4)
     if ffn_dim <= 512:
-        return FewTiles(gate_up, FewTile(4, 512, 4))
-    return FewTiles(gate_up, FewTile(8, 1024, 8) if ffn_dim <= 1024 else FewTile(4, 512, 2))
+        return FewTiles(gate_up, FewTile(8, 512, 4))
+    return FewTiles(gate_up, FewTile(16, 1024 if ffn_dim <= 1024 else 512, 8))
 
 
 def _a8_gate_up(hidden_dim: int, block_m: int) -> FastTile:

@@ -31,7 +31,7 @@ ARITHMETIC = {
 }  # fmt: skip
 EARLY = {
     "_down_kernel": {"_locate"}, "_down_fp8_kernel": {"_locate"}, "_down_w4_kernel": {"_locate"},
-    "_few_down_kernel": {"_few_weights", "tl.load"}, "_few_down_w4_kernel": {"_few_down_tile"},
+    "_few_down_kernel": {"_few_step", "_few_bias"}, "_few_down_w4_kernel": {"_few_down_tile"},
     "_append_shared_kernel": {"tl.load"},
 }  # fmt: skip
 """Calls that read before the wait what is older than the kernel before: what the routing wrote, two kernels earlier,
