@@ -69,7 +69,7 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
     if hidden_dim >= LONG:
         return FewTiles(gate_up, FewTile(4, 512, 4))
     if has_registers and ffn_dim >= LONG:
-        return FewTiles(gate_up, FewTile(4, 2048, 4))
+        return FewTiles(gate_up, FewTile(4, 1024, 4))
     return FewTiles(gate_up, FewTile(2 if ffn_dim <= 1024 else 4, 512, 2))
 
 

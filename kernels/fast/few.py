@@ -169,12 +169,13 @@ def _few_bias(
     """The weighted bias of a token's experts here, float32 [BLOCK_N]."""
     total = tl.zeros([BLOCK_N], dtype=tl.float32)
     for j in tl.range(0, TOP_K):
-        inside = n < N
         if LOCAL is None:
             expert = tl.load(experts + slot + j)
+            rows = N
         else:
             expert = expert_of(experts, expert_map, num_global, slot + j, True, LOCAL)
-            inside = inside & (expert < LOCAL)
+            rows = tl.where(expert < LOCAL, N, 0)
+        inside = n < rows
         own = tl.load(bias + expert * N + n, mask=inside, other=0.0).to(tl.float32)
         if weights is not None:
             own = tl.where(inside, own * tl.load(weights + slot + j).to(tl.float32), 0.0)
