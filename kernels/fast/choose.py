@@ -28,6 +28,8 @@ MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True)
 HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
 HEAVY_BULK = FastTile(128, 64, 8, 4, 64, 4, small_swap=True, bulk=True)
 HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
+FEW_WEIGHTS = 2**21
+"""The most weights of an expert's matrix for which three tokens take the output-centric path."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
@@ -55,9 +57,16 @@ def heuristic_tiles(
     target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
 ) -> FastTiles | FewTiles:
     """Tiles by the mean load of an expert, which is all that the host knows; the GPU does the rest block by block."""
-    if tokens == 1 or (tokens == 2 and num_experts >= 64 and hidden_dim < LONG):
+    if tokens <= few_tokens(num_experts, hidden_dim, ffn_dim):
         return few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+
+
+def few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
+    """The most tokens for which the output-centric path wins: hardly two of them share an expert, even under skew."""
+    if num_experts >= 256 and hidden_dim * ffn_dim <= FEW_WEIGHTS:
+        return 3
+    return 2 if num_experts >= 128 and hidden_dim < LONG else 1
 
 
 def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewTiles:
@@ -66,11 +75,9 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
     has_registers: False where the compiler runs out of them at more than 512 weights a row.
     """
     gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
-    if hidden_dim >= LONG:
-        return FewTiles(gate_up, FewTile(4, 512, 4))
-    if has_registers and ffn_dim >= LONG:
+    if has_registers and (hidden_dim >= LONG or ffn_dim >= LONG):
         return FewTiles(gate_up, FewTile(4, 1024, 4))
-    return FewTiles(gate_up, FewTile(2 if ffn_dim <= 1024 else 4, 512, 2))
+    return FewTiles(gate_up, FewTile(4, 512 if ffn_dim % 512 == 0 or ffn_dim > 2048 else 256, 4))
 
 
 def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:

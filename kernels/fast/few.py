@@ -148,7 +148,7 @@ def _few_values(
     experts, expert_map, num_global, hidden, slot, i, k,
     LOCAL: tl.constexpr, STEPS: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """What they meet, float32 [STEP]; 0 outside, and for a slot without an expert here, which nothing was written of."""
+    """What they meet, float32 [STEP]; 0 outside, and for a slot without an expert here, of which nothing is there."""
     own = slot + i // STEPS
     start = i % STEPS * STEP
     place = hidden + own * K + start + k

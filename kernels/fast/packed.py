@@ -18,7 +18,8 @@ from ..formats.int4 import Int4
 from ..formats.mxfp4 import Mxfp4
 from ..target import INTERPRETER, Target, target_of
 from .blocks import Blocks
-from .choose import LONG, few_tiles
+from .choose import FEW_WEIGHTS as FEW_TWO
+from .choose import LONG, few_tiles, few_tokens
 from .e4m3 import launch_quantize_rows
 from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
@@ -29,7 +30,7 @@ from .w4 import launch_permute, operands
 from .w4a8 import launch_quantize_w4
 
 SUPPORTED = (Fp8Block, Mxfp4, Int4)
-SMALL = 2**23
+SMALL = 2**24
 """The most weights of an expert's matrix for which one token takes the output-centric path on a GPU with fp8 units."""
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
@@ -189,7 +190,8 @@ def fp8_tiles(
     """
     native = default_activations(Fp8Block, target) == "a8"
     small = native and hidden_dim * ffn_dim <= SMALL
-    if tokens == 1 and (activations == "a16" or (activations is None and (small or not native))):
+    few = few_tokens(num_experts, hidden_dim, ffn_dim) if small and hidden_dim * ffn_dim <= FEW_TWO else 1
+    if tokens <= few and (activations == "a16" or (activations is None and (small or not native))):
         return _fp8_few(hidden_dim, ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     slots = tokens * top_k
     block_m = 16 if slots <= FEW_ROWS * num_experts else 64
