@@ -75,7 +75,7 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
     has_registers: False where the compiler runs out of them at more than 512 weights a row.
     """
     gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
-    if has_registers and (hidden_dim >= LONG or ffn_dim >= LONG):
+    if has_registers and ffn_dim >= LONG:
         return FewTiles(gate_up, FewTile(4, 1024, 4))
     return FewTiles(gate_up, FewTile(4, 512 if ffn_dim % 512 == 0 or ffn_dim > 2048 else 256, 4))
 
