@@ -44,6 +44,8 @@ class Fast(Implementation):
     # 7: in 16 bits, where weights come by bulk copies (few large experts, many tokens), blocks of up to 16 rows wait
     #    for the products of a step before the next one is loaded into the same registers. In four bits, blocks of
     #    more than 48 rows on average are of up to 96, and a tail's products run beside those of the tile.
+    #    The router: logits of up to 16 tokens in smaller pieces, top-k of each token by one warp. The output-centric
+    #    path: down has four steps on their way, fp8_block other tiles and two tokens, 256 small experts three.
     revision = 7
     source = "kernels/fast/layer.py"
     needs_gpu = False
