@@ -18,6 +18,8 @@ MEDIUM_MEMORY = FastTiles(64, FastTile(64, 64, 4, 4, 128, 3), FastTile(128, 64, 
 """Where it has less than 220 KiB: A100 and MI350."""
 LIGHT = FastTile(64, 64, 4, 4, 128, 3)
 """gate and up, up to 48 rows an expert on average. Long: of many steps."""
+LIGHTEST = FastTile(32, 64, 4, 4, 128, 4, swap=True, small_swap=True)
+"""gate and up, up to 4 rows an expert on average: programs that end sooner."""
 LIGHT_LONG = FastTile(64, 128, 4, 4, 128, 4, swap=True, small_swap=True)
 LIGHT_DOWN = FastTile(128, 64, 4, 4, 64, 5, swap=True, small_swap=True)
 LIGHT_DOWN_LONG = FastTile(128, 128, 8, 4, 128, 4, swap=True, small_swap=True)
@@ -95,8 +97,9 @@ def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim
     if load > 8 and ffn_dim >= LONG:
         return FastTiles(160, MIDDLE, HEAVY_DOWN)
     down_long = LIGHT_DOWN_LONG_SM100 if target.nvidia_major >= 10 else LIGHT_DOWN_LONG
+    light = LIGHTEST if load <= 4 and target.nvidia_major == 9 else LIGHT
     return FastTiles(
         64,
-        LIGHT_LONG if hidden_dim >= LONG else LIGHT,
+        LIGHT_LONG if hidden_dim >= LONG else light,
         down_long if ffn_dim >= LONG else LIGHT_DOWN,
     )
