@@ -18,9 +18,9 @@ def row(implementation, p50=None, *, study="throughput", model="mixtral", tokens
     values = {
         "run_id": "run", "study": study, "model": model, "num_experts": 8, "top_k": 2, "tokens": tokens, "skew": 0.0,
         "dtype": "fp16", "gating": "softmax", "layer": "plain", "routing": "drawn", "implementation": implementation,
-        "launch": launch, "status": "ok", "reason": "", "active_experts": 8, "limit_us": 50.0, "kernel_launches": None,
-        "workspace_bytes": None, "rel_error": None, "torch_rel_error": None, "timestamp_utc": "2026-01-01T00:00:00Z",
-        **other,
+        "activations": "a16", "launch": launch, "status": "ok", "reason": "", "active_experts": 8, "limit_us": 50.0,
+        "kernel_launches": None, "workspace_bytes": None, "rel_error": None, "torch_rel_error": None,
+        "timestamp_utc": "2026-01-01T00:00:00Z", **other,
     }  # fmt: skip
     keys = ("run_id", "model", "num_experts", "tokens", "skew", "dtype")
     values["case_hash"] = "-".join(str(values[key]) for key in keys[1:])

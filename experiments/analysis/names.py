@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ..table.limits import LIMIT as LIMIT
 
-FAST, INVARIANT = "fast", "fast_invariant"
+FAST, INVARIANT, EIGHT_BITS = "fast", "fast_invariant", "fast_a8"
 PAPER, UNFUSED = "paper_fused", "paper_unfused"
 OWN_CODE, OWN_UNFUSED = "tritonmoe", "tritonmoe_unfused"
 """The paper's own code; names of its further paths begin as the first."""
