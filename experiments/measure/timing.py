@@ -90,10 +90,13 @@ def time_calls(
                   "flush" if flush else "chain")  # fmt: skip
 
 
-def quick_us(call: Call, repeats: int = 5) -> float:
-    """Median time of `call` in us over a few eager runs after one warm-up: for choices, never for a row."""
+def quick_us(call: Call, repeats: int = 5, flush: bool = False) -> float:
+    """Median time of `call` in us over a few eager runs after one warm-up: for choices, never for a row.
+
+    flush: empty the L2 before each.
+    """
     call()
-    return quantile(sorted(_samples(call, repeats, flush=False)), 0.5)
+    return quantile(sorted(_samples(call, repeats, flush)), 0.5)
 
 
 def matrix_tflops(dtype: torch.dtype, device: str | torch.device, size: int = 8192) -> float:

@@ -15,7 +15,7 @@ BELOW_MARK = "‼"
 
 
 def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.DataFrame:
-    """The rows with `stream_us` and `limit_us` where they are not written already, and known.
+    """The rows with `stream_us` and `limit_us`, those that are written where `stream` has no other latency now.
 
     stream_us: latency of `stream` for the case in the same run, in a graph rather than eager. limit_us: the larger of
     that and the time of the arithmetic. matrix_tflops: by dtype, and by weight format where the GPU multiplies it as it
@@ -27,14 +27,16 @@ def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.Da
     stream = stream.sort_values("launch", ascending=False, kind="stable").drop_duplicates(["run_id", "case_hash"])
     point = ["run_id", "case_hash"]
     measured = rows[point].merge(stream[[*point, "p50_us"]], on=point, how="left")["p50_us"].set_axis(rows.index)
-    stream_us = _column(rows, "stream_us").fillna(measured)
+    written = _column(rows, "stream_us")
+    stream_us = measured.fillna(written)
     rates = dict(matrix_tflops)
     rate = rows["dtype"].map(rates).astype(float)
     if "quant" in rows:
         rate = rows["quant"].map(rates).astype(float).fillna(rate)
     arithmetic_us = rows["flops"] / rate / 1e6
     limit_us = stream_us.where(~(arithmetic_us > stream_us), arithmetic_us)
-    return rows.assign(stream_us=stream_us, limit_us=_column(rows, "limit_us").fillna(limit_us))
+    kept = _column(rows, "limit_us").where(written == stream_us)
+    return rows.assign(stream_us=stream_us, limit_us=kept.fillna(limit_us))
 
 
 def below_limit(rows: pd.DataFrame) -> pd.Series:

@@ -101,7 +101,7 @@ class Store:
     def compact(self, known: Mapping[tuple[str, ...], Mapping[str, Any]] | None = None) -> None:
         """Leaves one row a key, the last of each, and no line that cannot be read.
 
-        known: by run_id and key, as text, cells to fill where they are empty.
+        known: by run_id and key, as text, cells that follow from other rows.
         """
         with self.alone():
             if not self.path.exists():
@@ -109,7 +109,7 @@ class Store:
             kept = {tuple(row[name] for name in ("run_id", *self.key)): row for row in raw_rows(self.path)}
             for key, cells in (known or {}).items():
                 if key in kept:
-                    kept[key] |= {name: cell(value) for name, value in cells.items() if not kept[key].get(name)}
+                    kept[key] |= {name: cell(value) for name, value in cells.items()}
             self._rewrite(kept.values())
 
     def _rewrite(self, rows: Iterable[Row]) -> None:

@@ -166,6 +166,20 @@ def test_a_point_where_arithmetic_takes_longer_is_limited_by_it():
     assert list(with_limits(rows, {})["limit_us"]) == [200.0, 200.0, 200.0, 100.0]
 
 
+def test_a_limit_that_was_timed_again_is_the_limit_of_all_rows():
+    from tritonmoe_bench.experiments.table.limits import with_limits
+
+    point = {"run_id": "r", "case_hash": "c", "status": "ok", "dtype": "bf16", "flops": 1.0, "launch": "graph"}
+    rows = pd.DataFrame([
+        {**point, "implementation": "fast", "p50_us": 300.0, "stream_us": 250.0, "limit_us": 260.0},
+        {**point, "implementation": "stream", "p50_us": 200.0, "stream_us": 200.0, "limit_us": 200.0},
+        {**point, "implementation": "fast", "p50_us": 90.0, "stream_us": 80.0, "limit_us": 85.0, "case_hash": "alone"},
+    ])  # fmt: skip
+    joined = with_limits(rows, {"bf16": 700.0})
+    assert list(joined["stream_us"]) == [200.0, 200.0, 80.0]
+    assert list(joined["limit_us"]) == [200.0, 200.0, 85.0], "what is written stands where stream has no row"
+
+
 def test_the_largest_error_of_each_system_stands_below_its_times(tmp_path):
     path = tmp_path / "adhoc.csv"
     latencies = {("fast", "tiny", 8): (10.0, 5.0), ("vllm", "tiny", 8): (12.0, 5.0)}
