@@ -35,7 +35,7 @@ def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.Da
         rate = rows["quant"].map(rates).astype(float).fillna(rate)
     arithmetic_us = rows["flops"] / rate / 1e6
     limit_us = stream_us.where(~(arithmetic_us > stream_us), arithmetic_us)
-    kept = _column(rows, "limit_us").where(written == stream_us)
+    kept = _column(rows, "limit_us").where(measured.isna() | (measured == written))
     return rows.assign(stream_us=stream_us, limit_us=kept.fillna(limit_us))
 
 
