@@ -35,6 +35,19 @@ def _eager(rows: pd.DataFrame) -> Standing | None:
     return standing(to_best(ratios(rows, FAST, peers(rows), "eager")))
 
 
+def as_served(quant: pd.DataFrame, native: pd.DataFrame) -> dict[str, Standing]:
+    """How `fast` stands by weight format, ``16 bits`` left out, and on the models' ``own layers`` in 16 bits; what was
+    not timed is left out."""
+    parts: dict[str, pd.DataFrame] = {}
+    if len(quant):
+        rows = plain(quant, formats=True)
+        parts |= {str(name): part for name, part in rows.groupby("quant") if name != "none"}
+    if len(native):
+        parts["own layers"] = native[native["quant"] == "none"]
+    found = {name: standing(against_best(rows, peers(rows))) for name, rows in parts.items()}
+    return {name: stands for name, stands in found.items() if stands}
+
+
 def lead_table(frame: pd.DataFrame) -> Table | None:
     """A row for each batch size and a column for each model: by how much `fast` is ahead, from the least to the most of
     its skews, and which systems were the best other ones there. None without a comparison."""

@@ -270,6 +270,21 @@ def test_leads_are_those_of_the_rows_and_ties_are_called_ties(written):
     assert lead.lead_table(rows[rows["implementation"] == "fast"]) is None
 
 
+def test_each_weight_format_and_the_own_layers_stand_by_themselves():
+    rows = frame([
+        *(row(name, us, study="quant", quant=quant) for name, us, quant in (
+            ("fast", 100.0, "int4"), ("vllm", 150.0, "int4"), ("fast", 100.0, "none"), ("vllm", 90.0, "none"),
+            ("fast", 100.0, "mxfp4"))),
+    ])  # fmt: skip
+    native = frame([row("fast", 100.0, quant="none", layer="native"), row("vllm", 80.0, quant="none", layer="native")])
+    served = lead.as_served(rows.assign(case_hash=rows["quant"]), native)
+    assert {name: (stands.points, round(stands.mean, 2), stands.ahead) for name, stands in served.items()} == {
+        "int4": (1, 1.5, 1), "own layers": (1, 0.8, 0),
+    }  # fmt: skip
+    assert lead.as_served(rows.head(0), native.head(0)) == {}
+    assert "| int4 | 1 | 1, 0, 0 | 50 % |" in say("answer.j2", "as_served", served=served)
+
+
 def test_every_point_of_a_study_names_the_fastest_and_leaves_out_the_limit(written):
     rows = pd.read_csv(written / "results" / DEVICE / "throughput.csv")
     table = points.point_table("throughput", {DEVICE: rows, "other": rows.assign(p50_us=2 * rows["p50_us"])})

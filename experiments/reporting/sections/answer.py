@@ -19,6 +19,7 @@ def content(material: Material) -> dict[str, Any]:
     return {
         "leads_table": lead.lead_table(headline),
         "standings": lead.standings(headline),
+        "served": lead.as_served(material.rows("quant"), material.rows("native")),
         "sustained": sustained.numbers(material.frames),
         "first_claims": [claim for claim in material.claims if claim.id in CLAIMS],
         "verdicts": Counter(claim.verdict for claim in material.claims),
