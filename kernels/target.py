@@ -6,6 +6,11 @@ import functools
 from dataclasses import dataclass
 
 import torch
+import triton
+
+MORE_WARPS = tuple(int(part) for part in triton.__version__.split(".")[:2]) > (3, 6)
+"""Whether the compiler is newer than Triton 3.6, with which all GPUs were measured: it gives the threads of some
+programs of the output-centric path too few registers, and twice as many threads need fewer."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ..target import Target, target_of
+from ..target import MORE_WARPS, Target, target_of
 from .tile_types import FastTile, FastTiles, FewTile, FewTiles
 from .tuned import tuned_tiles
 
@@ -78,7 +78,7 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
     """
     gate_up = FewTile(2, 1024 if hidden_dim % 1024 == 0 else 512, 2)
     if has_registers and ffn_dim >= LONG:
-        return FewTiles(gate_up, FewTile(4, 1024, 4))
+        return FewTiles(gate_up, FewTile(4, 1024, 8 if MORE_WARPS else 4))
     return FewTiles(gate_up, FewTile(4, 512 if ffn_dim % 512 == 0 or ffn_dim > 2048 else 256, 4))
 
 

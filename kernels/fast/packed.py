@@ -16,7 +16,7 @@ from ..formats.four_bits import FourBits
 from ..formats.fp8_block import Fp8Block
 from ..formats.int4 import Int4
 from ..formats.mxfp4 import Mxfp4
-from ..target import INTERPRETER, Target, target_of
+from ..target import INTERPRETER, MORE_WARPS, Target, target_of
 from .blocks import Blocks
 from .choose import FEW_WEIGHTS as FEW_TWO
 from .choose import LONG, few_tiles, few_tokens
@@ -163,7 +163,8 @@ def w4_tiles(target: Target, load: float) -> FastTiles:
     if target.is_amd:
         return FastTiles(block_m if load <= 64 else 64, _swapped(64, 4, 2), _swapped(64, 4, 2))
     if target.nvidia_major != 9:  # mma.sync and tcgen05.mma leave fewer registers to what is unpacked
-        return FastTiles(min(block_m, 32), _swapped(64, 8, 3), _swapped(128, 8, 3))
+        down = _swapped(128, 4 if target.nvidia_major >= 10 else 8, 3)  # Triton 3.9 spills there with 8 warps
+        return FastTiles(min(block_m, 32), _swapped(64, 8, 3), down)
     if load > 48:
         return FastTiles(96, _swapped(64, 4, 3), _swapped(128, 4, 3))
     return FastTiles(block_m, _swapped(64, 4, 4), _swapped(128, 4, 4))
@@ -210,9 +211,10 @@ def fp8_tiles(
 
 def _fp8_few(hidden_dim: int, ffn_dim: int) -> FewTiles:
     """gate and up through registers; down in one step where that holds the whole sum."""
-    gate_up = FewTile(8, 512 if hidden_dim <= 2048 else 1024, 4)
+    short = FewTile(8, 512, 8 if MORE_WARPS else 4)
+    gate_up = short if hidden_dim <= 2048 else FewTile(8, 1024, 4)
     if ffn_dim <= 512:
-        return FewTiles(gate_up, FewTile(8, 512, 4))
+        return FewTiles(gate_up, short)
     return FewTiles(gate_up, FewTile(16, 1024 if ffn_dim <= 1024 else 512, 8))
 
 

@@ -167,6 +167,11 @@ def tokens_of_program(padded: int, on_gpu: bool) -> int:
     return max(1, (32 if on_gpu else 2**14) // padded)
 
 
+def warps_of_program(padded: int) -> int:
+    """So many that each has the registers for its lanes of a token."""
+    return cdiv(padded, 512)
+
+
 def launch_top_k(
     logits: torch.Tensor,
     top_k: int,
@@ -189,7 +194,7 @@ def launch_top_k(
     launch(
         _top_k_kernel, (cdiv(num_tokens, block_t),),
         logits, router_bias, logits if correction_bias is None else correction_bias,
-        weights, experts, num_tokens, gating.scale, BLOCK_T=block_t, num_warps=1,
+        weights, experts, num_tokens, gating.scale, BLOCK_T=block_t, num_warps=warps_of_program(padded),
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),
     )  # fmt: skip
     return experts, weights

@@ -77,7 +77,7 @@ def test_choice_takes_long_steps_only_where_the_compiler_has_registers(major, mo
     choose_untuned(monkeypatch, major)
     tiles = choose_tiles(torch.device("cuda", 0), 8, 2, 4096, 14336, 1)
     assert isinstance(tiles, FewTiles)
-    assert tiles.down.step == (2048 if major < 10 else 512)
+    assert tiles.down.step == (1024 if major < 10 else 512)
 
 
 def test_both_kernels_alone(dtype, device):
