@@ -9,6 +9,8 @@ import pandas as pd
 from ..sweeping.overrides import planned_job
 from ..workload.arguments import PlanError
 
+COLUMNS = ["case_hash", "implementation", "quant", "model"]
+
 
 @cache
 def _planned(study: str) -> pd.DataFrame:
@@ -16,16 +18,25 @@ def _planned(study: str) -> pd.DataFrame:
     try:
         plan = planned_job([f"study={study}"]).plan
     except PlanError:
-        return pd.DataFrame(columns=["case_hash", "implementation", "quant"])
-    pairs = [(case.case_hash, name, case.quant) for name in plan.implementations for case in plan.cases_of(name)]
-    return pd.DataFrame(pairs, columns=["case_hash", "implementation", "quant"]).drop_duplicates()
+        return pd.DataFrame(columns=COLUMNS)
+    planned = [
+        (case.case_hash, name, case.quant, case.model) for name in plan.implementations for case in plan.cases_of(name)
+    ]
+    return pd.DataFrame(planned, columns=COLUMNS).drop_duplicates()
 
 
 def lacking(study: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Columns: implementation, quant, points (at how many of the cases that `rows` have, in any status, its row is
-    missing). Empty where a run was not cut short, or the study has another configuration now."""
+    missing), planned (of how many that the study has for it), models (those of the missing ones, as a tuple). Empty
+    where a run was not cut short, or the study has another configuration now."""
     planned = _planned(study)
     planned = planned[planned["case_hash"].isin(rows["case_hash"])]
     known = planned.merge(rows[["case_hash", "implementation"]].drop_duplicates(), indicator=True, how="left")
+    by = ["implementation", "quant"]
+    known = known.assign(planned=known.groupby(by)["case_hash"].transform("nunique"))
     missing = known[known["_merge"] == "left_only"]
-    return missing.groupby(["implementation", "quant"], as_index=False).agg(points=("case_hash", "nunique"))
+    return missing.groupby(by, as_index=False).agg(
+        points=("case_hash", "nunique"),
+        planned=("planned", "first"),
+        models=("model", lambda names: tuple(names.unique())),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -15,11 +16,13 @@ from tritonmoe_bench.experiments.table.limits import BELOW_MARK, below_limit
 from . import style
 
 FASTER = "Each system in its faster launch mode; open marks: eager, the others in a CUDA graph."
+FEW_MODELS = 3
+"""So many names of models are short enough for a caption."""
 
 
 def notes(study: Study, *sentences: str) -> str:
     """The sentences in one paragraph, and in others which systems the study lacks, and which of its latencies lie below
-    the measured limit."""
+    the measured limit: of figures that show that limit."""
     return "\n".join(filter(None, [" ".join(filter(None, sentences)), lacking_text(study), below_text(study.rows)]))
 
 
@@ -40,18 +43,24 @@ def _run(study: Study) -> str:
 
 
 def lacking_text(study: Study) -> str:
-    """Which systems the study has not run at points where it has run others, by format; empty without any."""
-    missing = lacking(study.name, study.rows)
-    where = [
-        f"{', '.join(style.look(name).label for name in in_order(group['implementation']))}"
-        f" ({'16 bits' if quant == 'none' else str(quant)})"
-        for quant, group in missing.groupby("quant")
-    ]
-    return f"Not run yet at some of these points: {'; '.join(where)}." if where else ""
+    """At how many points, by format, the study has not run a system where it has run others, with the models if they
+    are few; empty without any."""
+    where = []
+    for quant, group in lacking(study.name, study.rows).groupby("quant"):
+        known = {str(one.implementation): one for one in group.itertuples()}
+        places = [_place(name, known[name]) for name in in_order(known)]
+        where.append(f"{', '.join(places)} in {'16 bits' if quant == 'none' else str(quant)}")
+    return f"Not run yet: {'; '.join(where)}." if where else ""
+
+
+def _place(name: str, missing: Any) -> str:
+    models = [model_label(model) for model in models_in_order(missing.models)]
+    which = f" ({', '.join(models)})" if len(models) <= FEW_MODELS else ""
+    return f"{style.look(name).label} at {missing.points} of {missing.planned} points{which}"
 
 
 def below_text(rows: pd.DataFrame) -> str:
-    """Which systems have latencies below the measured limit, and of which models; empty without any."""
+    """Which systems have latencies below the measured limit, of which models; empty without any."""
     if not {"p50_us", "limit_us"} <= set(rows):
         return ""
     best = compare.timed(rows, "best")
@@ -62,4 +71,5 @@ def below_text(rows: pd.DataFrame) -> str:
     for name in in_order(below["implementation"]):
         models = models_in_order(below.loc[below["implementation"] == name, "model"])
         where.append(f"{style.look(name).label} ({', '.join(map(model_label, models))})")
-    return f"{BELOW_MARK} Some latencies lie below the measured limit and need a second look: {', '.join(where)}."
+    why = "either the limit was timed too long there, or work was left out"
+    return f"{BELOW_MARK} Some latencies lie below the measured limit ({why}): {', '.join(where)}."

@@ -159,12 +159,15 @@ def legend_entry(look: style.Look) -> Artist:
 
 
 def power_axis(axis: Any, values: Iterable[float], apart: float = 4) -> None:
-    """A log axis over the values, with ticks at those at least a factor `apart` from each other, the largest first."""
+    """A log axis over the values, with ticks at those at least a factor `apart` from each other, the largest first, and
+    at 1 too where it is the least and has room."""
     ticks: list[float] = []
     values = sorted(set(values), reverse=True)
     for value in values:
         if not ticks or ticks[-1] >= apart * value:
             ticks.append(value)
+    if values[-1] == 1 and ticks[-1] >= 2:
+        ticks.append(1)
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.axes.set(**{f"{axis.axis_name}lim": (values[-1] / 1.35, values[0] * 1.35)})
     axis.set_major_locator(FixedLocator(ticks))

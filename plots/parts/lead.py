@@ -71,8 +71,7 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
         spare.remove()
     notes = say("figures.j2", "lead_notes", dtype=rows["dtype"].iloc[0], noise=noise, native=bool(cells))
     handles = [*_handles(best, skews, noise), *maps.legend(maps_of["ratio"], FAST, "the best other system")]
-    small = [text for study in studies for text in (caption.lacking_text(study), caption.below_text(study.rows))]
-    below = "\n".join(filter(None, [notes, *small]))
+    below = "\n".join(filter(None, [notes, *map(caption.lacking_text, studies)]))
     return layout.finish(figure, handles, below, caption.source(*studies))
 
 

@@ -16,7 +16,16 @@ def rows_of(study, *without):
 def test_a_run_that_was_cut_lacks_the_systems_that_it_did_not_reach():
     assert lacking("fusion", rows_of("fusion")).empty
     [missing] = lacking("fusion", rows_of("fusion", "fast")).to_dict("records")
-    assert missing == {"implementation": "fast", "quant": "none", "points": rows_of("fusion")["case_hash"].nunique()}
+    points = rows_of("fusion")["case_hash"].nunique()
+    models = tuple({case.model: None for case in planned_job(["study=fusion"]).plan.cases_of("fast")})
+    assert missing == {"implementation": "fast", "quant": "none", "points": points, "planned": points, "models": models}
+
+
+def test_of_a_system_that_ran_at_some_points_the_others_are_counted():
+    rows = rows_of("fusion")
+    left = rows.drop(rows.index[rows["implementation"] == "fast"][0])
+    [missing] = lacking("fusion", left).to_dict("records")
+    assert (missing["points"], missing["planned"], len(missing["models"])) == (1, rows["case_hash"].nunique(), 1)
 
 
 def test_points_that_no_system_has_are_no_gap_between_systems():

@@ -1,11 +1,18 @@
 """What a figure may not leave out: latencies below the limit, further models, further batch sizes."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from matplotlib import pyplot
 
-from tritonmoe_bench.experiments.analysis.results import Results
+from tritonmoe_bench.experiments.analysis.results import Results, Study
+from tritonmoe_bench.experiments.sweeping.overrides import planned_job
 from tritonmoe_bench.plots.parts import caption, registry
+
+BELOW = (
+    "‼ Some latencies lie below the measured limit (either the limit was timed too long there, or work was left out):"
+)
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def test_a_share_above_the_limit_is_inside_of_its_panel_and_marked(changed):
     marks = [text for text in panel.texts if text.get_text() == "‼"]
     assert [(mark.xy[0], round(mark.xy[1], 3)) for mark in marks] == [(32, 1.667)]
     assert panel.get_ylim()[1] > 1.667
-    assert "‼ Some latencies lie below the measured limit and need a second look: fast (Mixtral-8x7B)." in printed
+    assert f"{BELOW} fast (Mixtral-8x7B)." in printed
 
 
 def test_the_ranking_marks_what_lies_below_the_limit(changed):
@@ -51,12 +58,30 @@ def test_the_ranking_marks_what_lies_below_the_limit(changed):
     framed = [text.get_text() for axes in figure.axes for text in axes.texts if text.get_bbox_patch()]
     assert framed == ["1.00"]
     assert "framed: below the measured limit" in printed
-    assert "‼ Some latencies lie below the measured limit" in printed
+    assert f"{BELOW} fast (Mixtral-8x7B)." in printed
+
+
+def test_a_figure_without_the_limit_marks_nothing(changed):
+    _, printed = drawn("headline", changed("headline", too_fast))
+    assert "‼" not in printed
 
 
 def test_without_such_a_latency_nothing_is_marked(fixture_results):
     for study in ("throughput", "headline", "stages", "traffic"):
         assert caption.below_text(Results(fixture_results, "fixture-gpu").study(study).rows) == ""
+
+
+def test_a_caption_says_at_how_many_points_and_of_which_models_a_system_was_not_run():
+    plan = planned_job(["study=granular"]).plan
+    cases = [(name, case) for name in plan.implementations for case in plan.cases_of(name) if case.quant == "none"]
+    pairs = [(case.case_hash, name, case.model) for name, case in cases]
+    rows = pd.DataFrame(pairs, columns=["case_hash", "implementation", "model"])
+    left = rows[(rows["implementation"] != "sglang") | (rows["model"] != "kimi_k2")]
+    points = rows[rows["implementation"] == "sglang"]
+    missing = (points["model"] == "kimi_k2").sum()
+    words = caption.lacking_text(Study("granular", Path(), left, {}))
+    assert words == f"Not run yet: SGLang at {missing} of {len(points)} points (Kimi-K2) in 16 bits."
+    assert caption.lacking_text(Study("granular", Path(), rows, {})) == ""
 
 
 def test_more_models_than_looks_are_all_drawn(changed):
