@@ -2,8 +2,9 @@
 conftest.py imports.
 
 With TRITONMOE_RECORD_TESTS set, a test session writes results/tests-<where>.json, where is `interpreter` or the name of
-the GPU: {"paper_grid": {"passed": n, "failed": m, "skipped": k, "where": where, "commit": c, "when_utc": t}, "ours":
-{...}}, the tests marked paper_grid and all others. A group of which no test ran keeps what an earlier session recorded.
+the GPU: {"paper_grid": {"passed": n, "failed": m, "skipped": k, "failures": [ids], "where": where, "commit": c,
+"when_utc": t}, "ours": {...}}, the tests marked paper_grid and all others. A group of which no test ran keeps what an
+earlier session recorded.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 def pytest_sessionfinish(session: Any) -> None:
     if os.environ.get(SWITCH) and not hasattr(session.config, "workerinput"):
-        write(RESULTS, where(), Counter(_outcomes.values()))
+        write(RESULTS, where(), _outcomes)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -61,11 +62,13 @@ def stamp() -> dict[str, str]:
     return {"commit": commit()[0], "when_utc": now_utc()}
 
 
-def write(folder: Path, place: str, counts: Counter) -> None:
-    """Merges the counts of (group, outcome) into `folder`/tests-<place>.json."""
+def write(folder: Path, place: str, outcomes: dict[str, tuple[str, str]]) -> None:
+    """Merges (group, outcome) of every test, by its id, into `folder`/tests-<place>.json."""
+    counts = Counter(outcomes.values())
     path = folder / f"tests-{place}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     of = {"where": place, **stamp()}
     for group in sorted({group for group, _ in counts}):
-        record[group] = {outcome: counts[group, outcome] for outcome in OUTCOMES} | of
+        failures = sorted(test for test, found in outcomes.items() if found == (group, "failed"))
+        record[group] = {outcome: counts[group, outcome] for outcome in OUTCOMES} | {"failures": failures} | of
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

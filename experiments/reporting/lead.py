@@ -25,25 +25,29 @@ def standings(frame: pd.DataFrame) -> dict[str, Any]:
     return {
         "every": standing(best),
         "several": standing(best[best["tokens"] > 1]),
-        "eager": _eager(rows),
+        "eager": eager(frame),
         "noise": percents(best),
         "invariant": ratios(rows, FAST, [INVARIANT], "best")["ratio"],
     }
 
 
-def _eager(rows: pd.DataFrame) -> Standing | None:
+def eager(frame: pd.DataFrame) -> Standing | None:
+    """How `fast` stands with everything launched eagerly, in the dtype of most rows; None without a comparison."""
+    if frame.empty:
+        return None
+    rows = plain(frame)
+    rows = rows[rows["dtype"] == rows["dtype"].mode().iloc[0]]
     return standing(to_best(ratios(rows, FAST, peers(rows), "eager")))
 
 
 def as_served(quant: pd.DataFrame, native: pd.DataFrame) -> dict[str, Standing]:
-    """How `fast` stands by weight format, ``16 bits`` left out, and on the models' ``own layers`` in 16 bits; what was
-    not timed is left out."""
+    """How `fast` stands on plain layers of packed weights, and on the models' own layers in 16 bits and packed, by what
+    they are called; what was not timed beside another system is left out."""
     parts: dict[str, pd.DataFrame] = {}
-    if len(quant):
-        rows = plain(quant, formats=True)
-        parts |= {str(name): part for name, part in rows.groupby("quant") if name != "none"}
-    if len(native):
-        parts["own layers"] = native[native["quant"] == "none"]
+    for frame, layers in ((plain(quant, formats=True) if len(quant) else quant, "plain"), (native, "own")):
+        for name, part in frame.groupby("quant") if len(frame) else ():
+            if layers == "own" or name != "none":
+                parts[f"{'16 bits' if name == 'none' else name}, {layers} layers"] = part
     found = {name: standing(against_best(rows, peers(rows))) for name, rows in parts.items()}
     return {name: stands for name, stands in found.items() if stands}
 

@@ -47,6 +47,16 @@ def outcomes_table(tests: Mapping[str, Mapping[str, Any]]) -> Table | None:
     return Table("", ["ran on", "the paper's cases", "tests of our own"], body, text=range(3)) if body else None
 
 
+def failures(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """By where they ran and the commit, the tests that failed there."""
+    failed: dict[str, list[str]] = {}
+    for where, record in sorted(tests.items()):
+        for counts in record.values():
+            if counts.get("failures"):
+                failed.setdefault(f"{where} at {counts['commit'][:10]}", []).extend(counts["failures"])
+    return failed
+
+
 def _outcomes(counts: Mapping[str, Any] | None) -> str:
     if not counts:
         return "not recorded"

@@ -24,13 +24,15 @@ HEADER = [
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """`most`: the point at which `fast` takes the most longer under load, a row of `points`; `standing`: against the
-    best peer under load, or None. Empty where no point is in both studies. frames: of studies, by name."""
+    best peer under load, or None; `older`: whether the rows under load are of an older revision of `fast` than the
+    bursts. Empty where no point is in both studies. frames: of studies, by name."""
     both = points(frames)
     if both.empty:
         return {}
     rows = plain(frames["energy"])
     most = both.sort_values("more", kind="stable").iloc[-1].to_dict()
-    return {"most": most, "standing": standing(against_best(rows, peers(rows)))}
+    burst, load = (_own(frames[name])["revision"].max() for name in ("headline", "energy"))
+    return {"most": most, "standing": standing(against_best(rows, peers(rows))), "older": bool(load < burst)}
 
 
 def points(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -279,10 +279,10 @@ def test_each_weight_format_and_the_own_layers_stand_by_themselves():
     native = frame([row("fast", 100.0, quant="none", layer="native"), row("vllm", 80.0, quant="none", layer="native")])
     served = lead.as_served(rows.assign(case_hash=rows["quant"]), native)
     assert {name: (stands.points, round(stands.mean, 2), stands.ahead) for name, stands in served.items()} == {
-        "int4": (1, 1.5, 1), "own layers": (1, 0.8, 0),
+        "int4, plain layers": (1, 1.5, 1), "16 bits, own layers": (1, 0.8, 0),
     }  # fmt: skip
     assert lead.as_served(rows.head(0), native.head(0)) == {}
-    assert "| int4 | 1 | 1, 0, 0 | 50 % |" in say("answer.j2", "as_served", served=served)
+    assert "| int4, plain layers | 1 | 1, 0, 0 | 50 % |" in say("answer.j2", "as_served", served=served)
 
 
 def test_every_point_of_a_study_names_the_fastest_and_leaves_out_the_limit(written):
@@ -420,6 +420,6 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
     subprocess.run(command, capture_output=True, cwd=tmp_path, env=plain | {outcomes.SWITCH: "1"})
     of = {"where": "somewhere", "commit": "c0ffee", "when_utc": "today"}
     assert json.loads(path.read_text(encoding="utf-8")) == {
-        "ours": {"passed": 0, "failed": 1, "skipped": 1} | of,
-        "paper_grid": {"passed": 2, "failed": 1, "skipped": 0} | of,
+        "ours": {"passed": 0, "failed": 1, "skipped": 1, "failures": ["test_some.py::test_ours"]} | of,
+        "paper_grid": {"passed": 2, "failed": 1, "skipped": 0, "failures": ["test_some.py::test_grid[0]"]} | of,
     }

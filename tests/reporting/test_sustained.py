@@ -12,7 +12,7 @@ def study(name, times, launch="graph", **other):
     clock = {"settled_clock_mhz": 1380.0} if name == "energy" else {}
     return pd.DataFrame([
         row(system, us, study=name, tokens=tokens, launch=launch, run_id=name, quant="none", routing="drawn",
-            **clock, **other)
+            **{"revision": 2} | clock | other)
         for (system, tokens), us in times.items()
     ])  # fmt: skip
 
@@ -36,6 +36,8 @@ def test_the_point_that_load_slows_down_most_is_named():
     numbers = sustained.numbers(FRAMES)
     assert (numbers["most"]["tokens"], numbers["most"]["more"]) == (512, pytest.approx(1.1))
     assert (numbers["standing"].ahead, numbers["standing"].behind, numbers["standing"].points) == (1, 1, 2)
+    assert not numbers["older"]
+    assert sustained.numbers(FRAMES | {"energy": FRAMES["energy"].assign(revision=1)})["older"]
 
 
 @pytest.mark.parametrize("without", ["headline", "energy"])

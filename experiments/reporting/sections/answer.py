@@ -12,6 +12,8 @@ TITLE, ORDER = "The answer", 0
 FIGURE = "headline"
 CLAIMS = ("throughput-vs-megablocks", "fused-over-unfused", "memory-traffic", "skew-regime", "correctness")
 """What the paper's abstract and write-up claim first."""
+THEIRS = "TritonMoE"
+"""How the source of a claim of the paper's authors begins."""
 
 
 def content(material: Material) -> dict[str, Any]:
@@ -19,10 +21,12 @@ def content(material: Material) -> dict[str, Any]:
     return {
         "leads_table": lead.lead_table(headline),
         "standings": lead.standings(headline),
+        "eager_again": lead.eager(material.rows("throughput")),
         "served": lead.as_served(material.rows("quant"), material.rows("native")),
         "sustained": sustained.numbers(material.frames),
         "first_claims": [claim for claim in material.claims if claim.id in CLAIMS],
-        "verdicts": Counter(claim.verdict for claim in material.claims),
+        "verdicts": Counter(claim.verdict for claim in material.claims if claim.source.startswith(THEIRS)),
+        "other_verdicts": Counter(claim.verdict for claim in material.claims if not claim.source.startswith(THEIRS)),
         "claims_page": "",
         "reference": "reference/README.md",
         "picture": pictures.drawn(material.figures / material.device).get(FIGURE),

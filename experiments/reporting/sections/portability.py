@@ -13,4 +13,5 @@ TITLE, ORDER = "Portability", 60
 def content(material: Material) -> dict[str, Any] | None:
     table = portability.matrix_table(material.portability)
     tests = portability.outcomes_table(material.tests)
-    return {"table": table, "tests": tests} if table or tests else None
+    failed = portability.failures(material.tests)
+    return {"table": table, "tests": tests, "failed": failed} if table or tests else None
