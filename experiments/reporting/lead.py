@@ -47,7 +47,8 @@ def as_served(quant: pd.DataFrame, native: pd.DataFrame) -> dict[str, Standing]:
     for frame, layers in ((plain(quant, formats=True) if len(quant) else quant, "plain"), (native, "own")):
         for name, part in frame.groupby("quant") if len(frame) else ():
             if layers == "own" or name != "none":
-                parts[f"{'16 bits' if name == 'none' else name}, {layers} layers"] = part
+                weights = "16 bits" if name == "none" else str(name)
+                parts[f"{weights}, {layers} layers"] = part
     found = {name: standing(against_best(rows, peers(rows))) for name, rows in parts.items()}
     return {name: stands for name, stands in found.items() if stands}
 
