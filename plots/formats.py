@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from tritonmoe_bench.experiments.analysis import compare, names
 from tritonmoe_bench.experiments.analysis.headline import peers
-from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT
+from tritonmoe_bench.experiments.analysis.names import EIGHT_BITS, FAST, LIMIT
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting.texts import say
 from tritonmoe_bench.experiments.table.errors import error_text
@@ -53,15 +53,19 @@ def draw(results: Results) -> Figure:
         if index % across == 0:
             panel.set_ylabel("latency (µs)")
     layout.bottom(axes, across, "tokens")
-    notes = say("figures.j2", "by_format_notes", dtype=rows["dtype"].iloc[0], errors=errors(best))
+    notes = say("figures.j2", "by_format_notes", dtype=rows["dtype"].iloc[0], errors=errors(best),
+                eight=EIGHT_BITS in set(best["implementation"]))  # fmt: skip
     return layout.finish(figure, _handles(formats), caption.notes(study, notes), caption.source(study))
 
 
 def lines_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of every line, each with its `kind`: `fast`, the fastest of the others at each case, and the limit."""
+    """The rows of every line, each with its `kind`: at each case the faster of `fast` and `fast_a8`, the fastest of the
+    others, and the limit."""
     timed = compare.timed(rows, "best")
-    others = compare.fastest_first(timed[timed["implementation"].isin(peers(timed))]).drop_duplicates("case_hash")
-    parts = timed[timed["implementation"] == FAST], others, timed[timed["implementation"] == LIMIT]
+    parts = [
+        compare.fastest_first(timed[timed["implementation"].isin(systems)]).drop_duplicates("case_hash")
+        for systems in ([FAST, EIGHT_BITS], peers(timed), [LIMIT])
+    ]
     return pd.concat([part.assign(kind=kind) for part, (kind, *_) in zip(parts, KINDS)], ignore_index=True)
 
 

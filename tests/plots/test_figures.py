@@ -262,10 +262,26 @@ def test_each_format_has_its_lines_and_the_sentence_says_what_it_buys(drawn, res
             points = best[(best["quant"] == quant) & (best["kind"] == kind)].sort_values("tokens")
             assert list(line_of(panel, f"{quant} {kind}").get_ydata()) == pytest.approx(list(points["p50_us"]))
     ratios = formats.gains(best)["fp8_block"]
-    assert f"fp8_block gives {compare.span(ratios)} times the speed" in drawn["formats"].get_suptitle().replace(
-        "\n", " "
+    title = drawn["formats"].get_suptitle().replace("\n", " ")
+    assert (
+        title
+        == f"The fastest system in fp8_block runs at {compare.span(ratios)} times the speed of the fastest in 16 bits"
     )
     assert "fp8_block: " in printed(drawn["formats"])
+
+
+def test_the_line_of_ours_is_the_faster_of_both_activations_and_the_errors_name_it(results):
+    rows = results.study("quant").rows
+    rows = rows[(rows["quant"] == "fp8_block") & (rows["skew"] == 0)]
+    own = rows[rows["implementation"] == "fast"]
+    few, many = own["tokens"].min(), own["tokens"].max()
+    factor = own["tokens"].map({few: 2.0, many: 0.5}).astype(float).fillna(2.0)
+    eight = own.assign(implementation="fast_a8", activations="a8", p50_us=own["p50_us"] * factor)
+    both = formats.lines_of(pd.concat([rows, eight]))
+    ours = both[both["kind"] == "fast"].set_index("tokens")
+    assert ours["implementation"].loc[[few, many]].tolist() == ["fast", "fast_a8"]
+    assert len(ours) == own["tokens"].nunique()
+    assert any(words.startswith("fast, 8-bit activations ") for words in formats.errors(both)["fp8_block"])
 
 
 def test_native_layers_have_a_map_with_a_line_a_model(drawn, results):

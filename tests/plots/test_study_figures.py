@@ -13,7 +13,7 @@ from tritonmoe_bench.experiments.analysis.decode import EXPERT, OUTPUT, crossing
 from tritonmoe_bench.experiments.analysis.names import model_label
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.claims.fusion import process_noise
-from tritonmoe_bench.plots import energy, granular
+from tritonmoe_bench.plots import endtoend, energy, granular
 from tritonmoe_bench.plots.parts import registry
 
 MODELS = ["mixtral", "qwen2_paper", "deepseek_v3", "qwen3_30b_a3b"]
@@ -158,6 +158,19 @@ def test_a_step_of_a_whole_model_and_the_experts_in_it(drawn, results):
         line = next(line for line in panel.lines if line.get_label() == "fast")
         assert list(line.get_ydata()) == list(values)
     assert shares[0].get_ylim()[0] == 0
+    assert "left out" not in printed(drawn["endtoend"])
+
+
+def test_experts_that_took_longer_than_the_step_are_no_share_of_it(results, tmp_path):
+    rows = pd.read_csv(results.path("endtoend"), dtype="string")
+    here = (rows["model"] == "olmoe_1b_7b") & (rows["implementation"] == "fast") & (rows["tokens"] == "32")
+    rows.loc[here & (rows["status"] == "ok"), "experts_share"] = "1.46"
+    (tmp_path / "fixture-gpu").mkdir()
+    rows.to_csv(tmp_path / "fixture-gpu" / "endtoend.csv", index=False)
+    figure = endtoend.draw(Results(tmp_path, "fixture-gpu"))
+    line = next(line for line in figure.axes[3].lines if line.get_label() == "fast")
+    assert 32 not in line.get_xdata()
+    assert "left out: fast at batch 32 on OLMoE-1B-7B (146 %, " in printed(figure)
 
 
 def test_heights_without_a_fixed_one_name_the_study(results, tmp_path):
