@@ -6,8 +6,10 @@
 
 Looks at every study that times whole layers, of each its current run. Systems are only compared inside one run: the
 one that timed the most peers at this point stands first, of equal ones the newest, and what another run adds follows
-with its own ratios. A batch size between measured ones is answered by both neighbours, what else was not measured by
-the nearest that was, or by one line with the command that measures it.
+with its own ratios; ≈ is no difference beyond the noise. Which of the usual systems, `fast` and the set `serving` of
+conf/systems.yaml, were not timed there stands in front. A batch size between measured ones is answered by both
+neighbours, of these the nearest skew, from points with the usual systems where some are near; what else was not
+measured by the nearest that was, or by one line with the command that measures it.
 """
 
 from __future__ import annotations

@@ -19,23 +19,24 @@ from ..table.columns import FORWARD_KEY
 from ..table.current import newest, read_run
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
-from ..workload.config import VARIANT, load_model, model_names
+from ..workload.config import VARIANT, load_model, model_names, systems
 from ..workload.layer import LAYERS
 from ..workload.recorded import DRAWN
 from ..workload.shards import shard
 from . import noise
-from .choose_text import fastest_text, listed, point_text, shape_text
+from .choose_text import PEERS, fastest_text, listed, point_text, shape_text
 from .compare import ordered
 from .headline import peers
-from .names import models_in_order
+from .names import FAST, LIMIT, models_in_order
 from .results import KINDS, NOT_DEVICES, MissingStudy, default_device
 
 SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
 WHOLE = [*SHAPE[1:], "tokens"]
 
-
 NEAREST = 3
 """How many measured shapes are named where the one that is asked for was not measured."""
+BEYOND = 2
+"""So many times beyond the batch sizes with usual systems, these still answer for one that was not measured."""
 
 
 def measured_shards() -> list[str]:
@@ -57,7 +58,7 @@ class Question:
     skew: float = key(0.0, "Zipf exponent of the experts' popularity, 0 is uniform; the nearest measured is taken")
     dtype: str = key("bf16", "one of", [*DTYPES, *DTYPE_NAMES])
     gating: str = key("softmax", "one of", GATINGS)
-    quant: str = key("none", "how the experts' weights are packed, one of", QUANTS)
+    quant: str = key("none", "how the experts' weights are packed, one of", [*QUANTS, "native (as published)"])
     layer: str = key("plain", "native is the model's own layer, with its own gating, one of", LAYERS)
     num_experts: int = key(0, "as measured under the model's name; 0 is the model's own")
     top_k: int = key(0, "as measured under the model's name; 0 is the model's own")
@@ -74,22 +75,26 @@ def answer(question: Question) -> str:
         raise PlanError(f"model=... is needed, one of {', '.join(model_names())}")
     if question.tokens < 1:
         raise PlanError("tokens=... is needed, at least 1")
-    question = replace(question, dtype=DTYPE_NAMES.get(question.dtype, question.dtype))
+    question = replace(
+        question, dtype=DTYPE_NAMES.get(question.dtype, question.dtype), quant=_format(question.model, question.quant)
+    )
     results = question.results
     device = question.device or default_device(results)
     runs = layer_runs(results, device)
     rows = pd.concat(runs.values())
+    usual = usual_systems(rows)
     shape = _shape(question, rows[SHAPE].drop_duplicates())
     rows = _of_shape(rows, shape, question, device)
     for name in ("layer", "dtype", *["gating"] * (question.layer == "plain"), "quant"):
         measured = sorted(rows[name].unique())
         rows = rows[rows[name] == getattr(question, name)]
         if rows.empty:
+            others = " or ".join(f"{name}={value}" for value in measured)
             raise PlanError(
-                f"{name}={getattr(question, name)}: not measured for this shape; measured: {', '.join(measured)}; "
+                f"{name}={getattr(question, name)}: not measured for this shape; ask for {others}, which was measured; "
                 f"{_measures(question)}"
             )
-    return _text(question, device, rows, {study: results / device / f"{study}.csv" for study in runs})
+    return _text(question, device, rows, usual, {study: results / device / f"{study}.csv" for study in runs})
 
 
 def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
@@ -123,15 +128,54 @@ def neighbours(measured: pd.Series, tokens: int) -> list[int]:
     return [*[count for count in counts if count < tokens][-1:], *[count for count in counts if count > tokens][:1]]
 
 
-def _compared(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of systems that others wrote, whose batch sizes answer for one that was not measured; else all."""
-    compared = rows[rows["p50_us"].notna() & rows["implementation"].isin(peers(rows))]
+def usual_systems(rows: pd.DataFrame) -> list[str]:
+    """`fast` and the set `serving` of conf/systems.yaml, as far as they were timed anywhere in the rows."""
+    timed = _timed(rows)
+    return [name for name in (FAST, *systems()[PEERS]) if name in timed]
+
+
+def _timed(rows: pd.DataFrame) -> set[str]:
+    return set(rows.loc[rows["p50_us"].notna(), "implementation"])
+
+
+def _points(question: Question, rows: pd.DataFrame, usual: list[str]) -> tuple[dict[int, pd.DataFrame], pd.DataFrame]:
+    """By batch size, the rows that answer: of the point that is asked for, else of the nearest tokens and of these the
+    nearest skew; and the rows that they were taken from."""
+    asked = rows[(rows["tokens"] == question.tokens) & (rows["skew"] == question.skew)]
+    if len(asked):
+        return {question.tokens: asked}, asked
+    rows = _comparable(rows, question.tokens, usual)
+    points = {tokens: rows[rows["tokens"] == tokens] for tokens in neighbours(rows["tokens"], question.tokens)}
+    nearest = {
+        tokens: point[point["skew"] == nearest_skew(point["skew"], question.skew)] for tokens, point in points.items()
+    }
+    return nearest, rows
+
+
+def _comparable(rows: pd.DataFrame, tokens: int, usual: list[str]) -> pd.DataFrame:
+    """The rows of the points that may answer for another one: those with two usual systems or more if `tokens` is not
+    far beyond them all, else those with a system that others wrote, else all."""
+    point = [rows["tokens"], rows["skew"]]
+    timed = rows["implementation"].where(rows["p50_us"].notna())
+    several = rows[timed.where(timed.isin(usual)).groupby(point).transform("nunique") >= 2]
+    if len(several) and several["tokens"].min() <= BEYOND * tokens and tokens <= BEYOND * several["tokens"].max():
+        return several
+    compared = rows[timed.isin(peers(rows)).groupby(point).transform("any")]
     return rows if compared.empty else compared
 
 
 def nearest_skew(measured: pd.Series, skew: float) -> float:
     """The measured skew nearest to `skew`, the larger of two equally near."""
     return float(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(value - skew)))
+
+
+def _format(model: str, quant: str) -> str:
+    """The weight format that is asked for; `native` is the one that a model is published in. Raises PlanError."""
+    if quant != "native":
+        return quant
+    if model not in model_names():
+        raise PlanError(f"quant=native: model={model} is no name of conf/model; allowed are {', '.join(QUANTS)}")
+    return load_model(model).native_quant
 
 
 def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int, int]:
@@ -142,7 +186,11 @@ def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int
         ffn = question.ffn_dim or own.ffn_dim
         hidden = own.hidden_dim
         _check_case(question, (own.name, experts, top_k, hidden, ffn))
-        label, experts, ffn = shard(own.name, experts, top_k, ffn, question.tp, question.ep)
+        try:
+            label, experts, ffn = shard(own.name, experts, top_k, ffn, question.tp, question.ep)
+        except PlanError as error:
+            own_shapes = [other for other in shapes.itertuples(index=False, name=None) if _model(other) == own.name]
+            raise PlanError(f"{error}; measured of it: {', '.join(map(shape_text, own_shapes)) or 'none'}") from None
         shape = (label, experts, top_k, hidden, ffn)
     else:
         known = shapes[shapes["model"] == question.model]
@@ -176,13 +224,23 @@ def _of_shape(rows: pd.DataFrame, shape: Sequence[Any], question: Question, devi
     own = rows[(rows[SHAPE] == list(shape)).all(axis=1)]
     if own.empty:
         shapes = list(rows[SHAPE].drop_duplicates().itertuples(index=False, name=None))
-        shapes.sort(key=lambda other: sum(abs(math.log(a / b)) for a, b in zip(other[1:], shape[1:])))
+        shapes.sort(
+            key=lambda other: (
+                _model(other) != _model(shape),
+                sum(abs(math.log(a / b)) for a, b in zip(other[1:], shape[1:])),
+            )
+        )
         what = "no shard of the shape " if question.tp > 1 or question.ep > 1 else ""
         raise PlanError(
             f"{what}{shape_text(shape)} was {'' if what else 'not '}measured on {device}; nearest of the "
             f"{len(shapes)} measured shapes: {', '.join(map(shape_text, shapes[:NEAREST]))}; {_measures(question)}"
         )
     return own
+
+
+def _model(shape: Sequence[Any]) -> str:
+    """The model of a shape, whose label may name a shard."""
+    return str(shape[0]).partition(" ")[0]
 
 
 def _measures(question: Question) -> str:
@@ -199,37 +257,54 @@ def _sweep(question: Question) -> str:
     return f"python experiments/sweep.py {' '.join(values)}"
 
 
-def _text(question: Question, device: str, rows: pd.DataFrame, paths: dict[str, Path]) -> str:
+def _text(question: Question, device: str, rows: pd.DataFrame, usual: list[str], paths: dict[str, Path]) -> str:
     """What is asked and what was measured instead, then what was measured at each batch size that answers."""
-    skews = sorted(rows["skew"].unique())
-    skew = nearest_skew(rows["skew"], question.skew)
-    rows = rows[rows["skew"] == skew]
-    at = rows["tokens"] if question.tokens in set(rows["tokens"]) else _compared(rows)["tokens"]
-    points = {tokens: rows[rows["tokens"] == tokens] for tokens in neighbours(at, question.tokens)}
+    points, taken = _points(question, rows, usual)
+    skews = {tokens: float(point["skew"].iloc[0]) for tokens, point in points.items()}
     packed = f", {question.quant}" if question.quant != "none" else ""
     packed += ", the model's own layer" if question.layer == "native" else ""
     tokens = next(iter(points)) if len(points) == 1 else question.tokens
-    lines = [f"{shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, skew {skew:g}, "
+    lines = [f"{shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, "
+             f"skew {' and '.join(f'{skew:g}' for skew in dict.fromkeys(skews.values()))}, "
              f"{question.dtype}, {rows['gating'].iloc[0]}{packed}, on {device}"]  # fmt: skip
     if question.tokens not in points:
-        lines.append(f"{question.tokens} tokens were not measured: {_instead(points, question.tokens)}; "
-                     f"measured are {listed(sorted(rows['tokens'].unique()))}")  # fmt: skip
-    if skew != question.skew:
-        lines.append(
-            f"Skew {question.skew:g} was not measured: this is the nearest; measured are {listed(map(float, skews))}"
-        )
+        how, others = _measured(question.tokens, rows["tokens"], taken["tokens"])
+        nearest = list(points) == neighbours(rows["tokens"], question.tokens)
+        lines.append(f"{question.tokens} tokens were {how}: {_instead(points, question.tokens, nearest)}; {others}")
+    if set(skews.values()) != {question.skew}:
+        at = [each[each["tokens"].isin(points)]["skew"] for each in (rows, taken)]
+        how, others = _measured(question.skew, *at)
+        where = " at these tokens" if question.skew in set(rows["skew"]) - set(at[0]) else ""
+        lines.append(f"Skew {question.skew:g} was {how}{where}: this is the nearest; {others}")
     if len(lines) > 1:
         lines.append(f"On that GPU `{_sweep(question)}` measures what is asked")
     for measured, point in points.items():
-        lines += ["", f"At {measured} tokens:"] if len(points) > 1 else []
-        lines += point_text(point, paths)
+        if len(points) > 1:
+            skew = f", skew {skews[measured]:g}" if len(set(skews.values())) > 1 else ""
+            lines += ["", f"At {measured} tokens{skew}:"]
+        lines += [*_untimed(point, usual), *point_text(point, paths)]
     return "\n".join(lines)
 
 
-def _instead(points: dict[int, pd.DataFrame], asked: int) -> str:
+def _measured(asked: float, measured: pd.Series, taken: pd.Series) -> tuple[str, str]:
+    """How a value was measured that does not answer, and the values that were measured, or with more systems."""
+    if asked in set(measured):
+        return "measured with fewer systems", f"measured with more are {listed(sorted(taken.unique().tolist()))}"
+    return "not measured", f"measured are {listed(sorted(measured.unique().tolist()))}"
+
+
+def _untimed(point: pd.DataFrame, usual: list[str]) -> list[str]:
+    """One line where systems were compared without some of the usual ones."""
+    timed = _timed(point) - {LIMIT}
+    missing = [name for name in usual if name not in timed]
+    return [f"Of the usual systems, not timed here: {', '.join(missing)}"] if missing and len(timed) > 1 else []
+
+
+def _instead(points: dict[int, pd.DataFrame], asked: int, nearest: bool) -> str:
     if len(points) == 1:
         (tokens,) = points
         apart = max(tokens / asked, asked / tokens)
-        return f"this is the nearest, a factor of {apart:.{2 if apart < 10 else 0}f} away"
+        which = "" if nearest else " with more systems"
+        return f"this is the nearest{which}, a factor of {apart:.{2 if apart < 10 else 0}f} away"
     found = [f"{fastest_text(point)} at {tokens}" for tokens, point in points.items()]
     return f"the fastest next to them is {' and '.join(found)}"

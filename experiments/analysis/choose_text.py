@@ -36,8 +36,7 @@ def point_text(rows: pd.DataFrame, paths: dict[str, Path]) -> list[str]:
     told: set[str] = set()
     for group in _runs(rows):
         systems = _systems(group)
-        # A system by itself is no comparison, unless it is all that there is.
-        if len(systems) > 1 or set(systems["implementation"]) - told:
+        if set(systems["implementation"]) - told:
             where = f"{_short_path(paths[str(group['study'].iloc[0])])}, run {group['run_id'].iloc[0]}"
             lines += ["", *_run_text(group, systems, told, where)]
             told |= set(systems["implementation"])
@@ -50,17 +49,22 @@ def point_text(rows: pd.DataFrame, paths: dict[str, Path]) -> list[str]:
 def fastest_text(rows: pd.DataFrame) -> str:
     """The fastest system of the run that answers for a point, and its latency."""
     systems = next((_systems(group) for group in _runs(rows)), rows.head(0))
-    return f"{systems.iloc[0]['implementation']} ({systems.iloc[0]['p50_us']:.1f} µs)" if len(systems) else "unknown"
+    if systems.empty:
+        return "unknown"
+    alone = ", timed alone" if len(systems) == 1 else ""
+    return f"{systems.iloc[0]['implementation']} ({systems.iloc[0]['p50_us']:.1f} µs{alone})"
 
 
 def _runs(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each run that has a system here: those with the most of the peers first, of these the newest."""
+    """The rows of each run that has a system here: comparisons first, of these those with the most
+    of the peers, of these the newest."""
     groups = [group for _, group in rows.groupby("study") if (group["implementation"] != LIMIT).any()]
-    return sorted(groups, key=lambda group: (_peers(group), str(group["timestamp_utc"].max())), reverse=True)
+    return sorted(groups, key=lambda group: (*_peers(group), str(group["timestamp_utc"].max())), reverse=True)
 
 
-def _peers(rows: pd.DataFrame) -> int:
-    return sum(family_of(str(name)) == PEERS for name in _systems(rows)["implementation"])
+def _peers(rows: pd.DataFrame) -> tuple[bool, int]:
+    names = _systems(rows)["implementation"]
+    return len(names) > 1, sum(family_of(str(name)) == PEERS for name in names)
 
 
 def _systems(rows: pd.DataFrame) -> pd.DataFrame:
@@ -70,20 +74,18 @@ def _systems(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _run_text(rows: pd.DataFrame, systems: pd.DataFrame, told: set[str], where: str) -> list[str]:
-    """One run: its fastest system, the measured limit, and a table of it and of the systems not `told` before."""
+    """A run that has systems not `told` before: its fastest system, the measured limit, and a table of these."""
     best = systems.iloc[0]
     same = systems.loc[systems["p20_us"] <= best["p80_us"] * best[APART], "implementation"].tolist()[1:]
+    new = systems[~systems["implementation"].isin(told)]
     lines = [
-        f"Fastest of {len(systems)}: {best['implementation']}, {best['p50_us']:.1f} µs, "
+        f"{_heading(systems, len(new), bool(told))} {best['p50_us']:.1f} µs, "
         + ("in a CUDA graph" if best["launch"] == "graph" else "launched eagerly")
         + (f"; the same within the noise: {', '.join(same)}" if same else ""),
         f"From {where}, case {best['case_hash']}, {best['timestamp_utc']}, torch {best['torch']}, "
         f"triton {best['triton']}, {best['implementation']} {_version(best)}, commit {str(best['git_commit'])[:10]}"
         f"{_age(str(best['git_commit']))}",
     ]
-    new = systems[~systems["implementation"].isin(told)]
-    if told and new.empty:
-        return lines
     if pd.notna(best["limit_us"]):
         lines.append(_limit_text(best))
     shown = systems[systems["implementation"].isin({best["implementation"], *new["implementation"]})]
@@ -93,6 +95,18 @@ def _run_text(rows: pd.DataFrame, systems: pd.DataFrame, told: set[str], where: 
     refused = rows[(rows["launch"] == "graph") & (rows["status"] != "ok")]
     refused = refused[refused["implementation"].isin(new.loc[new["launch"] == "eager", "implementation"])]
     return [*lines, *(["", "In no CUDA graph:", *_reasons(refused)] if len(refused) else [])]
+
+
+def _heading(systems: pd.DataFrame, new: int, further: bool) -> str:
+    """What stands in front of the latency of the fastest of a run, `new` of whose systems were not shown before."""
+    name = systems["implementation"].iloc[0]
+    if len(systems) == 1:
+        return f"A further system, timed alone in another run: {name}," if further else (
+            f"Only {name} was timed in this run: nothing to compare with;"
+        )  # fmt: skip
+    if further:
+        return f"Further systems, of another run: {new} of its {len(systems)}; the fastest there: {name},"
+    return f"Fastest of {len(systems)}: {name},"
 
 
 def _version(row: pd.Series) -> str:
@@ -128,18 +142,19 @@ def _shaky_text(rows: pd.DataFrame, limit_us: float) -> list[str]:
 
 def _line(row: pd.Series, best: pd.Series) -> dict[str, str]:
     """One line of the table; the ratio is the latency over the fastest one's, with what p20 to p80 of both, and two
-    processes, leave."""
+    processes, leave; ≈ where that is no difference."""
     low = row["p20_us"] / best["p80_us"] / best[APART]
     high = row["p80_us"] / best["p20_us"] * best[APART]
-    ratio = "1" if row["implementation"] == best["implementation"] else (
-        "same" if low <= 1 <= high else f"{row['p50_us'] / best['p50_us']:.2f} ({low:.2f}–{high:.2f})"
+    ratio = row["p50_us"] / best["p50_us"]
+    shown = "1" if row["implementation"] == best["implementation"] else (
+        f"≈{ratio:.2f}" if low <= 1 <= high else f"{ratio:.2f} ({low:.2f}–{high:.2f})"
     )  # fmt: skip
     return {
         "system": row["implementation"],
         "version": _version(row),
         "µs": f"{row['p50_us']:.1f}",
         "p20–p80": f"{row['p20_us']:.1f}–{row['p80_us']:.1f}",
-        "x the fastest": ratio,
+        "x the fastest": shown,
         "error, x PyTorch's": error_text(row),
         "of the limit": "" if pd.isna(row["limit_us"]) else f"{100 * row['limit_us'] / row['p50_us']:.0f} %",
         "launch": row["launch"],

@@ -92,6 +92,7 @@ def test_another_run_adds_its_systems_with_ratios_of_its_own(results, tmp_path):
     text = ask(tmp_path, "model=mixtral", "tokens=32")
     first, second = text.split("headline.csv")
     assert "torch_grouped_mm " not in first
+    assert re.search(r"Further systems, of another run: 1 of its \d+; the fastest there: \w+, [\d.]+ µs", text)
     own = {line.split()[0] for line in second.splitlines() if "graph" in line and "MiB" in line}
     rows = point(tmp_path, "headline", model="mixtral", tokens=32, skew=0.0, status="ok", launch="graph")
     p50 = rows.set_index("implementation")["p50_us"]
@@ -110,44 +111,20 @@ def test_a_tie_within_the_noise_is_called_the_same(results, tmp_path):
     pd.concat([others, twin]).to_csv(tmp_path / DEVICE / "headline.csv", index=False)
     text = ask(tmp_path, "model=mixtral", "tokens=32")
     assert "the same within the noise: vllm" in text
-    assert re.search(r"vllm .* same ", table(text)["vllm"])
+    assert re.search(r"vllm .* ≈1\.00 ", table(text)["vllm"])
 
 
-def test_a_batch_size_beyond_all_is_answered_by_the_nearest(results):
-    text = ask(results, "model=mixtral", "tokens=4096")
-    assert ", 512 tokens, skew 0" in text.splitlines()[0]
-    assert text.splitlines()[1] == (
-        "4096 tokens were not measured: this is the nearest, a factor of 8.00 away; measured are "
-        "1, 2, 4, 8, 16, 32, 64, 128, 256, 512"
-    )
-    command = "`python experiments/sweep.py model=mixtral tokens=4096`"
-    assert text.splitlines()[2] == f"On that GPU {command} measures what is asked"
+def test_the_published_format_is_asked_for_as_of_a_sweep(results):
+    asked = ["model=mixtral", "tokens=32", "layer=native"]
+    assert ask(results, *asked, "quant=native") == ask(results, *asked)
+    packed = [ask(results, "model=deepseek_v3", "tokens=32", f"quant={name}") for name in ("native", "fp8_block")]
+    assert packed[0] == packed[1]
+    assert ", fp8_block, on " in packed[0].splitlines()[0]
 
 
-@pytest.mark.parametrize(("asked", "below", "above"), [(33, 32, 64), (100, 64, 128), (511, 256, 512)])
-def test_a_batch_size_between_measured_ones_is_answered_by_both_neighbours(results, asked, below, above):
-    text = ask(results, "model=mixtral", f"tokens={asked}")
-    assert f", {asked} tokens, skew 0" in text.splitlines()[0]
-    first, second = text.split(f"\nAt {above} tokens:\n")
-    first = first.split(f"\nAt {below} tokens:\n")[1]
-    alone = [ask(results, "model=mixtral", f"tokens={tokens}") for tokens in (below, above)]
-    for part, whole in zip((first, second), alone):
-        assert part.strip() == whole.split("\n", 1)[1].strip()
-    fastest = [re.search(r"Fastest of \d+: (\w+), ([\d.]+) µs", part).groups() for part in (first, second)]
-    both = " and ".join(f"{name} ({us} µs) at {at}" for (name, us), at in zip(fastest, (below, above)))
-    assert text.splitlines()[1].startswith(f"{asked} tokens were not measured: the fastest next to them is {both}; ")
-
-
-def test_where_only_fast_was_timed_nothing_is_answered_for_another_batch_size(results, tmp_path):
-    (tmp_path / DEVICE).mkdir()
-    rows = pd.read_csv(results / DEVICE / "throughput.csv", dtype="string")
-    alone = rows["tokens"].eq("64") & ~rows["implementation"].isin(["fast", "stream"])
-    rows[~alone].to_csv(tmp_path / DEVICE / "throughput.csv", index=False)
-    text = ask(tmp_path, "model=mixtral", "tokens=40")
-    assert "At 32 tokens:" in text
-    assert "At 128 tokens:" in text
-    assert "At 64 tokens:" not in text
-    assert "Fastest of 1: fast" in ask(tmp_path, "model=mixtral", "tokens=64")
+def test_the_models_own_shapes_are_named_before_others(results):
+    with pytest.raises(PlanError, match=re.escape("measured shapes: deepseek_v3 (256 experts, top-8, 7168 x 2048), ")):
+        ask(results, "model=deepseek_v3", "tp=4", "tokens=8")
 
 
 @pytest.mark.parametrize(("newer", "lost", "first"), [("skew", "", "skew"), ("experts", "", "experts"),
@@ -169,20 +146,6 @@ def test_the_row_says_its_version_and_how_old_it_is(results, monkeypatch):
     assert re.search(r", vllm [\w.+]+, commit \w+, 12 commits on kernels and measurement ago\n", text)
     monkeypatch.setattr(choose_text, "commits_since", lambda commit: None)
     assert re.search(r", vllm [\w.+]+, commit \w+\n", ask(results, "model=mixtral", "tokens=32"))
-
-
-def test_a_batch_size_far_from_all_is_told_in_plain_numbers(results):
-    assert " a factor of 16 away;" in ask(results, "model=mixtral", "tokens=8192")
-
-
-@pytest.mark.parametrize(("asked", "taken"), [(0.5, "0"), (0.6, "1.2"), (0.7, "1.2"), (3, "1.2")])
-def test_the_nearest_measured_skew_is_taken_and_said(results, asked, taken):
-    lines = ask(results, "model=mixtral", "tokens=32", f"skew={asked}").splitlines()
-    assert f", 32 tokens, skew {taken}, bf16" in lines[0]
-    assert lines[1] == f"Skew {asked} was not measured: this is the nearest; measured are 0, 1.2"
-    said = f"`python experiments/sweep.py model=mixtral tokens=32 skew={float(asked)}`"
-    assert lines[2] == f"On that GPU {said} measures what is asked"
-    assert any(line.startswith("Fastest of ") for line in lines)
 
 
 def test_another_word_for_a_dtype_is_understood(results):
@@ -259,17 +222,29 @@ def test_a_shape_of_the_experts_study_and_a_skew_are_found(results):
             ["model=mixtral", "ffn_dim=7168", "ep=2", "tokens=1", "skew=1.2", "dtype=fp16"],
             "sweep.py model=mixtral model.ffn_dim=7168 ep=2 tokens=1 skew=1.2 dtype=fp16`",
         ),
-        (["model=mixtral", "ep=8", "tokens=1"], "leaves 1 of 8 experts"),
+        (
+            ["model=mixtral", "ep=8", "tokens=1"],
+            "leaves 1 of 8 experts of mixtral on a GPU, fewer than top_k=2; measured of "
+            "it: mixtral (8 experts, top-2, 4096 x 14336)",
+        ),
+        (["model=mixtral", "tp=3", "tokens=1"], "must divide ffn_dim=14336 of mixtral; measured of it: mixtral (8"),
+        (["model=mixtrl", "tokens=1", "quant=native"], "quant=native: model=mixtrl is no name of conf/model"),
         (["model=mixtrl", "tokens=1"], "did you mean mixtral?"),
         (["model=mixtral", "tokens=1", "skew=9"], "skew=9.0: allowed are 0 (uniform) to 8"),
         (["model=mixtral", "tokens=1", "dtype=fp32"], "dtype=fp32: allowed are bf16, fp16"),
         (
             ["model=mixtral", "tokens=1", "gating=sigmoid"],
-            "measured: softmax; on that GPU `python experiments/sweep.py",
+            "ask for gating=softmax, which was measured; on that GPU `python experiments/sweep.py",
         ),
         (["model=mixtral", "tokens=1", "gating=hard"], "gating=hard: allowed are softmax"),
-        (["model=mixtral", "tokens=1", "quant=mxfp4"], "quant=mxfp4: not measured for this shape; measured: none"),
-        (["model=deepseek_v3", "tokens=1", "layer=native"], "layer=native: not measured for this shape; measured: pl"),
+        (
+            ["model=mixtral", "tokens=1", "quant=mxfp4"],
+            "quant=mxfp4: not measured for this shape; ask for quant=none, which",
+        ),
+        (
+            ["model=deepseek_v3", "tokens=1", "layer=native"],
+            "layer=native: not measured for this shape; ask for layer=plain",
+        ),
         (["model=mixtral", "tokens=1", "layer=own"], "layer=own: allowed are plain, native"),
         (["model=mixtral", "tokens=100000000"], "tokens=100000000: allowed are 1 to 8192"),
         (["model=mixtral", "tokens=1", "top_k=99"], "top_k=99: allowed are 1 to num_experts=8"),
