@@ -65,7 +65,7 @@ def draw(results: Results) -> Figure:
     layer = rows.iloc[0].to_dict()
     notes = say("figures.j2", "skew_notes", layer=layer, system=style.look(system).label)
     shown = pd.concat([best[best["num_experts"] == counts], by_count])
-    handles = [*maps.legend(pairs["ratio"], style.look(system).label, "Megablocks"), *lines.handles(shown)]
+    handles = [*maps.legend(pairs, style.look(system).label, "Megablocks"), *lines.handles(shown)]
     source = caption.source(*[study, *([experts] if experts and len(by_count) else [])])
     return layout.finish(figure, handles, caption.notes(study, notes), source)
 

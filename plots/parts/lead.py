@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from tritonmoe_bench.experiments.analysis import names
 from tritonmoe_bench.experiments.analysis.headline import against_best, peers, standing
@@ -32,6 +35,10 @@ STEM = 0.42
 STEMS_IN = 1.75
 MAP_IN, LINE_IN = 0.35, 0.15
 """Height of a map without its lines, and of a line."""
+HEADROOM = 0.22
+"""Above the longest stem, of the range of all: for its number, which may stand a line higher."""
+MARK_PT = 4.2
+"""Of the mark at the end of a stem."""
 MARK = 0.25
 """Where in a cell the mark of the best peer stands, to the right of the number in its middle."""
 
@@ -70,9 +77,11 @@ def sheet(studies: Sequence[Study], rows: pd.DataFrame, sentence: str) -> Figure
     for spare in axes[len(panels) :]:
         spare.remove()
     notes = say("figures.j2", "lead_notes", dtype=rows["dtype"].iloc[0], noise=noise, native=bool(cells))
-    handles = [*_handles(best, skews, noise), *maps.legend(maps_of["ratio"], FAST, "the best other system")]
+    handles = [*_handles(best, skews, noise), *maps.legend(maps_of, FAST, "the best other system")]
     below = "\n".join(filter(None, [notes, *map(caption.lacking_text, studies)]))
-    return layout.finish(figure, handles, below, caption.source(*studies))
+    layout.finish(figure, handles, below, caption.source(*studies))
+    _stagger(figure, axes[: len(panels)])
+    return figure
 
 
 def _labelled(best: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +113,7 @@ def _same_height(panels: Sequence[Axes], columns: int, leads: pd.Series, noise: 
     """One scale for all panels of stems, written beside the first of each row."""
     least, most = min(0.0, *leads), max(5.0, *leads)
     for index, panel in enumerate(panels):
-        panel.set_ylim(least - 0.06 * (most - least) - noise, most + 0.14 * (most - least))
+        panel.set_ylim(least - 0.06 * (most - least) - noise, most + HEADROOM * (most - least))
         panel.axhline(0, color=style.INK, lw=0.8, zorder=1.5)
         panel.set_xlabel("tokens")
         panel.grid(False, axis="x")
@@ -119,15 +128,33 @@ def _stems(panel: Axes, rows: pd.DataFrame, skews: list[float]) -> None:
     tokens = sorted(rows["tokens"].unique())
     noise = 100 * (rows.groupby("tokens")[APART].max() - 1)
     panel.bar(range(len(tokens)), 2 * noise, width=1.0, bottom=-noise, color=style.BAND, lw=0, zorder=0.5)
-    for other, count, skew, lead in zip(rows["other"], rows["tokens"], rows["skew"], rows["lead"]):
+    alone = ~rows["tokens"].duplicated(keep=False)
+    for other, count, skew, lead, single in zip(rows["other"], rows["tokens"], rows["skew"], rows["lead"], alone):
         look = style.look(other)
-        x = tokens.index(count) + STEM * (skews.index(skew) - (len(skews) - 1) / 2)
+        x = tokens.index(count) + (0 if single else STEM * (skews.index(skew) - (len(skews) - 1) / 2))
         panel.plot([x, x], [0, lead], color=look.color, lw=0.9)
-        panel.plot([x], [lead], marker=look.marker, ms=4.2, mfc="white" if skew else look.color, color=look.color,
+        panel.plot([x], [lead], marker=look.marker, ms=MARK_PT, mfc="white" if skew else look.color, color=look.color,
                    ls="none", zorder=3)  # fmt: skip
         panel.annotate(percent(lead), (x, max(lead, 0)), (0, 4), textcoords="offset points", ha="center")
     panel.set_xticks(range(len(tokens)), [str(count) for count in tokens])
     panel.set_xlim(-0.6, len(tokens) - 0.4)
+
+
+def _stagger(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Lifts each number of a stem, from the lowest on, until it stands on no other and on no mark."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    half = MARK_PT / 2 * figure.dpi / 72
+    for panel in panels:
+        numbers = sorted((text for text in panel.texts if isinstance(text, Annotation)), key=lambda text: text.xy[1])
+        leads = [
+            np.asarray(line.get_path().vertices)[0] for line in panel.lines if line.get_marker() not in ("None", "")
+        ]
+        taken = [Bbox.from_extents(*(at - half), *(at + half)) for at in map(panel.transData.transform, leads)]
+        for number in numbers:
+            while any(number.get_window_extent(renderer).overlaps(box) for box in taken):
+                number.xyann = (0, number.xyann[1] + 1)
+            taken.append(number.get_window_extent(renderer))
 
 
 def percent(lead: float) -> str:
@@ -136,7 +163,7 @@ def percent(lead: float) -> str:
 
 
 def _handles(best: pd.DataFrame, skews: list[float], noise: pd.Series) -> list[Artist]:
-    how: dict[str, Any] = {"ls": "none", "ms": 4.2}
+    how: dict[str, Any] = {"ls": "none", "ms": MARK_PT}
     handles: list[Artist] = []
     for name in names.in_order(best["other"]):
         look = style.look(name)

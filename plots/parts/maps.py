@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from . import style
@@ -18,15 +19,27 @@ COLORS = LinearSegmentedColormap.from_list("ratio", ["#2166ac", "#a6cbe3", "#fbf
 STEPS = (1 / 2, 1 / 1.5, 1 / 1.2, 1 / 1.05, 1.05, 1.2, 1.5, 2)
 """Where the colour changes: beyond the ends it is full, in the middle it is none."""
 NORM = BoundaryNorm(STEPS, COLORS.N, extend="both")
+TIE = "≈"
+"""Before a ratio that is 1 within the noise."""
+FRAME_PT = 1.2
+"""Of the line around what is below 1 beyond the noise, which colour alone does not show in greyscale."""
 
 
-def legend(ratios: pd.Series, above: str, below: str) -> list[Artist]:
-    """Which side is the faster one where the ratio is above and below 1, of the sides that there are."""
-    sides = (
-        (ratios >= 1, Patch(facecolor=COLORS(NORM(1.3)), label=f"above 1: {above} is faster")),
-        (ratios < 1, Patch(facecolor=COLORS(NORM(1 / 1.3)), label=f"below 1: {below} is faster")),
-    )
-    return [patch for some, patch in sides if some.any()]
+def legend(ratios: pd.DataFrame, above: str, below: str) -> list[Artist]:
+    """Which side is the faster one above and below 1, and the mark of a tie: of these, what `draw_ratios` draws."""
+    ahead, behind = ratios.loc[ratios["low"] > 1, "ratio"], ratios.loc[ratios["high"] < 1, "ratio"]
+    handles: list[Artist] = []
+    if len(ahead):
+        color = COLORS(NORM(ahead.median()))
+        handles.append(Patch(facecolor=color, label=f"above 1: {above} is faster"))
+    if len(behind):
+        color = COLORS(NORM(behind.median()))
+        label = f"below 1, framed: {below} is faster"
+        handles.append(Patch(facecolor=color, edgecolor=style.INK, lw=FRAME_PT, label=label))
+    if len(ahead) + len(behind) < len(ratios):
+        mark: dict[str, Any] = {"color": style.INK, "marker": f"${TIE}$", "mew": 0, "ms": 5, "ls": "none"}
+        handles.append(Line2D([], [], label="the same within the noise", **mark))
+    return handles
 
 
 def draw_ratios(
@@ -39,34 +52,41 @@ def draw_ratios(
 ) -> None:
     """Draws one cell per case of `grid`, by two of its columns, with the ratio of that case, a dash where it has none.
 
-    ratios: case_hash and ratio; order: the values of the vertical axis from below, sorted if they are not given.
+    A ratio that is 1 within the noise has `TIE` before it, and what is below 1 beyond the noise has a frame. ratios:
+    case_hash, ratio, low and high, of `compare.ratios`; order: the values of the vertical axis from below, sorted if
+    they are not given.
     """
     rows, columns = list(order or sorted(grid[vertical].unique())), sorted(grid[horizontal].unique())
     known = grid[["case_hash", vertical, horizontal]].drop_duplicates("case_hash")
-    known = known.merge(ratios[["case_hash", "ratio"]], on="case_hash", how="left")
-    values = known.pivot(index=vertical, columns=horizontal, values="ratio").reindex(index=rows, columns=columns)
-    table = values.to_numpy(dtype=float)
+    known = known.merge(ratios[["case_hash", "ratio", "low", "high"]], on="case_hash", how="left")
+    table, low, high = (
+        known.pivot(index=vertical, columns=horizontal, values=value)
+        .reindex(index=rows, columns=columns)
+        .to_numpy(dtype=float)
+        for value in ("ratio", "low", "high")
+    )
     panel.imshow(table, cmap=COLORS, norm=NORM, aspect="auto", origin="lower")
     for (y, x), value in np.ndenumerate(table):
         if np.isnan(value):
             panel.text(x, y, "–", ha="center", va="center", color="#777777")
             continue
+        tie = TIE if low[y, x] <= 1 <= high[y, x] else ""
         dark = style.contrast(COLORS(NORM(value))) > 4
-        panel.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if dark else style.INK)
-    _border(panel, table)
+        panel.text(x, y, f"{tie}{value:.2f}", ha="center", va="center", color="white" if dark else style.INK)
+    _frame(panel, high < 1)
     panel.grid(False)
     panel.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     panel.set_yticks(range(len(rows)), [str(value) for value in rows])
     panel.tick_params(length=0)
 
 
-def _border(panel: Axes, table: np.ndarray) -> None:
-    """A line between neighbours on different sides of 1, which colour alone does not show in greyscale."""
-    for (y, x), value in np.ndenumerate(table):
-        for other, line in (
-            ((y, x + 1), ((x + 0.5,) * 2, (y - 0.5, y + 0.5))),
-            ((y + 1, x), ((x - 0.5, x + 0.5), (y + 0.5,) * 2)),
-        ):
-            inside = other[0] < table.shape[0] and other[1] < table.shape[1]
-            if inside and not np.isnan([value, table[other]]).any() and (value >= 1) != (table[other] >= 1):
-                panel.plot(*line, color=style.INK, lw=1.2, solid_capstyle="projecting")
+def _frame(panel: Axes, inside: np.ndarray) -> None:
+    """A line around each group of cells that are inside."""
+    padded = np.pad(inside, 1)
+    for y, x in np.argwhere(inside):
+        for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            if not padded[y + 1 + down, x + 1 + right]:
+                ends = np.array([-0.5, 0.5])
+                xs, ys = x + (right / 2 if right else ends), y + (down / 2 if down else ends)
+                panel.plot(*np.broadcast_arrays(xs, ys), color=style.INK, lw=FRAME_PT, solid_capstyle="projecting",
+                           clip_on=False, zorder=3)  # fmt: skip

@@ -1,5 +1,6 @@
 """Every figure, drawn from the synthetic results: what is on it, what its sentence says, and that it can be read."""
 
+import itertools
 import shutil
 
 import pandas as pd
@@ -14,7 +15,7 @@ from tritonmoe_bench.experiments.analysis.names import SYSTEMS
 from tritonmoe_bench.experiments.analysis.published import ratios
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.plots import formats, ranking, throughput
-from tritonmoe_bench.plots.parts import layout, lead, lines, registry, style
+from tritonmoe_bench.plots.parts import files, layout, lead, lines, maps, registry, style
 
 MOST_FIGURES = 14
 """Of a GPU: more than that nobody looks at."""
@@ -95,6 +96,29 @@ def test_text_is_large_enough_and_inside_the_figure(drawn, name):
             assert box.x1 <= edge.x1, text
             assert box.y0 >= edge.y0, text
             assert box.y1 <= edge.y1, text
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_text_is_inside_the_figure_at_every_resolution_of_a_png(drawn, name):
+    figure, own = drawn[name], drawn[name].dpi
+    try:
+        for share in files.SMALLER:
+            figure.set_dpi(share * own)
+            for text in (*figure.texts, figure._suptitle):
+                assert text.get_window_extent(figure.canvas.get_renderer()).x1 <= figure.bbox.x1, (text, share)
+    finally:
+        figure.set_dpi(own)
+
+
+@pytest.mark.parametrize("name", ["headline", "served"])
+def test_no_number_of_a_stem_stands_on_another(drawn, name):
+    figure = drawn[name]
+    renderer = figure.canvas.get_renderer()
+    for panel in (panel for panel in figure.axes if not panel.images):
+        boxes = [text.get_window_extent(renderer) for text in panel.texts]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+        assert all(box.x0 >= panel.bbox.x0 for box in boxes)
+        assert all(box.y1 <= panel.bbox.y1 for box in boxes)
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -292,7 +316,9 @@ def test_native_layers_have_a_map_with_a_line_a_model(drawn, results):
     lines = [label.get_text() for panel in panels for label in reversed(panel.get_yticklabels())]
     assert lines == ["Mixtral-8x7B", "gpt-oss-20b", "Qwen3-Next-80B-A3B"]
     cells = sorted(text.get_text() for panel in panels for text in panel.texts)
-    assert cells == sorted(f"{ratio:.2f}" for ratio in best["ratio"])
+    ties = (best["low"] <= 1) & (best["high"] >= 1)
+    assert cells == sorted(f"{'≈' * tie}{ratio:.2f}" for ratio, tie in zip(best["ratio"], ties))
+    assert ("the same within the noise" in legend_labels(drawn["served"])) == bool(ties.any())
     assert "on the layers that models run" in " ".join(drawn["served"].get_suptitle().split())
     assert "each model's own layer" in printed(drawn["served"])
 
@@ -320,10 +346,31 @@ def test_map_prints_each_ratio(drawn, results):
         here = pairs[pairs["tokens"] == batch]
         cells = rows.loc[rows["tokens"] == batch, "case_hash"].nunique()
         found = [text.get_text() for text in panel.texts]
-        assert sorted(text for text in found if text != "–") == sorted(f"{ratio:.2f}" for ratio in here["ratio"])
+        assert sorted(text.lstrip("≈") for text in found if text != "–") == sorted(
+            f"{ratio:.2f}" for ratio in here["ratio"]
+        )
         assert len(found) == cells
-    sides = {label.split(":")[0] for label in legend_labels(drawn["skew"]) if label.startswith(("above 1", "below 1"))}
-    assert sides == {"above 1"} if (pairs["ratio"] >= 1).all() else {"above 1", "below 1"}
+    sides = {label[:7] for label in legend_labels(drawn["skew"]) if label.startswith(("above 1", "below 1"))}
+    expected = (("above 1", (pairs["low"] > 1).any()), ("below 1", (pairs["high"] < 1).any()))
+    assert sides == {side for side, there in expected if there}
+
+
+def test_a_map_frames_what_is_behind_beyond_the_noise_and_marks_ties():
+    grid = pd.DataFrame({"case_hash": ["a", "b", "c", "d"], "model": "m", "tokens": [1, 2, 4, 8]})
+    ratios = pd.DataFrame({
+        "case_hash": ["a", "b", "c"], "ratio": [1.2, 0.98, 0.9], "low": [1.1, 0.95, 0.85], "high": [1.3, 1.01, 0.95],
+    })  # fmt: skip
+    figure, panel = pyplot.subplots()
+    maps.draw_ratios(panel, grid, ratios, "model", "tokens")
+    pyplot.close(figure)
+    assert [text.get_text() for text in panel.texts] == ["1.20", "≈0.98", "0.90", "–"]
+    corners = {(x, y) for line in panel.lines for x, y in zip(line.get_xdata(), line.get_ydata())}
+    assert corners == {(x, y) for x in (1.5, 2.5) for y in (-0.5, 0.5)}
+    labels = [handle.get_label() for handle in maps.legend(ratios, "ours", "theirs")]
+    assert labels == [
+        "above 1: ours is faster", "below 1, framed: theirs is faster", "the same within the noise",
+    ]  # fmt: skip
+    assert [handle.get_label() for handle in maps.legend(ratios.head(1), "ours", "theirs")] == labels[:1]
 
 
 def test_stages_stand_beside_the_published_ones(drawn, results):
