@@ -173,7 +173,7 @@ def test_without_a_gpu_a_real_shape_is_refused_in_one_line():
         (["model=mixtral", "skew=1.2"], "skew: 1.2"),
         (["model=deepseek_v3", "tokens=[1,32,512]", "implementations=[paper_fused,megablocks_sparse]", "dtype=fp16"],
          "3 points x 3 implementations"),
-        (["study=throughput"], "55 points x 27 implementations"),
+        (["study=throughput"], "94 points x 27 implementations"),
         (["-m", "model=mixtral,qwen2_paper", "skew=0,0.6,1.2"], "models: qwen2_paper"),
         (["study=skew"], "27 points"),
         (["study=experts"], "15 points"),
