@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
-    OK,
     Case,
     Check,
     Forward,
@@ -42,7 +41,7 @@ class FastA8(Implementation):
             return unsupported("multiplies weights of four bits with 8-bit activations on Hopper GPUs alone")
         if case.hidden_dim % 16 or case.ffn_dim % 16:
             return unsupported("takes weights whose rows are a multiple of 16: others cannot be prepared")
-        return Fast().check(case) if case.quant != "none" else OK
+        return Fast().check(case)
 
     def activations(self, case: Case) -> str:
         return "a8"

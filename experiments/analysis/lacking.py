@@ -7,7 +7,7 @@ from functools import cache
 import pandas as pd
 
 from ..sweeping.overrides import planned_job
-from ..workload.arguments import PlanError
+from ..workload.config import names
 
 COLUMNS = ["case_hash", "implementation", "quant", "model"]
 
@@ -15,10 +15,9 @@ COLUMNS = ["case_hash", "implementation", "quant", "model"]
 @cache
 def _planned(study: str) -> pd.DataFrame:
     """A row for each case and system that the study's configuration names; none where there is no such study."""
-    try:
-        plan = planned_job([f"study={study}"]).plan
-    except PlanError:
+    if study not in names("study"):
         return pd.DataFrame(columns=COLUMNS)
+    plan = planned_job([f"study={study}"]).plan
     planned = [
         (case.case_hash, name, case.quant, case.model) for name in plan.implementations for case in plan.cases_of(name)
     ]

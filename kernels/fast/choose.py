@@ -30,8 +30,8 @@ MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True)
 HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
 HEAVY_BULK = FastTile(128, 64, 8, 4, 64, 4, small_swap=True, bulk=True)
 HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
-FEW_WEIGHTS = 2**21
-"""The most weights of an expert's matrix for which three tokens take the output-centric path."""
+FEW_SMALL = 2**21
+"""The most weights of an expert's matrix for which three tokens take the output-centric path, or two in fp8_block."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
@@ -66,7 +66,7 @@ def heuristic_tiles(
 
 def few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
     """The most tokens for which the output-centric path wins: hardly two of them share an expert, even under skew."""
-    if num_experts >= 256 and hidden_dim * ffn_dim <= FEW_WEIGHTS:
+    if num_experts >= 256 and hidden_dim * ffn_dim <= FEW_SMALL:
         return 3
     return 2 if num_experts >= 128 and hidden_dim < LONG else 1
 

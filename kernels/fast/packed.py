@@ -18,8 +18,7 @@ from ..formats.int4 import Int4
 from ..formats.mxfp4 import Mxfp4
 from ..target import INTERPRETER, MORE_WARPS, Target, target_of
 from .blocks import Blocks
-from .choose import FEW_WEIGHTS as FEW_TWO
-from .choose import LONG, few_tiles, few_tokens
+from .choose import FEW_SMALL, LONG, few_tiles, few_tokens
 from .e4m3 import launch_quantize_rows
 from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
@@ -191,7 +190,7 @@ def fp8_tiles(
     """
     native = default_activations(Fp8Block, target) == "a8"
     small = native and hidden_dim * ffn_dim <= SMALL
-    few = few_tokens(num_experts, hidden_dim, ffn_dim) if small and hidden_dim * ffn_dim <= FEW_TWO else 1
+    few = few_tokens(num_experts, hidden_dim, ffn_dim) if small and hidden_dim * ffn_dim <= FEW_SMALL else 1
     if tokens <= few and (activations == "a16" or (activations is None and (small or not native))):
         return _fp8_few(hidden_dim, ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     slots = tokens * top_k

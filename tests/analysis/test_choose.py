@@ -21,13 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICE = make_results.DEVICE
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    make_results.make_results(folder)
-    return folder
-
-
 def ask(results, *arguments):
     return choose.answer(read(choose.Question, [*arguments, f"results={results}"]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import make_results
 import pandas as pd
@@ -13,13 +12,6 @@ from tritonmoe_bench.experiments.analysis import choose
 from tritonmoe_bench.experiments.workload.arguments import read
 
 DEVICE = make_results.DEVICE
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    make_results.make_results(folder)
-    return folder
 
 
 def ask(results, *arguments):
