@@ -89,11 +89,13 @@ def _packed(path: Path) -> tuple[str, bytes]:
 
 def _tables(tokens: list[Token]) -> None:
     """Each table may scroll on its own; numbers stand to the right by a class; one of claims has row heads, the name of
-    its column in each cell, and the colour of each verdict."""
+    its column in each cell, and the colour of each verdict. Cells end where the next one begins, as HTML allows: their
+    end tags would be a tenth of the page."""
     heads: list[str] = []
     for at, token in enumerate(tokens):
         if token.type in ("th_open", "td_open") and token.attrs.pop("style", ""):
             token.attrs["class"] = "n"
+        token.hidden |= token.type in ("td_close", "tr_close")
         if token.type == "thead_open":
             heads = []
         elif token.type == "th_open":
