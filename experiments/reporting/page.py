@@ -41,7 +41,7 @@ def to_html(markdown: str, base: Path) -> str:
     _pictures(tokens, base)
     _tables(tokens)
     title = next(_text(tokens, at) for at, token in enumerate(tokens) if token.tag == "h1")
-    body = parser.renderer.render(tokens, parser.options, {})
+    body = re.sub(r"\n(?=<t[dh]\b)", "", parser.renderer.render(tokens, parser.options, {}))
     return environment().get_template("page.html.j2").render(title=title, contents=contents, body=body)
 
 
