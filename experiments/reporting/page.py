@@ -95,7 +95,7 @@ def _tables(tokens: list[Token]) -> None:
     for at, token in enumerate(tokens):
         if token.type in ("th_open", "td_open") and token.attrs.pop("style", ""):
             token.attrs["class"] = "n"
-        token.hidden |= token.type in ("td_close", "tr_close")
+        token.hidden |= token.type == "td_close"
         if token.type == "thead_open":
             heads = []
         elif token.type == "th_open":
