@@ -42,7 +42,7 @@ def draw(results: Results) -> Figure:
         for row in here[here["below"]].itertuples():
             panel.annotate(BELOW_MARK, (row.tokens, row.share), (0, 3), textcoords="offset points", ha="center")
         panel.axhline(1, color=style.INK, lw=1, ls=style.DOT)
-        layout.power_axis(panel.xaxis, here["tokens"], apart=8)
+        layout.power_axis(panel.xaxis, here["tokens"], apart=16)
         panel.set_title(names.model_label(model), pad=12)
         panel.set_xlabel("tokens")
         _rates(panel, here)

@@ -103,6 +103,7 @@ def _wrap(figure: Figure, text: Text, words: str) -> float:
     """Breaks the words into lines that fit into the figure; returns their height in inches."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     room = SPARE * (figure.get_figwidth() - 2 * PAD_IN) * figure.dpi
+    words = words.replace(" %", "\N{NO-BREAK SPACE}%")
     for characters in range(200, 20, -2):
         lines = (textwrap.fill(line, characters, break_on_hyphens=False) for line in words.splitlines())
         text.set_text("\n".join(lines))
