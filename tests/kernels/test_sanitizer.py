@@ -27,7 +27,7 @@ SCRIPT = Path(sanitized.__file__)
 FAULT = 9
 LIMIT_S = 300
 START_S = 120
-"""Until a process under a tool uses the GPU: the tool's own limit is shorter than many processes take to import PyTorch."""
+"""Until a process under a tool uses the GPU. The tool's own limit is shorter than many take to import PyTorch."""
 AT_ONCE = min(12, os.cpu_count() or 1)
 """Processes, each with its part of the layers: most of their time they compile, or start."""
 
