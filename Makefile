@@ -32,7 +32,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose contribute cutlass checkouts kernels peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
+.PHONY: help choose contribute cutlass flashinfer checkouts kernels peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -120,6 +120,9 @@ checkouts: $(READY)  ## clone ScatterMoE, TritonMoE (the paper's code), Tutel an
 
 kernels: $(READY)  ## compile FlashInfer's mono_moe and MAGMA's vbatched GEMM, one kernel each, into .peers (needs nvcc)
 	$(RUN) baselines/builds/checkouts/kernels.py $(ARGS)
+
+flashinfer: $(READY)  ## compile FlashInfer's cutlass_fused_moe for Hopper, into .peers/flashinfer_cutlass (needs nvcc; 15 minutes on two cores)
+	$(RUN) baselines/builds/checkouts/fused_moe.py $(ARGS)
 
 cutlass: $(READY)  ## compile CUTLASS's grouped GEMM for Hopper, into .peers/cutlass (needs nvcc)
 	$(RUN) baselines/builds/cutlass/build.py $(ARGS)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
 )
 
 from .install import trees
-from .install.installed import first_line, installed_version
+from .install.installed import find_nvcc, first_line, installed_version
 from .parts.in_build import run_once
 from .parts.shapes import WHOLE_16_BYTES, divisible
 
@@ -131,7 +130,7 @@ def _problem() -> str:
     """Why DeepGEMM cannot run in this process, with the command that would mend it; empty if it can."""
     import torch
 
-    if not any(os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")) and not _has_nvcc():
+    if not any(os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")) and not find_nvcc():
         return "DeepGEMM compiles its kernels at first use and finds no nvcc: set CUDA_HOME to a CUDA of 12.3 or later"
     try:
         import deep_gemm
@@ -147,7 +146,3 @@ def _problem() -> str:
             f"the adapter writes scales as DeepGEMM wants them on Hopper (compute capability 9.0), this GPU has {have}"
         )
     return ""
-
-
-def _has_nvcc() -> bool:
-    return shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists()

@@ -66,6 +66,7 @@ SYSTEMS = {
     "deep_gemm": ("DeepGEMM", "library"),
     "finegrained_fp8": ("finegrained-fp8", "library"),
     "flashinfer_mono": ("FlashInfer mono_moe", "library"),
+    "flashinfer_cutlass": ("FlashInfer CUTLASS", "library"),
     "torch_grouped_mm": ("PyTorch grouped_mm", "pytorch"),
     "torch_grouped_mm_compiled": ("PyTorch grouped_mm compiled", "pytorch"),
     "torch_batched_mm": ("PyTorch batched_mm", "pytorch"),

@@ -17,9 +17,11 @@ from .finding import DISPUTED, Finding, Verdict, rule
 
 TRITON = ("vllm", "vllm_tuned", "sglang")
 """Serving systems whose expert GEMMs are one Triton kernel."""
-CUTLASS = ("cutlass_grouped", "torch_grouped_mm", "torch_grouped_mm_compiled", "megablocks_grouped_cutlass")
+CUTLASS = ("cutlass_grouped", "torch_grouped_mm", "torch_grouped_mm_compiled", "megablocks_grouped_cutlass",
+           "flashinfer_cutlass")  # fmt: skip
 HOPPER = ("h100", "h200", "h20")
-MONO_MOE = "flashinfer_mono"
+MONO_MOE, BESIDE = "flashinfer_mono", "flashinfer_cutlass"
+"""FlashInfer's one launch, and the path of its own that it is claimed against."""
 KIMI, KIMI_FORMATS = "kimi_k2", ("int4_g32", "fp8_block")
 MONO_MOE_SHAPE = "256 experts, ffn 512, hidden 2048, as Qwen3.5-35B-A3B has"
 
@@ -62,9 +64,14 @@ def int4_slower(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
 
 @rule("mono-moe-decode", among=DISPUTED, shape=MONO_MOE_SHAPE)
 def mono_moe(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
-    """FlashInfer's CUTLASS path is not among the systems: what mono_moe is compared with here decides nothing."""
-    lack, frame = "FlashInfer's CUTLASS path is not among the systems", evidence.study("quant")
+    """Where FlashInfer's CUTLASS path has no row, what mono_moe is compared with decides nothing."""
+    lack, frame = "FlashInfer's CUTLASS path has no row on its shape", evidence.study("quant")
     rows = frame[frame["quant"] == "fp8_block"]
+    pairs = ratios(rows[rows["tokens"] == figures["tokens"]], MONO_MOE, [BESIDE], "best")
+    if not pairs.empty:
+        held = pairs["high"] >= figures["speedup"]
+        verdict = Verdict.of(held.all(), (pairs["low"] > 1).any())
+        return Finding(verdict, {"pairs": pairs}, sources(frame, rows_of(pairs)), (int(held.sum()), len(pairs)))
     others = set(rows["implementation"]) - {MONO_MOE, LIMIT}
     pairs = to_best(ratios(rows, MONO_MOE, others, "best"))
     for best in pairs[pairs["tokens"] == figures["tokens"]].itertuples():

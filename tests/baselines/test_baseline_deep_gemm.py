@@ -95,7 +95,7 @@ def test_unavailable_says_why_and_what_to_type(monkeypatch):
 def test_without_nvcc_it_is_unavailable(stub, monkeypatch):
     monkeypatch.delenv("CUDA_HOME")
     monkeypatch.delenv("CUDA_PATH", raising=False)
-    monkeypatch.setattr(deep_gemm, "_has_nvcc", lambda: False)
+    monkeypatch.setattr(deep_gemm, "find_nvcc", lambda: "")
     check = deep_gemm.DeepGemm().check(fp8())
     assert check.status.value == "unavailable"
     assert "finds no nvcc: set CUDA_HOME" in check.reason

@@ -68,4 +68,16 @@ def test_mono_moe_without_what_it_is_claimed_against_is_told_and_decides_nothing
     told = texts("mono-moe-decode", rows)
     assert told.verdict.value == "not testable here"
     assert "over the fastest of those here, fast, mono_moe is 1.10x as fast at one token" in told.sentence
-    assert "not among the systems" in told.sentence
+    assert "FlashInfer's CUTLASS path has no row" in told.sentence
+
+
+@pytest.mark.parametrize(
+    ("us", "verdict"), [(92.0, "holds"), (60.0, "holds in part"), (20.1, "does not hold"), (15.0, "does not hold")]
+)
+def test_mono_moe_beside_what_it_is_claimed_against(us, verdict):
+    rows = [quant("flashinfer_mono", 20.0, "fp8_block", tokens=1), quant("vllm", 30.0, "fp8_block", tokens=1),
+            quant("flashinfer_cutlass", us, "fp8_block", tokens=1),
+            quant("flashinfer_mono", 40.0, "fp8_block", tokens=8)]  # fmt: skip
+    told = texts("mono-moe-decode", rows)
+    assert told.verdict.value == verdict
+    assert f"mono_moe is {us / 20:.2f}x as fast as FlashInfer's CUTLASS path at 1 token" in told.sentence

@@ -47,12 +47,17 @@ class Kernel:
 
 def flashinfer(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """The kernel's sources and CUTLASS's headers. Raises BuildError."""
+    out_of_wheel(folder, (MONO_MOE, CUTLASS))
+    headers = [folder / MONO_MOE, folder / MONO_MOE / "src", folder / CUTLASS]
+    return headers, {"flashinfer": FLASHINFER}
+
+
+def out_of_wheel(folder: Path, parts: tuple[str, ...]) -> None:
+    """Puts what lies under `parts` in FlashInfer's wheel, which pip downloads, into a folder. Raises BuildError."""
     run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--dest", str(folder),
          f"flashinfer-python=={FLASHINFER}"], folder, os.environ)  # fmt: skip
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith((MONO_MOE, CUTLASS))])
-    headers = [folder / MONO_MOE, folder / MONO_MOE / "src", folder / CUTLASS]
-    return headers, {"flashinfer": FLASHINFER}
+        wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(parts)])
 
 
 def magma(folder: Path) -> tuple[list[Path], dict[str, str]]:
@@ -96,21 +101,26 @@ def make(kernel: Kernel, out: Path, nvcc: str) -> dict[str, str]:
     """Replaces the folder `out`; what its BUILD.json says. Raises BuildError."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        said = run([nvcc, "--version"], scratch, os.environ)
-        release = re.search(r"release ([\d.]+)", said)
+        release = release_of(nvcc)
         headers, facts = kernel.sources(scratch)
         library = scratch / f"{kernel.source.stem}.so"
         includes = [f"-I{folder}" for folder in (STANDINS, *headers)]
         # With -arch, nvcc 13 compiles for compute_90 as well, which has no fp8 WGMMA.
         arch = f"-gencode=arch=compute_{kernel.arch},code=sm_{kernel.arch}"
         run([nvcc, *FLAGS, *kernel.flags, arch, *includes, str(kernel.source), "-o", str(library)], scratch, os.environ)
-        record = {**facts, "nvcc": release.group(1) if release else "?", "arch": f"sm_{kernel.arch}",
+        record = {**facts, "nvcc": release, "arch": f"sm_{kernel.arch}",
                   "source": hashlib.sha256(kernel.source.read_bytes()).hexdigest()[:16]}  # fmt: skip
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         shutil.copy(library, out)
     (out / "BUILD.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return record
+
+
+def release_of(nvcc: str) -> str:
+    """As in "13.0". Raises BuildError if it does not run."""
+    release = re.search(r"release ([\d.]+)", run([nvcc, "--version"], HERE, os.environ))
+    return release.group(1) if release else "?"
 
 
 if __name__ == "__main__":
