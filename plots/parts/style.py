@@ -71,7 +71,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "deep_gemm": ("#3c9aa8", "^", DASHDOT),
     "finegrained_fp8": ("#2a7f9c", "p", DOT),
     "flashinfer_mono": ("#12505e", "1", DOT),
-    "flashinfer_cutlass": ("#1a6d8f", "h", DASHDOT),
+    "flashinfer_cutlass": ("#1a6d8f", "3", DASHDOT),
     "torch_grouped_mm": ("#9b72cf", "<", DASHDOT),
     "torch_grouped_mm_compiled": ("#4a1f86", ">", DASH),
     "torch_batched_mm": ("#7a4fc0", "s", DOT),
