@@ -22,10 +22,12 @@ CASE = [field.name for field in fields(Case) if field.name != "facts"]
 
 
 def committed(study: str):
-    """The rows of the study on the device, and the plan that they are all of."""
+    """The rows of the study on the device that most came in one go, those of one commit, and the plan that they are all
+    of."""
     asked = overrides.planned_job([f"study={study}"]).plan
     kind = measurements()[asked.measurement.kind]
     rows, _ = read_run(ROOT / "results" / DEVICE / f"{study}.csv", kind)
+    rows = rows[rows["git_commit"] == rows["git_commit"].mode()[0]]
     cases = {row["case_hash"]: Case(**{name: row[name] for name in CASE}) for row in rows.to_dict("records")}
     ran = rows.groupby("implementation")["case_hash"].agg(set)
     skipped = {name: frozenset(case.case_hash for case in cases.values()) - hashes for name, hashes in ran.items()}
