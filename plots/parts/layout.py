@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -76,7 +77,7 @@ def finish(figure: Figure, handles: Sequence[Artist], notes: str, source: str) -
     """
     panels, width = figure.get_figheight(), figure.get_figwidth()
     title = figure._suptitle  # type: ignore[attr-defined]
-    above = _wrap(figure, title, title.get_text()) + 2 * PAD_IN
+    above = _wrap(figure, title, title.get_text(), even=True) + 2 * PAD_IN
     left = PAD_IN / width
     small = figure.text(left, 0, "", va="bottom", color="#666666", fontsize=style.SMALL_PT, linespacing=1.15)
     below = PAD_IN + _wrap(figure, small, source) + PAD_IN
@@ -99,18 +100,25 @@ def finish(figure: Figure, handles: Sequence[Artist], notes: str, source: str) -
     return figure
 
 
-def _wrap(figure: Figure, text: Text, words: str) -> float:
-    """Breaks the words into lines that fit into the figure; returns their height in inches."""
+def _wrap(figure: Figure, text: Text, words: str, even: bool = False) -> float:
+    """Breaks the words into lines that fit into the figure; returns their height in inches. even: into lines of about
+    one length, no more of them."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     room = SPARE * (figure.get_figwidth() - 2 * PAD_IN) * figure.dpi
     words = words.replace(" %", "\N{NO-BREAK SPACE}%")
     for characters in range(200, 20, -2):
-        lines = (textwrap.fill(line, characters, break_on_hyphens=False) for line in words.splitlines())
-        text.set_text("\n".join(lines))
-        extent = text.get_window_extent(renderer)
-        if extent.width <= room:
+        text.set_text(_filled(words, characters))
+        if text.get_window_extent(renderer).width <= room:
             break
-    return extent.height / figure.dpi
+    lines = text.get_text().count("\n")
+    narrower = range(characters, 20, -1) if even else ()
+    fits = itertools.takewhile(lambda width: _filled(words, width).count("\n") == lines, narrower)
+    text.set_text(_filled(words, min(fits, default=characters)))
+    return text.get_window_extent(renderer).height / figure.dpi
+
+
+def _filled(words: str, characters: int) -> str:
+    return "\n".join(textwrap.fill(line, characters, break_on_hyphens=False) for line in words.splitlines())
 
 
 def _legend(figure: Figure, handles: Sequence[Artist]) -> Any:
