@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tritonmoe_bench.experiments.implementation.contract import Case, Check, Forward, Weights, unavailable
 
 from .install import trees
+from .parts.hopper import problem
 from .parts.in_build import ConfiguredInBuild
 from .parts.shapes import WHOLE_16_BYTES, divisible
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 FOLDER = trees.folder("cutlass")
 MAKE = "python baselines/builds/cutlass/build.py"
-CAPABILITY = (9, 0)
 ERRORS = {
     -1: "no such tile",
     -2: "an argument that the kernel does not take",
@@ -46,9 +46,8 @@ class CutlassGrouped(ConfiguredInBuild):
         return f"CUTLASS {record['cutlass']} (nvcc {record['nvcc']})" if record else ""
 
     def check(self, case: Case) -> Check:
-        problem = _problem()
-        if problem:
-            return unavailable(problem)
+        if fault := _problem():
+            return unavailable(fault)
         return divisible(case, WHOLE_16_BYTES, "TMA needs rows of whole 16 bytes")
 
     def build(self, case: Case, weights: Weights) -> Forward:
@@ -156,18 +155,6 @@ def _gpu_us(call: Callable[[], object]) -> float:
 
 @functools.cache
 def _problem() -> str:
-    """Why the library cannot run in this process, with the command that would mend it; empty if it can."""
-    import torch
-
-    if not trees.record(FOLDER):
-        return f"CUTLASS's kernels are not compiled: {MAKE} (needs nvcc 12 or later); torch_grouped_mm and " \
-               "megablocks_grouped_cutlass run CUTLASS too"  # fmt: skip
-    try:
-        for dtype in ("bf16", "fp16"):
-            load(FOLDER / f"{dtype}.so")
-    except (OSError, AttributeError) as error:
-        return f"{error}: {MAKE}"
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() != CAPABILITY:
-        have = "{}.{}".format(*torch.cuda.get_device_capability())
-        return f"the kernels are Hopper's (compute capability 9.0), this GPU has {have}: use torch_grouped_mm"
-    return ""
+    needs = "nvcc 12 or later; torch_grouped_mm and megablocks_grouped_cutlass run CUTLASS too"
+    libraries = [FOLDER / f"{dtype}.so" for dtype in ("bf16", "fp16")]
+    return problem("CUTLASS's grouped GEMM", FOLDER, MAKE, needs, lambda: list(map(load, libraries)), gpu=False)

@@ -32,6 +32,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
 from .install import trees
 from .install.installed import find_nvcc
 from .parts.conversions import Conversions
+from .parts.hopper import problem
 from .parts.in_build import ConfiguredInBuild, run_once
 from .parts.shapes import WHOLE_16_BYTES, divisible
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 FOLDER = trees.folder("flashinfer_cutlass")
 LIBRARY = "fused_moe.so"
 MAKE = "python baselines/builds/checkouts/fused_moe.py"
-CAPABILITY = (9, 0)
 COMPILER = "TRTLLM_DG_NVCC_COMPILER"
 """The environment variable that names the compiler of the kernels for fp8_block."""
 GATE_UP, DOWN = 0, 1
@@ -72,9 +72,8 @@ class FlashinferCutlass(ConfiguredInBuild):
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 
-        problem = _problem()
-        if problem:
-            return unavailable(problem)
+        if fault := _problem():
+            return unavailable(fault)
         if case.dtype != "bf16":
             return unsupported(f"compiled for bf16 activations alone, got {case.dtype}")
         if case.num_experts > MAX_EXPERTS or case.top_k > MAX_TOP_K:
@@ -241,18 +240,5 @@ def declared(library: Any) -> Any:
 
 @functools.cache
 def _problem() -> str:
-    """Why the kernels cannot run in this process, with the command that would mend it; empty if they can."""
-    import torch
-
-    if not trees.record(FOLDER):
-        return f"FlashInfer's cutlass_fused_moe is not compiled: {MAKE} (needs nvcc 12.8 or later, and 20 minutes)"
-    if not torch.cuda.is_available():
-        return "FlashInfer's cutlass_fused_moe needs an NVIDIA GPU"
-    if torch.cuda.get_device_capability() != CAPABILITY:
-        have = "{}.{}".format(*torch.cuda.get_device_capability())
-        return f"the kernels were compiled for Hopper (compute capability 9.0), this GPU has {have}"
-    try:
-        load(FOLDER / LIBRARY)
-    except (OSError, AttributeError) as error:
-        return f"{error}: {MAKE}"
-    return ""
+    name = "FlashInfer's cutlass_fused_moe"
+    return problem(name, FOLDER, MAKE, "nvcc 12.8 or later, and 20 minutes", lambda: load(FOLDER / LIBRARY))

@@ -27,6 +27,7 @@ from tritonmoe_bench.kernels.gating import Gating
 
 from .install import trees
 from .parts.conversions import Conversions
+from .parts.hopper import problem
 from .parts.in_build import run_once
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 FOLDER = trees.folder("flashinfer")
 LIBRARY = "mono_moe.so"
 MAKE = "python baselines/builds/checkouts/kernels.py flashinfer"
-CAPABILITY = (9, 0)
 SHAPE = (256, 2048, 512)
 """num_experts, hidden_dim, ffn_dim."""
 MOST = 8
@@ -67,9 +67,8 @@ class FlashinferMono(Implementation):
         return "a8"
 
     def check(self, case: Case) -> Check:
-        problem = _problem()
-        if problem:
-            return unavailable(problem)
+        if fault := _problem():
+            return unavailable(fault)
         if (case.num_experts, case.hidden_dim, case.ffn_dim) != SHAPE:
             return unsupported("mono_moe has one shape: {} experts, hidden_dim={}, ffn_dim={}".format(*SHAPE))
         if case.tokens > MOST or case.top_k > MOST:
@@ -136,18 +135,4 @@ def declared(library: Any) -> Any:
 
 @functools.cache
 def _problem() -> str:
-    """Why the kernel cannot run in this process, with the command that would mend it; empty if it can."""
-    import torch
-
-    if not trees.record(FOLDER):
-        return f"FlashInfer's mono_moe is not compiled: {MAKE} (needs nvcc 12 or later)"
-    if not torch.cuda.is_available():
-        return "mono_moe needs an NVIDIA GPU"
-    if torch.cuda.get_device_capability() != CAPABILITY:
-        have = "{}.{}".format(*torch.cuda.get_device_capability())
-        return f"mono_moe is Hopper's (compute capability 9.0), this GPU has {have}"
-    try:
-        load(FOLDER / LIBRARY)
-    except (OSError, AttributeError) as error:
-        return f"{error}: {MAKE}"
-    return ""
+    return problem("FlashInfer's mono_moe", FOLDER, MAKE, "nvcc 12 or later", lambda: load(FOLDER / LIBRARY))

@@ -27,6 +27,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
 
 from .install import trees
 from .parts.conversions import Conversions
+from .parts.hopper import problem
 from .parts.in_build import run_once
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 FOLDER = trees.folder("magma")
 LIBRARY = "sgemm_vbatched.so"
 MAKE = "python baselines/builds/checkouts/kernels.py magma"
-CAPABILITY = (9, 0)
 
 
 class MagmaVbatched(Implementation):
@@ -54,8 +54,8 @@ class MagmaVbatched(Implementation):
         return "float32 weights and rows, tiles of 64 columns x 40 rows x 16"
 
     def check(self, case: Case) -> Check:
-        problem = _problem()
-        return unavailable(problem) if problem else OK
+        fault = _problem()
+        return unavailable(fault) if fault else OK
 
     def build(self, case: Case, weights: Weights) -> Forward:
         library = load(FOLDER / LIBRARY)
@@ -150,16 +150,6 @@ def declared(library: Any) -> Any:
 
 @functools.cache
 def _problem() -> str:
-    """Why MAGMA cannot run in this process, with the command that would mend it; empty if it can."""
-    import torch
-
-    if not trees.record(FOLDER):
-        return f"MAGMA's sgemm_vbatched is not compiled: {MAKE} (needs nvcc 12 or later)"
-    try:
-        load(FOLDER / LIBRARY)
-    except (OSError, AttributeError) as error:
-        return f"{error}: {MAKE}"
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() != CAPABILITY:
-        have = "{}.{}".format(*torch.cuda.get_device_capability())
-        return f"MAGMA was compiled for compute capability 9.0, this GPU has {have}"
-    return ""
+    return problem(
+        "MAGMA's sgemm_vbatched", FOLDER, MAKE, "nvcc 12 or later", lambda: load(FOLDER / LIBRARY), gpu=False
+    )
