@@ -12,7 +12,6 @@ installed sgl-deep-gemm.
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,7 +129,7 @@ def _problem() -> str:
     """Why DeepGEMM cannot run in this process, with the command that would mend it; empty if it can."""
     import torch
 
-    if not any(os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")) and not find_nvcc():
+    if not find_nvcc():
         return "DeepGEMM compiles its kernels at first use and finds no nvcc: set CUDA_HOME to a CUDA of 12.3 or later"
     try:
         import deep_gemm

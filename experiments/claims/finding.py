@@ -65,7 +65,7 @@ class OwnCode:
 
     ratios: those that decide it, if any; points: at how many points the claim holds as published, and of how many;
     better, worse: at how many the code is better than claimed, and worse; earlier: whether a measurement before this
-    harness says so, for want of rows.
+    harness says so, for want of rows; numbers: as of a finding, by rows of that code.
     """
 
     verdict: Verdict
@@ -74,6 +74,7 @@ class OwnCode:
     better: int = 0
     worse: int = 0
     earlier: bool = False
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def by_ratios(cls, ratios: pd.Series, low: float | pd.Series, high: float) -> OwnCode | None:
@@ -90,7 +91,7 @@ class OwnCode:
         """What the claim's rule finds where rows of the paper's own code stand for those of the pipeline here."""
         pairs = finding.numbers.get("pairs", pd.DataFrame())
         ratios = pairs["ratio"] if "ratio" in pairs else pd.Series(dtype=float)
-        return cls(finding.verdict, ratios, finding.held or (0, 0), *finding.misses)
+        return cls(finding.verdict, ratios, finding.held or (0, 0), *finding.misses, numbers=finding.numbers)
 
 
 @dataclass(frozen=True)

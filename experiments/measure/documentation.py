@@ -29,6 +29,11 @@ published numbers.
 current one, as its sentences and verdicts were published, every tile that `make tune` timed for the committed table,
 and the two runs that show what spreading a sweep over two cards saves. What is older is in the history of git.
 
+A run may have been measured in several parts, on more than one card: `git_commit`, `device_uuid` and `timestamp_utc`
+say which row belongs to which. In `nvidia-h200/throughput.csv` the rows of `qwen2_paper` at commit f47be6b are those of
+the archived run 20261128T200657Z-786b, put under the current `run_id` by hand; since then `fast` and `stream` alone
+have other revisions. In `headline.csv` `stream` is of a later day than the other systems.
+
 ## Recorded routing
 
 `routing=<file>` has a sweep take its routing from a recording, which has a point for each of its layers. The files of

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..analysis.compare import span
 from ..analysis.names import model_label
 from ..analysis.traffic import ACCOUNTINGS
 from ..claims import Finding, Verdict
+from ..claims.finding import OwnCode
 from ..table.limits import BELOW_MARK
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -74,11 +76,17 @@ def claim_texts(finding: Finding) -> ClaimTexts:
         title=say_if(template, "title", claim.id), claimed=say_if(template, "claimed", claim.claim, **numbers),
         brief=brief, miss=miss,
         own_code=say("claims.j2", "own_code", own=finding.own_code) if finding.own_code else "",
-        own_ratios=say("claims.j2", "own_ratios", own=finding.own_code) if finding.own_code else "",
+        own_ratios=_own_ratios(template, finding.own_code, numbers) if finding.own_code else "",
         files=tuple(source.file for source in finding.sources),
         rows=say("claims.j2", "decided_by", sources=finding.sources), rule=say(template, "rule", **numbers),
         threads=say("claims.j2", "stated_in", threads=claim.threads), figure=claim.figure,
     )  # fmt: skip
+
+
+def _own_ratios(template: str, own: OwnCode, numbers: Mapping[str, Any]) -> str:
+    """As the claim's template tells it of rows of that code, where it has its own macro for it."""
+    ratios = say("claims.j2", "own_ratios", own=own)
+    return say_if(template, "own", ratios, **numbers, **own.numbers) if own.numbers else ratios
 
 
 def say(template: str, macro: str, **numbers: Any) -> str:

@@ -28,7 +28,7 @@ fp8 = partial(case, quant="fp8_block")
 def nothing_kept(monkeypatch, tmp_path):
     """No .peers/deep_gemm, a GPU and a CUDA to compile with, and no answer kept from another test."""
     monkeypatch.setattr(trees, "FOLDER", tmp_path / ".peers")
-    monkeypatch.setenv("CUDA_HOME", "/cuda/of/the/test")
+    monkeypatch.setattr(deep_gemm, "find_nvcc", lambda: "/cuda/of/the/test/bin/nvcc")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     deep_gemm._problem.cache_clear()
@@ -93,8 +93,6 @@ def test_unavailable_says_why_and_what_to_type(monkeypatch):
 
 
 def test_without_nvcc_it_is_unavailable(stub, monkeypatch):
-    monkeypatch.delenv("CUDA_HOME")
-    monkeypatch.delenv("CUDA_PATH", raising=False)
     monkeypatch.setattr(deep_gemm, "find_nvcc", lambda: "")
     check = deep_gemm.DeepGemm().check(fp8())
     assert check.status.value == "unavailable"

@@ -43,7 +43,9 @@ def test_the_papers_own_code_is_told_on_which_side_it_misses():
     rows = traffic("tritonmoe", 90, 9) + traffic("tritonmoe_unfused", 90, 10)
     own = finding("memory-traffic", rows).own_code
     assert (own.points, own.better, own.worse) == ((0, 2), 0, 2)
-    assert texts("memory-traffic", rows).own_code.endswith("**does not hold** (0 of 2; worse than claimed at 2)")
+    told = texts("memory-traffic", rows)
+    assert told.own_code.endswith("**does not hold** (0 of 2; worse than claimed at 2)")
+    assert (told.own_ratios, told.brief) == ("1 %", "-")
 
 
 @pytest.mark.parametrize(
