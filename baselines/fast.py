@@ -46,7 +46,9 @@ class Fast(Implementation):
     #    more than 48 rows on average are of up to 96, and a tail's products run beside those of the tile.
     #    The router: logits of up to 16 tokens in smaller pieces, top-k of each token by one warp. The output-centric
     #    path: down has four steps on their way, fp8_block other tiles and two tokens, 256 small experts three.
-    revision = 7
+    # 8: the output-centric path: several tokens read what they share once from memory, two take it from 32 experts on,
+    #    three from 128, four of small ones; down loads its values thread by thread in 16 bits; other tiles.
+    revision = 8
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

@@ -25,7 +25,7 @@ class FastA8(Implementation):
     name = "fast_a8"
     family = Fast.family
     source = Fast.source
-    revision = Fast.revision
+    revision = 7  # revision 8 of Fast is the output-centric path alone, which this does not take
     needs_gpu = Fast.needs_gpu
     quants = ("mxfp4", "int4")
 

@@ -35,7 +35,7 @@ class _FastVariant(Implementation):
 
     family = "fastvariant"
     source = Fast.source
-    revision = Fast.revision
+    revision = 7  # revision 8 of Fast is the output-centric path alone
     needs_gpu = Fast.needs_gpu
 
     def version(self) -> str:
@@ -68,6 +68,7 @@ class OutputCentric(_FastVariant):
     """The path for a token or two, for any number of tokens that a decode step has."""
 
     name = "fastvariant_output_centric"
+    revision = Fast.revision
 
     def check(self, case: Case) -> Check:
         if case.tokens > MAX_DECODE_TOKENS:

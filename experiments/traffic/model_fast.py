@@ -242,7 +242,8 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Ite
         # A program looks its expert up for every step.
         ("down", "topk_experts", reads(slots * INDEX_BYTES, back * -(-ffn // tiles.down.step))),
         ("down", "down_weights", down),
-        ("down", "intermediate", reads(intermediate, back)),
+        # In 16 bits each row of a tile loads it for itself.
+        ("down", "intermediate", reads(intermediate, back * (tiles.down.block_n if case.quant == "none" else 1))),
         ("down", "output", writes(x)),
     ]
 

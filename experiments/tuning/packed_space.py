@@ -37,12 +37,13 @@ FOUR_BITS: Tiles = {
 }
 FP8_FEW = {
     "few_gate_up": (
-        FewTile(4, 512, 2), FewTile(4, 512, 2, 3), FewTile(4, 512, 2, 6), FewTile(8, 512, 4, 3), FewTile(16, 512, 4, 3),
-        FewTile(4, 1024, 2, 3), FewTile(8, 1024, 4, 3), FewTile(8, 512, 2, 4),
+        FewTile(4, 512, 2), FewTile(4, 512, 2, 2), FewTile(8, 512, 4), FewTile(8, 512, 4, 2), FewTile(8, 512, 8),
+        FewTile(8, 1024, 4), FewTile(8, 1024, 4, 2), FewTile(16, 512, 4, 2),
     ),
     "few_down": (
-        FewTile(4, 512, 2), FewTile(8, 1024, 8), FewTile(4, 512, 4), FewTile(8, 512, 4), FewTile(4, 1024, 4),
-        FewTile(4, 256, 2), FewTile(8, 256, 4),
+        FewTile(4, 512, 2, 4), FewTile(8, 1024, 8, 4), FewTile(4, 512, 4, 4), FewTile(8, 512, 4, 4),
+        FewTile(4, 1024, 4, 4), FewTile(4, 256, 2, 4), FewTile(8, 256, 4, 4), FewTile(4, 512, 4, 8),
+        FewTile(8, 512, 8, 8), FewTile(16, 512, 8, 4),
     ),
 }  # fmt: skip
 

@@ -112,12 +112,14 @@ LITTLE_TILES: dict[str, dict[int, tuple[FastTile, ...]]] = {
 }
 FEW: dict[str, tuple[FewTile, ...]] = {
     "few_gate_up": (
-        FewTile(2, 1024, 2), FewTile(4, 1024, 4), FewTile(4, 512, 2), FewTile(2, 512, 2), FewTile(16, 256, 4),
-        FewTile(1, 1024, 2), FewTile(2, 2048, 4), FewTile(2, 1024, 2, 3), FewTile(4, 512, 2, 3), FewTile(4, 1024, 4, 3),
+        FewTile(2, 1024, 2), FewTile(4, 512, 2), FewTile(2, 512, 2), FewTile(1, 512, 1, 2), FewTile(1, 2048, 4, 2),
+        FewTile(1, 1024, 2), FewTile(2, 2048, 4), FewTile(2, 1024, 2, 2), FewTile(2, 512, 2, 2), FewTile(1, 1024, 2, 2),
+        FewTile(4, 1024, 4, 2),
     ),
     "few_down": (
-        FewTile(4, 2048, 4), FewTile(4, 512, 4), FewTile(4, 1024, 2), FewTile(4, 512, 2), FewTile(8, 256, 4),
-        FewTile(8, 1024, 4), FewTile(8, 512, 4), FewTile(2, 512, 2),
+        FewTile(4, 512, 4, 4), FewTile(4, 256, 4, 4), FewTile(8, 256, 4, 4), FewTile(8, 512, 4, 4),
+        FewTile(2, 512, 2, 4), FewTile(4, 512, 4, 8), FewTile(4, 256, 4, 8), FewTile(8, 256, 4, 8),
+        FewTile(4, 1024, 4, 4), FewTile(4, 1024, 8, 4), FewTile(8, 512, 8, 4),
     ),
 }  # fmt: skip
 

@@ -24,8 +24,24 @@ SCALED_APART = tl.constexpr(16)
 """Neighbours whose products are summed before they are scaled: as many weights of 8 bits as a thread loads at once."""
 APART = tl.constexpr(8)
 """Of 16 bits, in down."""
-LONGEST = tl.constexpr(32)
-"""The most steps of a token that the loop of down holds one by one."""
+LONGEST, SCALED_LONGEST = 48, 32
+"""The most steps that a loop holds one by one: with scales, some compilers run out of registers for what they load
+ahead."""
+
+
+@triton.jit
+def owned(SEVERAL: tl.constexpr):
+    """(slot or token, column) of this program. SEVERAL tokens: the same column of all of them is computed side by side,
+    so that what two that share an expert read of its weights comes from memory once, and once more from L2."""
+    if SEVERAL:
+        return tl.program_id(0), tl.program_id(1)
+    else:
+        return tl.program_id(1), tl.program_id(0)
+
+
+def grid_of(rows: int, columns: int, several: bool) -> tuple[int, int]:
+    """The grid for `owned`, of so many slots or tokens."""
+    return (rows, columns) if several else (columns, rows)
 
 
 @triton.jit
@@ -39,9 +55,9 @@ def _scales(scales, matrix, n_block, start, end, STEP: tl.constexpr, N: tl.const
 
 @triton.jit
 def _products(tile, values, APART: tl.constexpr):
-    """Sums of APART neighbours, float32 [rows, STEP / APART], of a tile [rows, STEP] times values [STEP]: fewer
-    registers for the sums."""
-    products = unpack_e4m3(tile, tl.float32) * values.to(tl.float32)[None, :]
+    """Sums of APART neighbours, float32 [rows, STEP / APART], of a tile [rows, STEP] times values of its shape or
+    [1, STEP]: fewer registers for the sums."""
+    products = unpack_e4m3(tile, tl.float32) * values.to(tl.float32)
     if APART == 1:
         return products
     else:
@@ -49,38 +65,69 @@ def _products(tile, values, APART: tl.constexpr):
 
 
 @triton.jit
+def _few_gate_up_step(
+    row, gate, scales, expert, block, n, k, start,
+    FFN: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """A step of neurons n: gate's and up's weights [BLOCK_N, STEP], their scales, if there are, and x [STEP]. WHOLE:
+    nothing of any step is outside."""
+    if WHOLE:
+        gate_tile = tl.load(gate + start)
+        up_tile = tl.load(gate + FFN * K + start)
+        values = tl.load(row + start)
+    else:
+        inside = (n < FFN)[:, None] & (k < K - start)[None, :]
+        gate_tile = tl.load(gate + start, mask=inside, other=0.0)
+        up_tile = tl.load(gate + FFN * K + start, mask=inside, other=0.0)
+        values = tl.load(row + start, mask=k < K - start, other=0.0)
+    if scales is None:
+        return gate_tile, up_tile, gate_tile, up_tile, values  # the tiles stand in
+    else:
+        gate_scales = _scales(scales, expert * 2, block, start, K, STEP, FFN, K)
+        return gate_tile, up_tile, gate_scales, _scales(scales, expert * 2 + 1, block, start, K, STEP, FFN, K), values
+
+
+@triton.jit
 def _few_gate_up(
-    x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert,
+    x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert, column,
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, ON_INPUT: tl.constexpr,
-    BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
     """A few neurons of a slot, by its expert."""
-    columns: tl.constexpr = (FFN + BLOCK_N - 1) // BLOCK_N
-    n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    STEPS: tl.constexpr = (K + STEP - 1) // STEP
+    n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    block = column * BLOCK_N // 128
     k = tl.arange(0, STEP)  # [STEP]
     row = x + (slot // TOP_K).to(tl.int64) * stride_token + k
     gate = gate_up + (expert * (2 * FFN) + n[:, None]) * K + k[None, :]  # [BLOCK_N, STEP]
+    WHOLE: tl.constexpr = K % STEP == 0 and FFN % BLOCK_N == 0
+    DEPTH: tl.constexpr = min(STAGES, STEPS) if STAGES > 1 else 0
+    flying = ()
+    for s in tl.static_range(DEPTH):
+        flying = flying + (_few_gate_up_step(row, gate, scales, expert, block, n, k, s * STEP, FFN, K, STEP, WHOLE),)
     APART: tl.constexpr = 1 if scales is None else SCALED_APART
     gate_sum = tl.zeros([BLOCK_N, STEP // APART], dtype=tl.float32)
     up_sum = tl.zeros([BLOCK_N, STEP // APART], dtype=tl.float32)
-    for start in tl.range(0, K, STEP, num_stages=STAGES):
-        if K % STEP == 0 and FFN % BLOCK_N == 0:
-            gate_tile = tl.load(gate + start)
-            up_tile = tl.load(gate + FFN * K + start)
-            values = tl.load(row + start)
-        else:
-            inside = (n < FFN)[:, None] & (k < K - start)[None, :]
-            gate_tile = tl.load(gate + start, mask=inside, other=0.0)
-            up_tile = tl.load(gate + FFN * K + start, mask=inside, other=0.0)
-            values = tl.load(row + start, mask=k < K - start, other=0.0)
-        gate_products = _products(gate_tile, values, APART)
-        up_products = _products(up_tile, values, APART)
-        if scales is not None:
-            block = tl.program_id(0) % columns * BLOCK_N // 128
-            gate_products *= _scales(scales, expert * 2, block, start, K, STEP, FFN, K)[None, :]
-            up_products *= _scales(scales, expert * 2 + 1, block, start, K, STEP, FFN, K)[None, :]
-        gate_sum += gate_products
-        up_sum += up_products
+    for first in tl.range(0, STEPS, RUN):
+        for j in tl.static_range(RUN):
+            i = first + j + DEPTH
+            if DEPTH == 0:
+                now = _few_gate_up_step(row, gate, scales, expert, block, n, k, i * STEP, FFN, K, STEP, WHOLE)
+            else:
+                now = flying[0]
+            gate_tile, up_tile, gate_scales, up_scales, values = now
+            gate_products = _products(gate_tile, values[None, :], APART)
+            up_products = _products(up_tile, values[None, :], APART)
+            if scales is not None:
+                gate_products *= gate_scales[None, :]
+                up_products *= up_scales[None, :]
+            gate_sum += gate_products
+            up_sum += up_products
+            if DEPTH > 0:
+                step = flying[0]
+                if i < STEPS:
+                    step = _few_gate_up_step(row, gate, scales, expert, block, n, k, i * STEP, FFN, K, STEP, WHOLE)
+                flying = flying[1:] + (step,)
     gate_value = tl.sum(gate_sum, axis=1)
     up_value = tl.sum(up_sum, axis=1)
     if ON_INPUT:
@@ -100,31 +147,31 @@ def _few_gate_up(
 def _few_gate_up_kernel(
     x, gate_up, scales, bias, hidden, experts, expert_map, weights, stride_token, num_global,
     LOCAL: tl.constexpr, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr,
-    ON_INPUT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    ON_INPUT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
+    SEVERAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """hidden[slot] = act(gate, up) * weight of the slot, float32 [N, FFN]; a slot without an expert here has none."""
     wait_for_previous(PDL)
     release_next(PDL)
-    slot = tl.program_id(0) // ((FFN + BLOCK_N - 1) // BLOCK_N)
+    slot, column = owned(SEVERAL)
     if LOCAL is None:
         expert = tl.load(experts + slot).to(tl.int64)
-        _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert,
-                     TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES)  # fmt: skip
+        _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert, column,
+                     TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES, RUN)  # fmt: skip
     else:
         expert = expert_of(experts, expert_map, num_global, slot, True, LOCAL).to(tl.int64)
         if expert < LOCAL:
-            _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert,
-                         TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES)  # fmt: skip
+            _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert, column,
+                         TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES, RUN)  # fmt: skip
 
 
 @triton.jit
 def _few_step(
     experts, expert_map, num_global, down, scales, slot, i, n, k, block,
-    LOCAL: tl.constexpr, STEPS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BLOCK_N: tl.constexpr,
-    STEP: tl.constexpr,
+    LOCAL: tl.constexpr, STEPS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Rows n of the i-th step of a token's slots, [BLOCK_N, STEP], and their scales, if there are; 0 outside, and for a
-    slot without an expert here. slot: the first one of the token."""
+    slot without an expert here. slot: the first one of the token. WHOLE: nothing of any step is outside."""
     start = i % STEPS * STEP
     if LOCAL is None:
         expert = tl.load(experts + slot + i // STEPS)
@@ -133,10 +180,7 @@ def _few_step(
         expert = expert_of(experts, expert_map, num_global, slot + i // STEPS, True, LOCAL)
         end = tl.where(expert < LOCAL, K, 0)
     rows = down + (expert.to(tl.int64) * N + n[:, None]) * K + k[None, :] + start
-    if LOCAL is None and K % STEP == 0 and N % BLOCK_N == 0:
-        tile = tl.load(rows)
-    else:
-        tile = tl.load(rows, mask=(n < N)[:, None] & (k < end - start)[None, :], other=0.0)
+    tile = tl.load(rows) if WHOLE else tl.load(rows, mask=(n < N)[:, None] & (k < end - start)[None, :], other=0.0)
     if scales is None:
         return tile, tile  # stands in
     else:
@@ -145,20 +189,26 @@ def _few_step(
 
 @triton.jit
 def _few_values(
-    experts, expert_map, num_global, hidden, slot, i, k,
-    LOCAL: tl.constexpr, STEPS: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr,
+    experts, expert_map, num_global, hidden, slot, i, n, k,
+    LOCAL: tl.constexpr, STEPS: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """What they meet, float32 [STEP]; 0 outside, and for a slot without an expert here, of which nothing is there."""
+    """What they meet, float32, [BLOCK_N, STEP] and the same in each row, or [STEP]; 0 outside, and for a slot without
+    an expert here, of which nothing is there.
+
+    Of weights of 16 bits each thread loads its own values: those that are loaded once pass through shared memory, with
+    two barriers a step. Of 8 bits it would load twice as many for the same bytes of weights, which costs more.
+    """
     own = slot + i // STEPS
     start = i % STEPS * STEP
-    place = hidden + own * K + start + k
+    place = hidden + own * K + start + (k if SCALED else k[None, :] + (n * 0)[:, None])
+    inside = k if SCALED else k[None, :]
     if LOCAL is not None:
         end = tl.where(expert_of(experts, expert_map, num_global, own, True, LOCAL) < LOCAL, K, 0)
-        return tl.load(place, mask=k < end - start, other=0.0)
+        return tl.load(place, mask=inside < end - start, other=0.0)
     elif K % STEP == 0:
         return tl.load(place)
     else:
-        return tl.load(place, mask=k < K - start, other=0.0)
+        return tl.load(place, mask=inside < K - start, other=0.0)
 
 
 @triton.jit
@@ -187,75 +237,70 @@ def _few_bias(
 def _few_down_kernel(
     hidden, down, scales, bias, y, experts, expert_map, weights, num_global,
     LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
-    BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
+    SEVERAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y[token] = sum over its experts here of down @ hidden, which is weighted already, and of the weighted bias.
 
-    weights: of the biases; None where they have none. Four steps of a token are on their way at any time, the first
-    ones since before the wait: the gate and up kernel waited for the routing before it let this one start.
+    weights: of the biases; None where they have none. The first steps of a token are on their way since before the
+    wait: the gate and up kernel waited for the routing before it let this one start.
     """
-    tl.static_assert(STAGES == 1)
-    columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     STEPS: tl.constexpr = (K + STEP - 1) // STEP
-    LAST: tl.constexpr = TOP_K * STEPS - 1
-    slot = tl.program_id(0) // columns * TOP_K
-    n = tl.program_id(0) % columns * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    block = tl.program_id(0) % columns * BLOCK_N // 128
+    ALL: tl.constexpr = TOP_K * STEPS
+    token, column = owned(SEVERAL)
+    slot = token * TOP_K
+    n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    block = column * BLOCK_N // 128
     k = tl.arange(0, STEP)  # [STEP]
-    t0, s0 = _few_step(
-        experts, expert_map, num_global, down, scales, slot, 0, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
-    )
-    t1, s1 = t0, s0
-    if LAST >= 1:
-        t1, s1 = _few_step(
-            experts, expert_map, num_global, down, scales, slot, 1, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
-        )
-    t2, s2 = t0, s0
-    if LAST >= 2:
-        t2, s2 = _few_step(
-            experts, expert_map, num_global, down, scales, slot, 2, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
-        )
-    t3, s3 = t0, s0
-    if LAST >= 3:
-        t3, s3 = _few_step(
-            experts, expert_map, num_global, down, scales, slot, 3, n, k, block, LOCAL, STEPS, N, K, BLOCK_N, STEP
+    SCALED: tl.constexpr = scales is not None
+    WHOLE: tl.constexpr = LOCAL is None and K % STEP == 0 and N % BLOCK_N == 0
+    DEPTH: tl.constexpr = min(STAGES, ALL)
+    tiles = ()
+    for s in tl.static_range(DEPTH):
+        tiles = tiles + (
+            _few_step(
+                experts, expert_map, num_global, down, scales, slot, s, n, k, block, LOCAL, STEPS, N, K, STEP, WHOLE
+            ),
         )
     biases = tl.zeros([BLOCK_N], dtype=tl.float32)
     if bias is not None:
         biases = _few_bias(bias, experts, expert_map, weights, num_global, slot, n, LOCAL, TOP_K, N, BLOCK_N)
     wait_for_previous(PDL)
     release_next(PDL)
-    v0 = _few_values(experts, expert_map, num_global, hidden, slot, 0, k, LOCAL, STEPS, K, STEP)
-    v1 = v0
-    if LAST >= 1:
-        v1 = _few_values(experts, expert_map, num_global, hidden, slot, 1, k, LOCAL, STEPS, K, STEP)
-    v2 = v0
-    if LAST >= 2:
-        v2 = _few_values(experts, expert_map, num_global, hidden, slot, 2, k, LOCAL, STEPS, K, STEP)
-    v3 = v0
-    if LAST >= 3:
-        v3 = _few_values(experts, expert_map, num_global, hidden, slot, 3, k, LOCAL, STEPS, K, STEP)
-    SUMMED: tl.constexpr = SCALED_APART if scales is not None else APART
+    values = ()
+    for s in tl.static_range(DEPTH):
+        values = values + (
+            _few_values(experts, expert_map, num_global, hidden, slot, s, n, k, LOCAL, STEPS, K, STEP, SCALED),
+        )
+    SUMMED: tl.constexpr = SCALED_APART if SCALED else APART
     total = tl.zeros([BLOCK_N, STEP // SUMMED], dtype=tl.float32)
-    RUN: tl.constexpr = LAST + 1 if LAST < LONGEST else STEPS if STEPS <= LONGEST else 1
-    for first in tl.range(0, LAST + 1, RUN):
+    for first in tl.range(0, ALL, RUN):
         for j in tl.static_range(RUN):
-            products = _products(t0, v0, SUMMED)
+            tile, tile_scales = tiles[0]
+            products = _products(tile, values[0][None, :] if SCALED else values[0], SUMMED)
             if scales is not None:
-                products *= s0[None, :]
+                products *= tile_scales[None, :]
             total += products
-            t0, t1, t2 = t1, t2, t3
-            s0, s1, s2 = s1, s2, s3
-            v0, v1, v2 = v1, v2, v3
-            i = first + j + 4
-            if i <= LAST:
-                t3, s3 = _few_step(
-                    experts, expert_map, num_global, down, scales, slot, i, n, k, block, LOCAL, STEPS, N, K, BLOCK_N,
-                    STEP,
-                )  # fmt: skip
-                v3 = _few_values(experts, expert_map, num_global, hidden, slot, i, k, LOCAL, STEPS, K, STEP)
-    y_row = y + (slot // TOP_K).to(tl.int64) * N
+            i = first + j + DEPTH
+            step = tiles[0]
+            own = values[0]
+            if i < ALL:
+                step = _few_step(experts, expert_map, num_global, down, scales, slot, i, n, k, block,
+                                 LOCAL, STEPS, N, K, STEP, WHOLE)  # fmt: skip
+                own = _few_values(experts, expert_map, num_global, hidden, slot, i, n, k,
+                                  LOCAL, STEPS, K, STEP, SCALED)  # fmt: skip
+            tiles = tiles[1:] + (step,)
+            values = values[1:] + (own,)
+    y_row = y + token.to(tl.int64) * N
     tl.store(y_row + n, (tl.sum(total, axis=1) + biases).to(y.dtype.element_ty), mask=n < N)
+
+
+def unrolled(steps: int, slots: int, tile: FewTile, weights: torch.Tensor | Fp8Block) -> int:
+    """How many steps a loop holds one by one: all of them, or those of a part of a token's slots; one where only one is
+    on its way."""
+    most = LONGEST if isinstance(weights, torch.Tensor) else SCALED_LONGEST
+    whole = [part * steps for part in range(1, slots + 1) if slots % part == 0 and part * steps <= most]
+    return max(whole, default=1) if tile.stages > 1 else 1
 
 
 def launch_few(
@@ -284,14 +329,15 @@ def launch_few_gate_up(
     local: Local | None = None,
 ) -> torch.Tensor:
     """hidden float32 [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]."""
-    ffn, k = gate_up.shape[1] // 2, gate_up.shape[2]
+    ffn, k, several = gate_up.shape[1] // 2, gate_up.shape[2], experts.shape[0] > 1
     hidden = torch.empty(experts.numel(), ffn, dtype=torch.float32, device=x.device)
     expert_map, num_global, here = lookup(local)
     launch(
-        _few_gate_up_kernel, (experts.numel() * cdiv(ffn, tile.block_n),),
+        _few_gate_up_kernel, grid_of(experts.numel(), cdiv(ffn, tile.block_n), several),
         x, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, expert_map, weights, x.stride(0), num_global,
         LOCAL=here, TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants,
-        ON_INPUT=epilogue.weights_on_input, **tile.constants(), **launch_options(x.device),
+        ON_INPUT=epilogue.weights_on_input, **tile.constants(), RUN=unrolled(cdiv(k, tile.step), 1, tile, gate_up),
+        SEVERAL=several, **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
@@ -310,9 +356,10 @@ def launch_few_down(
     (tokens, top_k), (n, k) = experts.shape, down.shape[1:]
     expert_map, num_global, here = lookup(local)
     launch(
-        _few_down_kernel, (tokens * cdiv(n, tile.block_n),),
+        _few_down_kernel, grid_of(tokens, cdiv(n, tile.block_n), tokens > 1),
         hidden, *operands(down), epilogue.down_bias, y, experts, expert_map,
         None if epilogue.weights_on_input or epilogue.down_bias is None else weights, num_global,
-        LOCAL=here, TOP_K=top_k, N=n, K=k, **tile.constants(), **launch_options(hidden.device),
+        LOCAL=here, TOP_K=top_k, N=n, K=k, **tile.constants(), RUN=unrolled(cdiv(k, tile.step), top_k, tile, down),
+        SEVERAL=tokens > 1, **launch_options(hidden.device),
     )  # fmt: skip
     return y

@@ -21,6 +21,7 @@ from ..integers import cdiv, next_power_of_2
 from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .epilogue import PLAIN, Epilogue, activate
+from .few import grid_of, owned
 from .local import Local, expert_of, lookup
 from .tile_types import FewTile, FewTiles
 from .w4 import operands, padded
@@ -114,7 +115,7 @@ def _tile(
 
 @triton.jit
 def _few_gate_up_w4(
-    planes, gate_up, scales, bias, hidden, weights, slot, expert,
+    planes, gate_up, scales, bias, hidden, weights, slot, expert, column,
     TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, ACTIVATION: tl.constexpr,
     ON_INPUT: tl.constexpr, EIGHTS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
@@ -124,7 +125,7 @@ def _few_gate_up_w4(
     OUT_WORDS: tl.constexpr = (FFN + 127) // 128 * 16
     P: tl.constexpr = 8 if MXFP4 else 9
     BLOCKS: tl.constexpr = WORDS // 16
-    eight = tl.program_id(0) % (OUT_WORDS // EIGHTS) * EIGHTS  # the first
+    eight = column * EIGHTS  # the first
     both = tl.arange(0, 2 * EIGHTS)  # [2 * EIGHTS]: gate, then up
     in_rows = eight + both % EIGHTS < FFN // 8
     matrix = ((expert * 2 + both // EIGHTS) * (FFN // 8) + eight + both % EIGHTS)[None, :]
@@ -164,20 +165,21 @@ def _few_gate_up_w4(
 def _few_gate_up_w4_kernel(
     planes, gate_up, scales, bias, hidden, experts, expert_map, weights, num_global,
     LOCAL: tl.constexpr, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
-    ACTIVATION: tl.constexpr, ON_INPUT: tl.constexpr, EIGHTS: tl.constexpr, STEP: tl.constexpr, PDL: tl.constexpr,
+    ACTIVATION: tl.constexpr, ON_INPUT: tl.constexpr, EIGHTS: tl.constexpr, STEP: tl.constexpr, SEVERAL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """hidden[slot] = act(gate, up) * weight of the slot, as planes; a slot without an expert here has none."""
     wait_for_previous(PDL)
     release_next(PDL)
-    slot = tl.program_id(0) // ((FFN + 127) // 128 * 16 // EIGHTS)
+    slot, column = owned(SEVERAL)
     if LOCAL is None:
         expert = tl.load(experts + slot).to(tl.int64)
-        _few_gate_up_w4(planes, gate_up, scales, bias, hidden, weights, slot, expert,
+        _few_gate_up_w4(planes, gate_up, scales, bias, hidden, weights, slot, expert, column,
                         TOP_K, FFN, K, GROUP, ACTIVATION, ON_INPUT, EIGHTS, STEP)  # fmt: skip
     else:
         expert = expert_of(experts, expert_map, num_global, slot, True, LOCAL).to(tl.int64)
         if expert < LOCAL:
-            _few_gate_up_w4(planes, gate_up, scales, bias, hidden, weights, slot, expert,
+            _few_gate_up_w4(planes, gate_up, scales, bias, hidden, weights, slot, expert, column,
                             TOP_K, FFN, K, GROUP, ACTIVATION, ON_INPUT, EIGHTS, STEP)  # fmt: skip
 
 
@@ -205,7 +207,7 @@ def _few_down_tile(
 def _few_down_w4_kernel(
     hidden, down, scales, bias, y, experts, expert_map, weights, num_global,
     LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
-    EIGHTS: tl.constexpr, STEP: tl.constexpr, AHEAD: tl.constexpr, PDL: tl.constexpr,
+    EIGHTS: tl.constexpr, STEP: tl.constexpr, AHEAD: tl.constexpr, SEVERAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """y[token] = sum over its experts here of down @ hidden, which is weighted already, and of the weighted bias.
 
@@ -216,9 +218,9 @@ def _few_down_w4_kernel(
     WORDS: tl.constexpr = (K + 127) // 128 * 16
     P: tl.constexpr = 8 if MXFP4 else 9
     BLOCKS: tl.constexpr = WORDS // 16
-    columns: tl.constexpr = (N // 8 + EIGHTS - 1) // EIGHTS
-    slot = tl.program_id(0) // columns * TOP_K
-    eight = tl.program_id(0) % columns * EIGHTS + tl.arange(0, EIGHTS)  # [EIGHTS]
+    token, column = owned(SEVERAL)
+    slot = token * TOP_K
+    eight = column * EIGHTS + tl.arange(0, EIGHTS)  # [EIGHTS]
     lane = tl.arange(0, 32 * STEP)  # [LANES]
     quad = lane[:, None, None] % 4 * 4 + tl.arange(0, 4)[None, None, :]
     total = tl.zeros([32 * STEP, EIGHTS], dtype=tl.float32)
@@ -256,7 +258,7 @@ def _few_down_w4_kernel(
             if weights is not None:
                 own = tl.where(n < rows, own * tl.load(weights + slot + j).to(tl.float32), 0.0)
             sums += own
-    tl.store(y + (slot // TOP_K).to(tl.int64) * N + n, sums.to(y.dtype.element_ty), mask=n < N)
+    tl.store(y + token.to(tl.int64) * N + n, sums.to(y.dtype.element_ty), mask=n < N)
 
 
 def launch_planes(x: torch.Tensor, weights: FourBits) -> torch.Tensor:
@@ -312,15 +314,15 @@ def launch_few_gate_up_w4(
 ) -> torch.Tensor:
     """Planes [N, 8 or 9, words] of hidden in slot order, times the weight of the slot."""
     constants, (_, both, k) = _constants(gate_up, tile), gate_up.shape
-    ffn = both // 2
+    ffn, several = both // 2, experts.shape[0] > 1
     words = padded(ffn) // 8
     hidden = torch.empty(experts.numel(), planes.shape[1], words, dtype=torch.float32, device=planes.device)
     expert_map, num_global, here = lookup(local)
     launch(
-        _few_gate_up_w4_kernel, (experts.numel() * (words // constants["EIGHTS"]),),
+        _few_gate_up_w4_kernel, grid_of(experts.numel(), words // constants["EIGHTS"], several),
         planes, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, expert_map, weights, num_global,
         LOCAL=here, TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants,
-        ON_INPUT=epilogue.weights_on_input, **constants, **launch_options(planes.device),
+        ON_INPUT=epilogue.weights_on_input, SEVERAL=several, **constants, **launch_options(planes.device),
     )  # fmt: skip
     return hidden
 
@@ -340,9 +342,10 @@ def launch_few_down_w4(
     constants = _constants(down, tile)
     expert_map, num_global, here = lookup(local)
     launch(
-        _few_down_w4_kernel, (tokens * cdiv(n // ROWS, constants["EIGHTS"]),),
+        _few_down_w4_kernel, grid_of(tokens, cdiv(n // ROWS, constants["EIGHTS"]), tokens > 1),
         hidden, *operands(down), epilogue.down_bias, y, experts, expert_map,
         None if epilogue.weights_on_input or epilogue.down_bias is None else weights, num_global,
-        LOCAL=here, TOP_K=top_k, N=n, K=k, AHEAD=tile.num_warps <= 8, **constants, **launch_options(hidden.device),
+        LOCAL=here, TOP_K=top_k, N=n, K=k, AHEAD=tile.num_warps <= 8, SEVERAL=tokens > 1, **constants,
+        **launch_options(hidden.device),
     )  # fmt: skip
     return y

@@ -34,7 +34,7 @@ SMALL = 2**24
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
 FEW_WEIGHTS = 2**23
-"""The most weights of an expert's matrix for which two tokens of weights of four bits take the output-centric path."""
+"""The most weights of an expert's matrix for which two tokens of packed weights take the output-centric path."""
 
 
 def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -134,8 +134,10 @@ def format_tiles(
     num_experts, top_k, hidden_dim, ffn_dim = shape
     if activations == "a8":
         return w4_a8_tiles(kind, target, tokens * top_k / num_experts)
-    few = tokens == 1 or (tokens == 2 and hidden_dim * ffn_dim <= FEW_WEIGHTS)
-    if few and target.nvidia_major and hidden_dim % 16 == 0 and ffn_dim % 8 == 0:
+    few = 2 if hidden_dim * ffn_dim <= FEW_WEIGHTS else 1
+    if kind is Int4 and hidden_dim * ffn_dim <= FEW_SMALL:
+        few = 4
+    if tokens <= few and target.nvidia_major and hidden_dim % 16 == 0 and ffn_dim % 8 == 0:
         return _w4_few(kind, target, tokens * hidden_dim, tokens * top_k * ffn_dim)
     return w4_tiles(target, tokens * top_k / num_experts)
 
@@ -190,7 +192,9 @@ def fp8_tiles(
     """
     native = default_activations(Fp8Block, target) == "a8"
     small = native and hidden_dim * ffn_dim <= SMALL
-    few = few_tokens(num_experts, hidden_dim, ffn_dim) if small and hidden_dim * ffn_dim <= FEW_SMALL else 1
+    few = few_tokens(num_experts, hidden_dim, ffn_dim)
+    if hidden_dim * ffn_dim > FEW_SMALL:
+        few = min(few, 2 if hidden_dim * ffn_dim <= FEW_WEIGHTS else 1)
     if tokens <= few and (activations == "a16" or (activations is None and (small or not native))):
         return _fp8_few(hidden_dim, ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
     slots = tokens * top_k
@@ -213,8 +217,8 @@ def _fp8_few(hidden_dim: int, ffn_dim: int) -> FewTiles:
     short = FewTile(8, 512, 8 if MORE_WARPS else 4)
     gate_up = short if hidden_dim <= 2048 else FewTile(8, 1024, 4)
     if ffn_dim <= 512:
-        return FewTiles(gate_up, short)
-    return FewTiles(gate_up, FewTile(16, 1024 if ffn_dim <= 1024 else 512, 8))
+        return FewTiles(gate_up, replace(short, stages=4))
+    return FewTiles(gate_up, FewTile(16, 1024 if ffn_dim <= 1024 else 512, 8, 4))
 
 
 def _a8_gate_up(hidden_dim: int, block_m: int) -> FastTile:

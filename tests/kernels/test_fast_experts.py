@@ -18,7 +18,7 @@ from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 
 SHAPE = {"experts": 5, "top_k": 3, "hidden": 77, "ffn": 35}
 LEFT = make_tiles(64, swap=True)
-AHEAD = FewTiles(replace(SMALL_FEW.gate_up, stages=3), SMALL_FEW.down)
+AHEAD = FewTiles(replace(SMALL_FEW.gate_up, stages=3), replace(SMALL_FEW.down, stages=4))
 PATHS = {"tiles": LEFT, "few": SMALL_FEW, "ahead": AHEAD}
 
 

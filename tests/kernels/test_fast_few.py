@@ -12,8 +12,9 @@ from tritonmoe_bench.kernels.fast import choose, logits, routing
 from tritonmoe_bench.kernels.fast import few as fast_few
 from tritonmoe_bench.kernels.fast import layer as fast
 from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_tiles
-from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
-from tritonmoe_bench.kernels.fast.tile_types import FewTiles
+from tritonmoe_bench.kernels.fast.few import LONGEST, launch_few_down, launch_few_gate_up, unrolled
+from tritonmoe_bench.kernels.fast.tile_types import FewTile, FewTiles
+from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.target import Target
 
@@ -35,12 +36,25 @@ def test_shapes(shape, dtype, device):
     make_layer(device, **SHAPES[shape], dtype=dtype).assert_fast_right(tiles=SMALL_FEW)
 
 
+@pytest.mark.parametrize("stages", [2, 3, 8])
 @pytest.mark.parametrize("shape", ["nothing_divides", "all_divide", "top_16_of_many"])
-def test_shapes_with_steps_in_flight(shape, device):
-    ahead = replace(SMALL_FEW, gate_up=replace(SMALL_FEW.gate_up, stages=3))
-    make_layer(device, **SHAPES[shape]).assert_fast_right(tiles=ahead)
-    with pytest.raises(ValueError, match="down takes stages=1, got 3: only gate_up"):
-        replace(SMALL_FEW, down=replace(SMALL_FEW.down, stages=3))
+def test_shapes_with_steps_on_their_way(shape, stages, device):
+    tiles = (replace(tile, stages=stages) for tile in (SMALL_FEW.gate_up, SMALL_FEW.down))
+    make_layer(device, **SHAPES[shape]).assert_fast_right(tiles=FewTiles(*tiles))
+
+
+def test_a_loop_holds_whole_slots_one_by_one():
+    several, weights = FewTile(4, 512, 4, 4), torch.empty(0)
+    assert [unrolled(steps, slots, several, weights) for steps, slots in ((4, 8), (4, 9), (5, 8))] == [
+        32,
+        36,
+        40,
+    ]  # all
+    assert unrolled(5, 16, several, weights) == 40  # eight of the slots
+    assert unrolled(14, 4, several, weights) == 28
+    assert unrolled(LONGEST + 1, 2, several, weights) == 1
+    assert unrolled(4, 8, replace(several, stages=1), weights) == 1
+    assert unrolled(5, 8, several, Fp8Block(weights, weights)) == 20
 
 
 @pytest.mark.parametrize("gating", GATINGS)
@@ -62,13 +76,25 @@ def choose_untuned(monkeypatch, major: int) -> None:
     monkeypatch.setattr(choose, "tuned_tiles", lambda *_: None)
 
 
-def test_choice_takes_it_for_a_token_or_two(monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "most"),
+    [
+        ((8, 2, 4096, 14336), 1),
+        ((32, 4, 2880, 2880), 2),
+        ((256, 8, 7168, 2048), 2),
+        ((128, 8, 4096, 1536), 3),
+        ((64, 8, 2048, 1024), 3),
+        ((256, 8, 2048, 512), 4),
+    ],
+)
+def test_choice_takes_it_for_a_few_tokens(shape, most, monkeypatch):
     cuda = torch.device("cuda", 0)
     choose_untuned(monkeypatch, 9)
-    assert isinstance(choose_tiles(cuda, 8, 2, 4096, 14336, 1), FewTiles)
-    assert isinstance(choose_tiles(cuda, 128, 8, 2048, 768, 2), FewTiles)
-    assert not isinstance(choose_tiles(cuda, 8, 2, 4096, 14336, 2), FewTiles)
-    assert not isinstance(choose_tiles(cuda, 128, 8, 2048, 768, 3), FewTiles)
+    for tokens in range(1, 6):
+        assert isinstance(choose_tiles(cuda, *shape, tokens), FewTiles) == (tokens <= most)
+
+
+def test_choice_does_not_take_it_in_the_interpreter():
     assert not isinstance(choose_tiles(torch.device("cpu"), 8, 2, 4096, 14336, 1), FewTiles)
 
 

@@ -27,7 +27,8 @@ LAUNCHED_FROM = {
 }
 """Kernels that are launched with `launch_options`."""
 ARITHMETIC = {
-    "tl.cdiv", "tl.program_id", "tl.arange", "tl.static_assert", "tl.zeros", "tl.range", "tl.sum", "tl.sigmoid"
+    "tl.cdiv", "tl.program_id", "tl.arange", "tl.static_assert", "tl.zeros", "tl.range", "tl.static_range", "tl.sum",
+    "tl.sigmoid", "min", "owned",
 }  # fmt: skip
 EARLY = {
     "_down_kernel": {"_locate"}, "_down_fp8_kernel": {"_locate"}, "_down_w4_kernel": {"_locate"},
