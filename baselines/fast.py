@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -49,6 +50,8 @@ class Fast(Implementation):
     # 8: the output-centric path: several tokens read what they share once from memory, two take it from 32 experts on,
     #    three from 128, four of small ones; down loads its values thread by thread in 16 bits; other tiles.
     revision = 8
+    # Of rows of so few tokens that the output-centric path may serve them, which has numbers of its own from here on.
+    revisions_up_to = MappingProxyType({4: 8})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

@@ -14,7 +14,7 @@ import pandas as pd
 from tritonmoe_bench import ROOT
 
 from .. import checkout
-from ..measure.revisions import LOCK, lock_hash, locked
+from ..measure.revisions import LOCK, lock_hash, locked, scope
 
 DEPENDS_ON = ("kernels", "baselines", "experiments/measure", "experiments/workload")
 """The folders on which a measured number may depend."""
@@ -46,9 +46,19 @@ def older_methods(frames: Mapping[str, pd.DataFrame]) -> list[Older]:
 
 def older_revisions(frames: Mapping[str, pd.DataFrame]) -> list[Older]:
     """Systems of which rows state a lower revision than the lock; those that it does not list are left out."""
-    return _older(
-        frames, locked()["revisions"], lambda frame, name: frame.loc[frame["implementation"] == name, "revision"]
-    )
+    now = locked()["revisions"]
+
+    def stated(frame: pd.DataFrame, name: str) -> pd.Series:
+        """The revisions of the rows that an entry of the lock is for."""
+        system, most = scope(name)
+        rows = frame[frame["implementation"] == system]
+        others = [other for whose, other in map(scope, now) if whose == system and other is not None]
+        for other in others:
+            if most is None or other < most:
+                rows = rows[rows["tokens"] > other]
+        return rows.loc[rows["tokens"] <= most if most is not None else rows.index, "revision"]
+
+    return _older(frames, now, stated)
 
 
 def _older(

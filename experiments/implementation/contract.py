@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from ..workload.case import QUANTS as QUANTS
@@ -148,7 +149,8 @@ class Implementation(ABC):
     name: as in CSVs, configs and figures; family: groups systems in figures; source: where the system comes from;
     host_sync: empty if `forward` never waits for the GPU, so that a CUDA graph can hold it, else why it cannot;
     revision: a number to raise when this adapter, or a kernel of ours behind it, may run at another speed than before:
-    rows of an older revision are measured again; quants: the weight formats that it computes with;
+    rows of an older revision are measured again; revisions_up_to: by number of tokens, the revision of rows of up to so
+    many, which a path of its own serves; quants: the weight formats that it computes with;
     facts: the parts of a model's own layer that it computes, names of `NEEDS` in workload/layer.py;
     experts_implementation: the name by which transformers has its experts, empty if it has not;
     needs_gpu: whether it cannot run without an NVIDIA GPU;
@@ -164,6 +166,7 @@ class Implementation(ABC):
     facts: ClassVar[tuple[str, ...]] = ()
     experts_implementation: ClassVar[str] = ""
     revision: ClassVar[int] = 1
+    revisions_up_to: ClassVar[Mapping[int, int]] = MappingProxyType({})
     needs_gpu: ClassVar[bool] = True
     computes_layer: ClassVar[bool] = True
 
@@ -174,6 +177,11 @@ class Implementation(ABC):
     @abstractmethod
     def check(self, case: Case) -> Check:
         """Whether `build` can be asked for this case on this machine."""
+
+    def revision_of(self, case: Case) -> int:
+        """The revision of the case's rows."""
+        return next((self.revisions_up_to[most] for most in sorted(self.revisions_up_to) if case.tokens <= most),
+                    self.revision)  # fmt: skip
 
     def answer(self, case: Case) -> Check:
         """`check`, but for a weight format that is not among `quants`, and parts of a layer not among `facts`."""

@@ -30,12 +30,12 @@ current one, as its sentences and verdicts were published, every tile that `make
 and the two runs that show what spreading a sweep over two cards saves. What is older is in the history of git.
 
 A run may have been measured in several parts, on more than one card: `git_commit`, `device_uuid` and `timestamp_utc`
-say which row belongs to which. In `nvidia-h200/throughput.csv` the rows of `qwen2_paper` at commit f47be6b are those of
-the archived run 20261128T200657Z-786b, put under the current `run_id` by hand; since then `fast` and `stream` alone
-have other revisions. Rows of commit fdb3c67 are of two machines, the others of earlier ones, and their cards differ by up
-to 2 % in reading memory. `headline.csv` is of one of them, and so is fp8_block of DeepSeek-V3, Qwen3-235B and Qwen3-30B in
-`quant.csv`, but for DeepGEMM, FlashInfer and finegrained-fp8 on the latter two, which ran on the second one. Elsewhere
-`fast` and `stream` alone are of that commit.
+say which row belongs to which. In `nvidia-h200/throughput.csv` the rows of `qwen2_paper` at commit f47be6b are those
+of the archived run 20261128T200657Z-786b, put under the current `run_id` by hand; since then `fast` and `stream` alone
+have other revisions. Rows of commit fdb3c67 are of two machines, the others of earlier ones; their cards differ by up
+to 2 % in reading memory. `headline.csv` is of one of the two, and so is fp8_block of DeepSeek-V3, Qwen3-235B and
+Qwen3-30B in `quant.csv`, but for DeepGEMM, FlashInfer and finegrained-fp8 on the latter two, which ran on the other.
+Elsewhere `fast` and `stream` alone are of that commit.
 
 ## Recorded routing
 

@@ -33,6 +33,8 @@ WHOLE = (
     "experiments/workload/corrected.py", "experiments/workload/dtypes.py",
 )  # fmt: skip
 """Files of which every function and constant counts: they choose tiles, time, and make the workload."""
+FEW = "`revisions_up_to` of Fast (baselines/fast.py)"
+"""What to raise for the path that a few tokens take, whose names say so."""
 OWNERS = {
     "kernels/fast": "`revision` of Fast, of its variants, and of DeepGemm for the router and e4m3 (baselines/fast.py, "
     "fast_variants.py, deep_gemm.py)",
@@ -63,17 +65,23 @@ def current() -> dict[str, Any]:
     """What the lock would hold now: hashes, the revision of each system, the versions of the method."""
     from ..implementation.registry import implementations  # imports every adapter
 
-    ours = {
-        name: system.revision
-        for name, system in implementations().items()
-        if type(system).__module__.startswith("tritonmoe_bench.")
-    }
+    ours = {}
+    for name, system in implementations().items():
+        if type(system).__module__.startswith("tritonmoe_bench."):
+            ours[name] = system.revision
+            ours |= {f"{name} up to {most} tokens": revision for most, revision in system.revisions_up_to.items()}
     return {"sources": hashes(), "revisions": ours, "method": METHOD}
 
 
 def locked() -> dict[str, Any]:
     """The committed lock."""
     return json.loads(LOCK.read_text(encoding="utf-8"))
+
+
+def scope(entry: str) -> tuple[str, int | None]:
+    """(system, the most tokens) of an entry of the lock's revisions; None: all that no other entry of it is for."""
+    system, _, most = entry.partition(" up to ")
+    return system, int(most.split()[0]) if most else None
 
 
 def differences(lock: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -107,7 +115,9 @@ def _room(short: str) -> str:
 
 
 def _owner(key: str) -> str:
-    room = key.split(":")[0]
+    room, name = key.split(":")
+    if room == "kernels/fast" and "few" in name.lower():
+        return FEW
     return OWNERS.get(room) or OWNERS[room.split("/")[0]]
 
 

@@ -141,16 +141,17 @@ def _one_worker(
     costs all that are left: the system itself does not start. Returns whether a case was begun or none was to do.
     """
     identity = {
-        "implementation": job["implementation"], "implementation_version": "", "revision": 0,
+        "implementation": job["implementation"], "implementation_version": "",
         "method_revision": job["method_revision"],
     }  # fmt: skip
+    todo: dict[str, int] = {}
     current: list[str] = []
     begun = False
     try:
         for event in _events(worker, job, left, timeout_s):
             kind = event.pop("event")
             if kind == "plan":
-                todo = set(event.pop("todo"))
+                todo = event.pop("todo")
                 identity |= event
                 for case_hash in [case_hash for case_hash in left if case_hash not in todo]:
                     del left[case_hash]
@@ -160,7 +161,8 @@ def _one_worker(
                 bar.set_postfix_str(str(left[current[0]]))
             elif kind == "rows":
                 current = [event["case_hash"]]
-                _put(run, left.pop(current[0]), event["rows"], identity, job["modes"])
+                of_case = identity | {"revision": todo.get(current[0], 0)}
+                _put(run, left.pop(current[0]), event["rows"], of_case, job["modes"])
                 current = []
                 bar.update()
             elif kind == "rates":
@@ -171,7 +173,8 @@ def _one_worker(
         given_up = last_try or lost.status == "timeout"
         for case_hash in current or (list(left) if given_up and not begun else []):
             case = left.pop(case_hash)
-            run.put(case, [identity | run.kind.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
+            of_case = identity | {"revision": todo.get(case_hash, 0)}
+            run.put(case, [of_case | run.kind.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
             bar.update()
         return begun
     return True
@@ -215,10 +218,10 @@ def _events(worker: _Worker, job: dict[str, Any], left: dict[str, Case], timeout
 
 
 EVENTS: dict[str, dict[str, type]] = {
-    "plan": {"todo": list}, "start": {"case_hash": str}, "rows": {"case_hash": str, "rows": list},
+    "plan": {"todo": dict}, "start": {"case_hash": str}, "rows": {"case_hash": str, "rows": list},
     "rates": {"matrix_tflops": dict}, "process": {"drift": dict}, "end": {},
 }  # fmt: skip
-"""What each event of a worker holds at least (experiments/sweeping/worker.py)."""
+"""What each event of a worker holds at least (experiments/sweeping/worker.py); todo: revisions by case_hash."""
 
 
 def _event(line: bytes, left: dict[str, Case]) -> dict[str, Any]:

@@ -48,21 +48,22 @@ def main() -> None:
     identity = {
         "implementation": implementation.name,
         "implementation_version": implementation.version(),
-        "revision": implementation.revision,
         "method_revision": job["method_revision"],
     }
     done = [entry for entry in job["done"] if all(entry[name] == str(value) for name, value in identity.items())]
     cases = [Case(**fields) for fields in job["cases"]]
     todo = [case for case in cases if not _is_done(implementation, case, done)]
-    send("plan", todo=[case.case_hash for case in todo], **identity)
+    send("plan", todo={case.case_hash: implementation.revision_of(case) for case in todo}, **identity)
     if todo:
         _work(implementation, todo, identity, job, send)
     send("end")
 
 
 def _is_done(implementation: Implementation, case: Case, done: list[dict[str, Any]]) -> bool:
-    """Whether one of these rows, all of this version and revision, is of this case, and of the tiles chosen for it."""
-    configs = [entry["config"] for entry in done if entry["case_hash"] == case.case_hash]
+    """Whether one of these rows, all of this version, is of this case and its revision, and of the tiles chosen for
+    it."""
+    own = (case.case_hash, str(implementation.revision_of(case)))
+    configs = [entry["config"] for entry in done if (entry["case_hash"], entry["revision"]) == own]
     planned = implementation.planned_config(case) if configs else None
     return any(planned is None or config in ("", planned) for config in configs)  # a failed row has no config
 
@@ -96,7 +97,8 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         rows = case_rows(measurement.measure, measurement, implementation, case, modes, bench) if modes else []
         rows += counted.get(case.case_hash, [])
         measured = {
-            "activations": implementation.activations(case), "sm_clock_mhz": _clock(job) if bench.timed else None,
+            "revision": implementation.revision_of(case), "activations": implementation.activations(case),
+            "sm_clock_mhz": _clock(job) if bench.timed else None,
         }  # fmt: skip
         send("rows", case_hash=case.case_hash,
              rows=[{**row, **facts(case), **identity, **measured} for row in rows])  # fmt: skip

@@ -44,13 +44,13 @@ Identity = dict[str, Any]
 """The columns `implementation`, `implementation_version`, `revision` and `method_revision`."""
 
 
-def identity() -> Identity:
+def identity(case: Case) -> Identity:
     """What decides a choice: the revision of `fast`, and that of the search and its timing."""
     from ..implementation import registry
 
     fast = registry.get("fast")
     return {
-        "implementation": fast.name, "implementation_version": fast.version(), "revision": fast.revision,
+        "implementation": fast.name, "implementation_version": fast.version(), "revision": fast.revision_of(case),
         "method_revision": method_revision("tune", asdict(TimingSettings())),
     }  # fmt: skip
 
@@ -81,12 +81,11 @@ def tune(config: TuneConfig) -> None:
     except ValueError as error:
         raise PlanError(str(error)) from None
     run = Run.open(config.results, STUDY, Tune(), facts, new=config.new_run)
-    mine = identity()
-    todo = [case for case in cases if config.force or not _is_done(run, case, mine, table)]
+    todo = [case for case in cases if config.force or not _is_done(run, case, table)]
     print(f"run {run.record['run_id']} on {facts['device']}: {len(cases) - len(todo)} points are done, "
           f"{len(todo)} to do; timings go to {run.path}, choices to {path}", flush=True)  # fmt: skip
     try:
-        _tune_points(todo, run, path, mine, config.jobs or len(os.sched_getaffinity(0)))
+        _tune_points(todo, run, path, config.jobs or len(os.sched_getaffinity(0)))
     except KeyboardInterrupt:
         raise SystemExit(f"stopped; finished points are in {path}, the same command goes on from there") from None
     if run.path.exists():
@@ -95,11 +94,11 @@ def tune(config: TuneConfig) -> None:
         print(table_text(cases, tuned.load(path)))
 
 
-def _is_done(run: Run, case: Case, mine: Identity, table: dict) -> bool:
+def _is_done(run: Run, case: Case, table: dict) -> bool:
     frame = run.read()
     if frame.empty or case.tokens not in table.get(layer_of(case), {}):
         return False
-    choices = frame[(frame["stage"] == "choice") & _of(frame, mine)]
+    choices = frame[(frame["stage"] == "choice") & _of(frame, identity(case))]
     return bool((choices["case_hash"] == case.case_hash).any())
 
 
@@ -109,7 +108,7 @@ def _of(frame: pd.DataFrame, mine: Identity) -> pd.Series:
     return functools.reduce(operator.and_, same)
 
 
-def _tune_points(todo: Sequence[Case], run: Run, path: Path, mine: Identity, jobs: int) -> None:
+def _tune_points(todo: Sequence[Case], run: Run, path: Path, jobs: int) -> None:
     import torch
 
     from ..table.provenance import sm_clock_mhz
@@ -119,15 +118,16 @@ def _tune_points(todo: Sequence[Case], run: Run, path: Path, mine: Identity, job
     device = torch.device("cuda", torch.cuda.current_device())
     points = [plan_point(case, device) for case in todo]
     rejected = _compile(points, device, jobs)
-    lost = broken(run, mine)
     holder = _LayerHolder(device, run.environment["memory_bytes"])
     bar = tqdm(list(zip(points, rejected)), unit="point", smoothing=0.3)
     for point, uncompiled in bar:
         bar.set_description(f"{point.case.model} {point.case.tokens}")
+        mine = identity(point.case)
+        lost = broken(run, mine)
         refused = {(candidate.stage, str(candidate)): why for candidate, why in uncompiled.items()} | lost
         clock = sm_clock_mhz(run.environment["device_uuid"])
 
-        def emit(case: Case, row: dict[str, Any], clock: int | None = clock) -> None:
+        def emit(case: Case, row: dict[str, Any], clock: int | None = clock, mine: Identity = mine) -> None:
             run.append(case, {**mine, "sm_clock_mhz": clock, **row})
             bar.set_postfix_str(row["stage"])
 

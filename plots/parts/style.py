@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rcParams
 from matplotlib.colors import to_rgb
@@ -40,7 +40,7 @@ class Look:
     label: str
     family: str
     color: str
-    marker: str
+    marker: str | tuple[int, Literal[0, 1, 2], int]
     linestyle: Line = "-"
 
 
@@ -71,7 +71,7 @@ LOOKS: dict[str, tuple[Any, ...]] = {
     "deep_gemm": ("#3c9aa8", "^", DASHDOT),
     "finegrained_fp8": ("#2a7f9c", "p", DOT),
     "flashinfer_mono": ("#12505e", "1", DOT),
-    "flashinfer_cutlass": ("#1a6d8f", "3", DASHDOT),
+    "flashinfer_cutlass": ("#1a6d8f", (4, 1, 0), DASHDOT),
     "torch_grouped_mm": ("#9b72cf", "<", DASHDOT),
     "torch_grouped_mm_compiled": ("#4a1f86", ">", DASH),
     "torch_batched_mm": ("#7a4fc0", "s", DOT),

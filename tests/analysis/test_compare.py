@@ -99,6 +99,14 @@ def test_older_rows_are_named_with_both_versions_and_their_studies(monkeypatch):
     ]
 
 
+def test_rows_of_a_few_tokens_are_as_old_as_their_own_revision(monkeypatch):
+    monkeypatch.setattr(age, "locked", lambda: {"revisions": {"fast": 8, "fast up to 4 tokens": 9}})
+    rows = frame([row("fast", 1.0, tokens=tokens, revision=8) for tokens in (1, 4, 5, 512)])
+    assert age.older_revisions({"headline": rows}) == [age.Older(("fast up to 4 tokens",), (8,), 9, ("headline",))]
+    rows = frame([row("fast", 1.0, tokens=4, revision=9), row("fast", 1.0, tokens=5, revision=7)])
+    assert age.older_revisions({"headline": rows}) == [age.Older(("fast",), (7,), 8, ("headline",))]
+
+
 def test_the_lock_holds_what_rows_are_compared_with():
     assert {"fast", "stream", "paper_fused"} <= set(locked()["revisions"])
     assert {"workload", "latency", "energy", "traffic"} <= set(locked()["method"])

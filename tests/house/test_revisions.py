@@ -63,6 +63,10 @@ GOLDEN = {
 }
 
 
+FEW_MOST = 4
+"""To so many tokens Fast may take its path for a few."""
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout of one kernel family and one measurement, which a test may edit."""
@@ -112,6 +116,18 @@ def test_a_renamed_variable_in_a_kernel_asks_once(checkout):
     assert line.startswith("kernels/fast/_scale_kernel has changed: if a number can be another now, raise `revision`")
     recorded = revisions.hashes()  # what `--record` writes
     assert asks(recorded) == []
+
+
+def test_the_path_of_a_few_tokens_has_revisions_of_its_own(checkout):
+    before = revisions.hashes()
+    path = checkout / "kernels" / "fast" / "scale.py"
+    path.write_text(path.read_text(encoding="utf-8").replace("_scale_kernel", "_few_scale_kernel"), encoding="utf-8")
+    few, gone = asks(before)
+    assert "`revisions_up_to` of Fast" in few
+    assert "`revisions_up_to` of Fast" not in gone
+    ours = revisions.current()["revisions"]
+    assert [revisions.scope(name) for name in ours if name.startswith("fast up to")] == [("fast", FEW_MOST)]
+    assert revisions.scope("fast_invariant") == ("fast_invariant", None)
 
 
 @pytest.mark.parametrize(

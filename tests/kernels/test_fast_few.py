@@ -2,18 +2,22 @@
 
 from dataclasses import replace
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 import torch
 from fast_cases import SMALL_FEW, Spy, make_tiles
 from moe_cases import assert_accurate, make_layer, random
 
-from tritonmoe_bench.kernels.fast import choose, logits, routing
+from tritonmoe_bench.baselines.fast import Fast
+from tritonmoe_bench.kernels.fast import choose, logits, routing, tuned
 from tritonmoe_bench.kernels.fast import few as fast_few
 from tritonmoe_bench.kernels.fast import layer as fast
-from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_tiles
+from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_tiles, few_tokens
 from tritonmoe_bench.kernels.fast.few import LONGEST, launch_few_down, launch_few_gate_up, unrolled
+from tritonmoe_bench.kernels.fast.packed import format_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FewTile, FewTiles
+from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.target import Target
@@ -92,6 +96,19 @@ def test_choice_takes_it_for_a_few_tokens(shape, most, monkeypatch):
     choose_untuned(monkeypatch, 9)
     for tokens in range(1, 6):
         assert isinstance(choose_tiles(cuda, *shape, tokens), FewTiles) == (tokens <= most)
+
+
+def test_no_choice_takes_it_beyond_the_tokens_that_have_revisions_of_their_own():
+    (most,) = Fast.revisions_up_to
+    (table,) = (tuned.load(path) for path in Path(tuned.__file__).parent.glob("*.json"))
+    beyond = [tokens for entries in table.values() for tokens, tiles in entries.items() if isinstance(tiles, FewTiles)]
+    assert max(beyond, default=0) <= most
+    for num_experts in (8, 32, 64, 128, 256, 512):
+        for hidden, ffn in ((512, 128), (2048, 512), (4096, 1536), (7168, 2048)):
+            assert few_tokens(num_experts, hidden, ffn) <= most
+            for kind in formats().values():
+                tiles = format_tiles(kind, Target(227 * 1024, 9), (num_experts, 8, hidden, ffn), most + 1, None)
+                assert not isinstance(tiles, FewTiles)
 
 
 def test_choice_does_not_take_it_in_the_interpreter():

@@ -27,7 +27,7 @@ KILLED = WorkerLost("error", "the process ended with code -9: it printed nothing
 
 
 def plan(*todo):
-    return {"event": "plan", "todo": list(todo or CASES), **IDENTITY}
+    return {"event": "plan", "todo": dict.fromkeys(todo or CASES, 1), **IDENTITY}
 
 
 def begun(case_hash):

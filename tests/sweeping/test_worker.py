@@ -1,12 +1,31 @@
-"""What a worker waits for between two cases."""
+"""What a worker waits for between two cases, and which of them it leaves out."""
 
 from types import SimpleNamespace
 
 import pytest
 
+from tritonmoe_bench.experiments.implementation.contract import Implementation
 from tritonmoe_bench.experiments.sweeping import worker
+from tritonmoe_bench.experiments.workload.case import Case
 
 FULL = 1980
+
+
+class Counted(Implementation):
+    """A system with a path of its own up to four tokens."""
+
+    name, family, source, revision, revisions_up_to = "counted", "made_up", "here", 8, {4: 9, 2: 10}
+    version = check = build = None
+
+
+@pytest.mark.parametrize(("tokens", "revision"), [(1, 10), (2, 10), (3, 9), (4, 9), (5, 8), (512, 8)])
+def test_a_row_of_the_revision_of_its_tokens_is_not_measured_again(tokens, revision):
+    Counted.__abstractmethods__ = frozenset()
+    case = Case("tiny", 8, 2, 128, 256, tokens)
+    assert Counted().revision_of(case) == revision
+    for stated in (8, 9, 10):
+        held = {"case_hash": case.case_hash, "revision": str(stated), "config": ""}
+        assert worker._is_done(Counted(), case, [held]) == (stated == revision)
 
 
 @pytest.mark.parametrize(
