@@ -24,9 +24,9 @@ SCALED_APART = tl.constexpr(16)
 """Neighbours whose products are summed before they are scaled: as many weights of 8 bits as a thread loads at once."""
 APART = tl.constexpr(8)
 """Of 16 bits, in down."""
-LONGEST, SCALED_LONGEST, SCALED_PART = 48, 32, 16
-"""The most steps that a loop holds one by one, over weights of 8 bits in all or as a part of them: with scales, some
-compilers run out of registers for what they load ahead."""
+LONGEST, SCALED_LONGEST = 48, 32
+"""The most steps that a loop holds one by one: with scales, some compilers run out of registers for what they load
+ahead."""
 
 
 @triton.jit
@@ -298,8 +298,7 @@ def _few_down_kernel(
 def unrolled(steps: int, slots: int, tile: FewTile, weights: torch.Tensor | Fp8Block) -> int:
     """How many steps a loop holds one by one: all of them, or those of a part of a token's slots; one where only one is
     on its way."""
-    plain = isinstance(weights, torch.Tensor)
-    most = LONGEST if plain or steps * slots <= SCALED_LONGEST else SCALED_PART
+    most = LONGEST if isinstance(weights, torch.Tensor) else SCALED_LONGEST
     whole = [part * steps for part in range(1, slots + 1) if slots % part == 0 and part * steps <= most]
     return max(whole, default=1) if tile.stages > 1 else 1
 

@@ -218,7 +218,8 @@ def _fp8_few(hidden_dim: int, ffn_dim: int) -> FewTiles:
     gate_up = short if hidden_dim <= 2048 else FewTile(8, 1024, 4)
     if ffn_dim <= 512:
         return FewTiles(gate_up, replace(short, stages=4))
-    return FewTiles(gate_up, FewTile(16, 1024 if ffn_dim <= 1024 else 512, 8, 4))
+    # Of so many steps that a loop holds a part of them, 16 rows spill with some compilers.
+    return FewTiles(gate_up, FewTile(16 if ffn_dim <= 2048 else 8, 1024 if ffn_dim <= 1024 else 512, 8, 4))
 
 
 def _a8_gate_up(hidden_dim: int, block_m: int) -> FastTile:
