@@ -8,6 +8,7 @@ streaming limit, clocks), `end`. Dies with its parent.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -22,8 +23,10 @@ from ..measure.measurement import measurements
 from ..table.limits import LIMIT
 from ..table.provenance import sm_clock_mhz
 from ..workload.case import Case
+from .steady import GpuMemory, steadily
 
 DRIFT_BYTES = 1 << 30
+FULL = 0.98
 REST_S = 1.0
 """The longest wait for an SM clock that the case before has lowered."""
 
@@ -90,11 +93,19 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
             rates["fp8_block"] = matrix_tflops(torch.float8_e4m3fn, "cuda")
         send("rates", matrix_tflops=rates)
     full = before["clock"] if timed else None
+    memory = GpuMemory() if timed and job["kind"] == "layer" else None
+    again = 0
     for case in todo:
         if timed:
             full = _rest(job, full)
         send("start", case_hash=case.case_hash)
-        rows = case_rows(measurement.measure, measurement, implementation, case, modes, bench) if modes else []
+        measure = functools.partial(case_rows, measurement.measure, measurement, implementation, case, modes, bench)
+        rows: list[dict[str, Any]] = []
+        if modes and memory is not None:
+            rows, tries = steadily(measure, memory, functools.partial(_is_full, job, full))
+            again += tries > 1
+        elif modes:
+            rows = measure()
         rows += counted.get(case.case_hash, [])
         measured = {
             "revision": implementation.revision_of(case), "activations": implementation.activations(case),
@@ -107,7 +118,7 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         send("process", drift={
             "implementation": implementation.name,
             "stream_before_us": before["us"], "stream_after_us": after["us"],
-            "sm_clock_before_mhz": before["clock"], "sm_clock_after_mhz": after["clock"],
+            "sm_clock_before_mhz": before["clock"], "sm_clock_after_mhz": after["clock"], "cases_timed_again": again,
         })  # fmt: skip
 
 
@@ -135,10 +146,16 @@ def _rest(job: dict, full: int | None) -> int | None:
     """
     deadline = time.monotonic() + REST_S
     clock = _clock(job)
-    while clock is not None and full is not None and full / 2 < clock < 0.98 * full and time.monotonic() < deadline:
+    while clock is not None and full is not None and full / 2 < clock < FULL * full and time.monotonic() < deadline:
         time.sleep(0.01)
         clock = _clock(job)
     return clock if full is None else full if clock is None else max(clock, full)
+
+
+def _is_full(job: dict, full: int | None) -> bool:
+    """Whether the SM clock is as high as it has been, as far as the driver tells it."""
+    clock = _clock(job)
+    return clock is None or full is None or clock >= FULL * full
 
 
 def _clock(job: dict) -> int | None:

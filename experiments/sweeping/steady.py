@@ -1,0 +1,81 @@
+"""A case is timed again if the GPU's memory was slow meanwhile.
+
+On an H200 every read takes a seventh longer at times, for milliseconds or for seconds, with the SM clock as it was: the
+same read of 155 µs then takes 177. A case that meets such a time has samples of both kinds, or slow ones alone; the
+latter show in a fixed read beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+BYTES = 1 << 28
+SLOW = 1.05
+"""A fixed read is slow that takes so many times the least one seen by this process. Two cards differ by less."""
+SPREAD = 1.1
+"""Samples are of both kinds if their 80th percentile is so many times the 20th."""
+TRIES = 3
+REST_S = 2.0
+"""The longest wait for the memory to be fast again."""
+
+Rows = list[dict[str, Any]]
+
+
+class Memory(Protocol):
+    """Whether the memory is as fast as it has been."""
+
+    def is_fast(self) -> bool: ...
+
+    def rest(self) -> None: ...
+
+
+class GpuMemory:
+    """Of the current CUDA device, by a read of `BYTES`, which are allocated as long as this lives."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._words = torch.empty((1, BYTES // 4), dtype=torch.int32, device="cuda").random_()
+        self._active = torch.zeros(1, dtype=torch.int32, device="cuda")
+        self._least_us = min(self._read_us() for _ in range(5))
+
+    def is_fast(self) -> bool:
+        us = self._read_us()
+        self._least_us = min(us, self._least_us)
+        return us <= SLOW * self._least_us
+
+    def rest(self) -> None:
+        """Waits, `REST_S` at most, until a read is fast."""
+        deadline = time.monotonic() + REST_S
+        while not self.is_fast() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _read_us(self) -> float:
+        from tritonmoe_bench.kernels.stream import stream
+
+        from ..measure.timing import quick_us
+
+        return quick_us(lambda: stream(self._words, self._active), repeats=9)
+
+
+def steadily(measure: Callable[[], Rows], memory: Memory, at_full_clock: Callable[[], bool]) -> tuple[Rows, int]:
+    """(rows of a case, how often it was timed). The last time stands, and not the fastest.
+
+    at_full_clock: asked after each time; at the power limit the samples spread whatever the memory does.
+    """
+    rows: Rows = []
+    for tries in range(1, TRIES + 1):
+        memory.rest()
+        rows = measure()
+        if memory.is_fast() and not (at_full_clock() and any(map(_spreads, rows))):
+            return rows, tries
+    return rows, TRIES
+
+
+def _spreads(row: dict[str, Any]) -> bool:
+    """Whether the samples of a row are of two kinds. Those of eager launches spread with the host."""
+    if row.get("status") != "ok" or row.get("launch") != "graph" or not row.get("p20_us"):
+        return False
+    return bool(row["p80_us"] > SPREAD * row["p20_us"])

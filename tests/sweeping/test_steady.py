@@ -1,0 +1,73 @@
+"""When a case is timed again: where the GPU's memory was slow beside it, or for a part of its samples."""
+
+import pytest
+import torch
+
+from tritonmoe_bench.experiments.sweeping import steady
+
+
+class Moments:
+    """A memory that is fast or not at each look after a case."""
+
+    def __init__(self, *fast):
+        self.fast, self.rests = list(fast), 0
+
+    def is_fast(self):
+        return self.fast.pop(0)
+
+    def rest(self):
+        self.rests += 1
+
+
+def row(p20=100.0, p80=101.0, **changes):
+    return {"status": "ok", "launch": "graph", "p20_us": p20, "p80_us": p80, **changes}
+
+
+def timed(*times, memory, full=True):
+    left = iter(times)
+    return steady.steadily(lambda: next(left), memory, lambda: full)
+
+
+def test_a_case_in_fast_memory_is_timed_once():
+    memory = Moments(True)
+    assert timed([row()], memory=memory) == ([row()], 1)
+    assert memory.rests == 1
+
+
+def test_a_case_beside_a_slow_read_is_timed_again_and_the_last_time_stands():
+    first, second = [row(110, 111)], [row(120, 121)]
+    memory = Moments(False, True)
+    assert timed(first, second, memory=memory) == (second, 2)
+    assert memory.rests == 2
+
+
+def test_samples_of_two_kinds_are_timed_again():
+    assert timed([row(155, 177)], [row(155, 156)], memory=Moments(True, True)) == ([row(155, 156)], 2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [row(155, 177, launch="eager"), row(155, 177, status="incorrect"), {"status": "oom", "launch": "graph"}],
+    ids=["eager", "incorrect", "nothing timed"],
+)
+def test_other_rows_may_spread(other):
+    assert timed([row(), other], memory=Moments(True)) == ([row(), other], 1)
+
+
+def test_at_the_power_limit_samples_may_spread():
+    assert timed([row(1340, 1530)], memory=Moments(True), full=False) == ([row(1340, 1530)], 1)
+
+
+def test_a_memory_that_stays_slow_is_not_waited_for_forever():
+    times = [[row(p20, p20)] for p20 in (1, 2, 3)]
+    assert timed(*times, memory=Moments(False, False, False)) == (times[2], steady.TRIES)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_memory_of_this_gpu_is_as_fast_as_it_was():
+    memory = steady.GpuMemory()
+    memory.rest()
+    assert memory.is_fast()
+    memory._least_us /= 2
+    assert not memory.is_fast()
