@@ -126,7 +126,8 @@ def _legend(figure: Figure, handles: Sequence[Artist]) -> Any:
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     for columns in range(min(6, len(handles)), 0, -1):
         legend = figure.legend(handles=_by_row(handles, columns), loc="lower center", ncols=columns)
-        if columns == 1 or legend.get_window_extent(renderer).width <= figure.get_figwidth() * figure.dpi:
+        room = SPARE * (figure.get_figwidth() - 2 * PAD_IN) * figure.dpi
+        if columns == 1 or legend.get_window_extent(renderer).width <= room:
             return legend
         legend.remove()
     return None

@@ -104,8 +104,10 @@ def test_text_is_inside_the_figure_at_every_resolution_of_a_png(drawn, name):
     try:
         for share in files.SMALLER:
             figure.set_dpi(share * own)
-            for text in (*figure.texts, figure._suptitle):
-                assert text.get_window_extent(figure.canvas.get_renderer()).x1 <= figure.bbox.x1, (text, share)
+            for part in (*figure.texts, figure._suptitle, *figure.legends):
+                box = part.get_window_extent(figure.canvas.get_renderer())
+                assert figure.bbox.x0 <= box.x0, (part, share)
+                assert box.x1 <= figure.bbox.x1, (part, share)
     finally:
         figure.set_dpi(own)
 
