@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SLOT_TOKENS = 64
 """Up to so many tokens slots are faster for the shared expert than GEMMs of its own beside the others."""
 
+SCHEDULED = 7
+"""The revision of the systems that take the path with a schedule alone: raised whenever `Fast.revision` is."""
+
 
 class Fast(Implementation):
     name = "fast"

@@ -13,7 +13,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .fast import Fast
+from .fast import SCHEDULED, Fast
 
 if TYPE_CHECKING:
     from tritonmoe_bench.kernels.fast.tile_types import FastTiles
@@ -25,7 +25,7 @@ class FastA8(Implementation):
     name = "fast_a8"
     family = Fast.family
     source = Fast.source
-    revision = 7  # revision 8 of Fast is the output-centric path alone, which this does not take
+    revision = SCHEDULED
     needs_gpu = Fast.needs_gpu
     quants = ("mxfp4", "int4")
 

@@ -18,7 +18,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .fast import Fast
+from .fast import SCHEDULED, Fast
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class _FastVariant(Implementation):
 
     family = "fastvariant"
     source = Fast.source
-    revision = 7  # revision 8 of Fast is the output-centric path alone
+    revision = SCHEDULED
     needs_gpu = Fast.needs_gpu
 
     def version(self) -> str:

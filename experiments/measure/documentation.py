@@ -33,7 +33,7 @@ A run may have been measured in several parts, on more than one card: `git_commi
 say which row belongs to which. In `nvidia-h200/throughput.csv` the rows of `qwen2_paper` at commit f47be6b are those
 of the archived run 20261128T200657Z-786b, put under the current `run_id` by hand; since then `fast` and `stream` alone
 have other revisions. Rows of commit fdb3c67 are of two machines, the others of earlier ones; their cards differ by up
-to 2 % in reading memory. `headline.csv` is of one of the two, and so is fp8_block of DeepSeek-V3, Qwen3-235B and
+to 3 % in reading memory. `headline.csv` is of one of the two, and so is fp8_block of DeepSeek-V3, Qwen3-235B and
 Qwen3-30B in `quant.csv`, but for DeepGEMM, FlashInfer and finegrained-fp8 on the latter two, which ran on the other.
 Elsewhere `fast` and `stream` alone are of that commit.
 

@@ -25,7 +25,6 @@ from ..table.provenance import sm_clock_mhz
 from ..workload.case import Case
 from .steady import GpuMemory, steadily
 
-DRIFT_BYTES = 1 << 30
 FULL = 0.98
 REST_S = 1.0
 """The longest wait for an SM clock that the case before has lowered."""
@@ -86,14 +85,16 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
 
     bench = make_bench(job)
     timed = bench.timed and measurement.timed
-    before = _drift(job) if timed else {}
+    memory = GpuMemory() if timed else None
+    before = _drift(job, memory) if memory else {}
     if timed and implementation.name == LIMIT:
         rates = {name: matrix_tflops(TORCH_DTYPE[name], "cuda") for name in sorted({case.dtype for case in todo})}
         if any(case.quant == "fp8_block" for case in todo) and target_of(bench.device).has_fp8:
             rates["fp8_block"] = matrix_tflops(torch.float8_e4m3fn, "cuda")
         send("rates", matrix_tflops=rates)
     full = before["clock"] if timed else None
-    memory = GpuMemory() if timed and job["kind"] == "layer" else None
+    if job["kind"] != "layer":  # others count all memory that a process takes
+        memory = None
     again = 0
     for case in todo:
         if timed:
@@ -114,7 +115,7 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         send("rows", case_hash=case.case_hash,
              rows=[{**row, **facts(case), **identity, **measured} for row in rows])  # fmt: skip
     if timed:
-        after = _drift(job)
+        after = _drift(job, memory or GpuMemory())
         send("process", drift={
             "implementation": implementation.name,
             "stream_before_us": before["us"], "stream_after_us": after["us"],
@@ -122,20 +123,9 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         })  # fmt: skip
 
 
-def _drift(job: dict) -> dict[str, Any]:
-    """Time in us to read 1 GiB, and the SM clock in MHz if the driver tells it.
-
-    It is the same in every process unless the GPU has changed in between.
-    """
-    import torch
-
-    from tritonmoe_bench.kernels.stream import stream
-
-    from ..measure.timing import quick_us
-
-    words = torch.empty((1, DRIFT_BYTES // 4), dtype=torch.int32, device="cuda").random_()
-    active = torch.zeros(1, dtype=torch.int32, device="cuda")
-    return {"us": quick_us(lambda: stream(words, active), repeats=20), "clock": _clock(job)}
+def _drift(job: dict, memory: GpuMemory) -> dict[str, Any]:
+    """Time in us of the fixed read, and the SM clock in MHz if the driver tells it."""
+    return {"us": memory.read_us(), "clock": _clock(job)}
 
 
 def _rest(job: dict, full: int | None) -> int | None:

@@ -31,8 +31,7 @@ HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
 HEAVY_BULK = FastTile(128, 64, 8, 4, 64, 4, small_swap=True, bulk=True)
 HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
 FEW_SMALL = 2**21
-"""The most weights of an expert's matrix for which three tokens take the output-centric path whatever else, and four of
-int4."""
+"""The most weights of a small expert's matrix, of which more tokens take the output-centric path."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 

@@ -2,7 +2,7 @@
 
 logits -> experts and weights -> gate_up, whose programs own a slot and a few neurons of its expert -> down, whose
 programs own a token and a few outputs and sum over its k experts in registers. N = tokens * top_k slots; tokens that
-share an expert read its weights twice.
+share an expert read its weights twice, the second time from L2.
 """
 
 from __future__ import annotations
