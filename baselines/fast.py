@@ -54,7 +54,10 @@ class Fast(Implementation):
     #    three from 128, four of small ones; down loads its values thread by thread in 16 bits; other tiles.
     revision = 8
     # Of rows of so few tokens that the output-centric path may serve them, which has numbers of its own from here on.
-    revisions_up_to = MappingProxyType({4: 8})
+    # 9: programs of one token in a grid of one dimension again, x as a row of a matrix: the compiler had taken fewer
+    #    registers for what is on its way; between the two GEMMs 16 bits, over plain weights; two tokens for matrices of
+    #    up to 3 * 2**22 weights, four of small experts from 128 on, in fp8_block eight; other tiles for down.
+    revisions_up_to = MappingProxyType({8: 9})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

@@ -68,7 +68,7 @@ class OutputCentric(_FastVariant):
     """The path for a token or two, for any number of tokens that a decode step has."""
 
     name = "fastvariant_output_centric"
-    revision = Fast.revisions_up_to[4]
+    revision = max(Fast.revisions_up_to.values())
 
     def check(self, case: Case) -> Check:
         if case.tokens > MAX_DECODE_TOKENS:

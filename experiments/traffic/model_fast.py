@@ -232,7 +232,8 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Ite
     down = Bytes(read=slots * held.issued_by_few(hidden, ffn, 1, tiles.down),
                  unique_read=active * held.matrix(hidden, ffn, 1, tiles.down.step))  # fmt: skip
     x = case.tokens * hidden * BYTES_PER_ELEMENT
-    intermediate = slots * ffn * FLOAT_BYTES
+    plain = case.quant == "none"
+    intermediate = slots * ffn * (BYTES_PER_ELEMENT if plain else FLOAT_BYTES)
     return [
         ("gate_up", "topk_experts", reads(slots * INDEX_BYTES, inward)),
         ("gate_up", "topk_scores", reads(slots * FLOAT_BYTES, inward)),
@@ -243,7 +244,7 @@ def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Ite
         ("down", "topk_experts", reads(slots * INDEX_BYTES, back * -(-ffn // tiles.down.step))),
         ("down", "down_weights", down),
         # In 16 bits each row of a tile loads it for itself.
-        ("down", "intermediate", reads(intermediate, back * (tiles.down.block_n if case.quant == "none" else 1))),
+        ("down", "intermediate", reads(intermediate, back * (tiles.down.block_n if plain else 1))),
         ("down", "output", writes(x)),
     ]
 

@@ -32,6 +32,8 @@ HEAVY_BULK = FastTile(128, 64, 8, 4, 64, 4, small_swap=True, bulk=True)
 HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
 FEW_SMALL = 2**21
 """The most weights of a small expert's matrix, of which more tokens take the output-centric path."""
+FEW_WEIGHTS = 3 * 2**22
+"""The most weights of an expert's matrix for which more than one token takes it."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
@@ -68,10 +70,8 @@ def few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
     """The most tokens for which the output-centric path wins: those of many experts seldom share one, and what they
     share comes from L2 the second time, as long as it is small."""
     if hidden_dim * ffn_dim <= FEW_SMALL and num_experts >= 64:
-        return 4 if num_experts >= 256 else 3
-    if num_experts >= 128 and hidden_dim < LONG:
-        return 3
-    return 2 if num_experts >= 32 else 1
+        return 4 if num_experts >= 128 else 3
+    return 2 if num_experts >= 32 and hidden_dim * ffn_dim <= FEW_WEIGHTS else 1
 
 
 def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewTiles:
@@ -85,13 +85,12 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
         gate_up = FewTile(1 if hidden_dim >= LONG else 2, 1024, 2, 2)
     else:
         gate_up = FewTile(1, 512, 1, 2)
-    if 256 < ffn_dim <= 512:
-        return FewTiles(gate_up, FewTile(8, 512, 4, 4))
     if ffn_dim < 1024:
-        return FewTiles(gate_up, FewTile(8, 256, 4, 8))
-    # Steps of 1024 where the last one is nearly full.
-    wide = has_registers and ffn_dim >= 2048 and -ffn_dim % 1024 <= 0.15 * ffn_dim
-    return FewTiles(gate_up, FewTile(4, 1024, 8 if MORE_WARPS else 4, 4) if wide else FewTile(4, 512, 4, 4))
+        return FewTiles(gate_up, FewTile(8, 256, 4, 6))
+    if ffn_dim % 1024 == 0:
+        return FewTiles(gate_up, FewTile(4, 1024 if has_registers else 512, 8 if MORE_WARPS else 4, 4))
+    # More steps on their way where there are few of them, or the last one is not whole.
+    return FewTiles(gate_up, FewTile(8, 512, 4, 4 if ffn_dim % 512 == 0 and ffn_dim > 2048 else 6))
 
 
 def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:

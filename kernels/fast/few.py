@@ -24,24 +24,28 @@ SCALED_APART = tl.constexpr(16)
 """Neighbours whose products are summed before they are scaled: as many weights of 8 bits as a thread loads at once."""
 APART = tl.constexpr(8)
 """Of 16 bits, in down."""
-LONGEST, SCALED_LONGEST = 48, 32
-"""The most steps that a loop holds one by one: with scales, some compilers run out of registers for what they load
-ahead."""
+LONGEST, SCALED_LONGEST, IN_PARTS = 48, 32, 32
+"""The most steps that a loop holds one by one; with scales; where it holds a part: some compilers run out of registers
+for what they load ahead."""
 
 
 @triton.jit
-def owned(SEVERAL: tl.constexpr):
-    """(slot or token, column) of this program. SEVERAL tokens: the same column of all of them is computed side by side,
-    so that what two that share an expert read of its weights comes from memory once, and once more from L2."""
+def owned(columns: tl.constexpr, SEVERAL: tl.constexpr):
+    """(slot or token, column) of this program of a grid that `grid_of` gave."""
     if SEVERAL:
         return tl.program_id(0), tl.program_id(1)
     else:
-        return tl.program_id(1), tl.program_id(0)
+        return tl.program_id(0) // columns, tl.program_id(0) % columns
 
 
-def grid_of(rows: int, columns: int, several: bool) -> tuple[int, int]:
-    """The grid for `owned`, of so many slots or tokens."""
-    return (rows, columns) if several else (columns, rows)
+def grid_of(rows: int, columns: int, several: bool) -> tuple[int, ...]:
+    """The grid of programs that own a slot or token, of so many, and a column.
+
+    Of one token, slot by slot, in one dimension: of two, the compiler takes fewer registers for what is on its way.
+    several: the same column of all of them side by side: what two tokens that share an expert read of its weights comes
+    from memory once, and once more from L2.
+    """
+    return (rows, columns) if several else (rows * columns,)
 
 
 @triton.jit
@@ -69,17 +73,19 @@ def _few_gate_up_step(
     row, gate, scales, expert, block, n, k, start,
     FFN: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """A step of neurons n: gate's and up's weights [BLOCK_N, STEP], their scales, if there are, and x [STEP]. WHOLE:
-    nothing of any step is outside."""
+    """A step of neurons n: gate's and up's weights [BLOCK_N, STEP], their scales, if there are, and x, [1, STEP] or
+    [STEP] (see `_few_values`). WHOLE: nothing of any step is outside."""
+    own = row if scales is not None else row[None, :]
+    in_row = k if scales is not None else k[None, :]
     if WHOLE:
         gate_tile = tl.load(gate + start)
         up_tile = tl.load(gate + FFN * K + start)
-        values = tl.load(row + start)
+        values = tl.load(own + start)
     else:
         inside = (n < FFN)[:, None] & (k < K - start)[None, :]
         gate_tile = tl.load(gate + start, mask=inside, other=0.0)
         up_tile = tl.load(gate + FFN * K + start, mask=inside, other=0.0)
-        values = tl.load(row + start, mask=k < K - start, other=0.0)
+        values = tl.load(own + start, mask=in_row < K - start, other=0.0)
     if scales is None:
         return gate_tile, up_tile, gate_tile, up_tile, values  # the tiles stand in
     else:
@@ -116,8 +122,10 @@ def _few_gate_up(
             else:
                 now = flying[0]
             gate_tile, up_tile, gate_scales, up_scales, values = now
-            gate_products = _products(gate_tile, values[None, :], APART)
-            up_products = _products(up_tile, values[None, :], APART)
+            if scales is not None:
+                values = values[None, :]
+            gate_products = _products(gate_tile, values, APART)
+            up_products = _products(up_tile, values, APART)
             if scales is not None:
                 gate_products *= gate_scales[None, :]
                 up_products *= up_scales[None, :]
@@ -140,7 +148,7 @@ def _few_gate_up(
     product = activate(gate_value, up_value, ACTIVATION)
     if not ON_INPUT:
         product *= tl.load(weights + slot).to(tl.float32)
-    tl.store(hidden + slot * FFN + n, product, mask=n < FFN)
+    tl.store(hidden + slot * FFN + n, product.to(hidden.dtype.element_ty), mask=n < FFN)
 
 
 @triton.jit(do_not_specialize=["num_global"])
@@ -150,10 +158,10 @@ def _few_gate_up_kernel(
     ON_INPUT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
     SEVERAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """hidden[slot] = act(gate, up) * weight of the slot, float32 [N, FFN]; a slot without an expert here has none."""
+    """hidden[slot] = act(gate, up) * weight of the slot, [N, FFN]; a slot without an expert here has none."""
     wait_for_previous(PDL)
     release_next(PDL)
-    slot, column = owned(SEVERAL)
+    slot, column = owned((FFN + BLOCK_N - 1) // BLOCK_N, SEVERAL)
     if LOCAL is None:
         expert = tl.load(experts + slot).to(tl.int64)
         _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert, column,
@@ -192,16 +200,20 @@ def _few_values(
     experts, expert_map, num_global, hidden, slot, i, n, k,
     LOCAL: tl.constexpr, STEPS: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """What they meet, float32, [BLOCK_N, STEP] and the same in each row, or [STEP]; 0 outside, and for a slot without
-    an expert here, of which nothing is there.
+    """What they meet, [BLOCK_N, STEP] and the same in each row, or [STEP]; 0 outside, and for a slot without an expert
+    here, of which nothing is there.
 
     Of weights of 16 bits each thread loads its own values: those that are loaded once pass through shared memory, with
     two barriers a step. Of 8 bits it would load twice as many for the same bytes of weights, which costs more.
     """
     own = slot + i // STEPS
     start = i % STEPS * STEP
-    place = hidden + own * K + start + (k if SCALED else k[None, :] + (n * 0)[:, None])
-    inside = k if SCALED else k[None, :]
+    if SCALED:
+        inside = k
+        place = hidden + own * K + start + k
+    else:
+        inside = k[None, :]
+        place = hidden + own * K + start + k[None, :] + (n * 0)[:, None]
     if LOCAL is not None:
         end = tl.where(expert_of(experts, expert_map, num_global, own, True, LOCAL) < LOCAL, K, 0)
         return tl.load(place, mask=inside < end - start, other=0.0)
@@ -247,7 +259,7 @@ def _few_down_kernel(
     """
     STEPS: tl.constexpr = (K + STEP - 1) // STEP
     ALL: tl.constexpr = TOP_K * STEPS
-    token, column = owned(SEVERAL)
+    token, column = owned((N + BLOCK_N - 1) // BLOCK_N, SEVERAL)
     slot = token * TOP_K
     n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     block = column * BLOCK_N // 128
@@ -298,9 +310,11 @@ def _few_down_kernel(
 def unrolled(steps: int, slots: int, tile: FewTile, weights: torch.Tensor | Fp8Block) -> int:
     """How many steps a loop holds one by one: all of them, or those of a part of a token's slots; one where only one is
     on its way."""
-    most = LONGEST if isinstance(weights, torch.Tensor) else SCALED_LONGEST
-    whole = [part * steps for part in range(1, slots + 1) if slots % part == 0 and part * steps <= most]
-    return max(whole, default=1) if tile.stages > 1 else 1
+    if tile.stages == 1:
+        return 1
+    if steps * slots <= (LONGEST if isinstance(weights, torch.Tensor) else SCALED_LONGEST):
+        return steps * slots
+    return max((part * steps for part in range(1, slots) if slots % part == 0 and part * steps <= IN_PARTS), default=1)
 
 
 def launch_few(
@@ -328,9 +342,11 @@ def launch_few_gate_up(
     epilogue: Epilogue = PLAIN,
     local: Local | None = None,
 ) -> torch.Tensor:
-    """hidden float32 [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]."""
+    """hidden [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]. Of x's dtype, so
+    that down has registers for more rows a program; over fp8_block float32, which is faster there."""
     ffn, k, several = gate_up.shape[1] // 2, gate_up.shape[2], experts.shape[0] > 1
-    hidden = torch.empty(experts.numel(), ffn, dtype=torch.float32, device=x.device)
+    dtype = x.dtype if isinstance(gate_up, torch.Tensor) else torch.float32
+    hidden = torch.empty(experts.numel(), ffn, dtype=dtype, device=x.device)
     expert_map, num_global, here = lookup(local)
     launch(
         _few_gate_up_kernel, grid_of(experts.numel(), cdiv(ffn, tile.block_n), several),

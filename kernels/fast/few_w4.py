@@ -171,7 +171,7 @@ def _few_gate_up_w4_kernel(
     """hidden[slot] = act(gate, up) * weight of the slot, as planes; a slot without an expert here has none."""
     wait_for_previous(PDL)
     release_next(PDL)
-    slot, column = owned(SEVERAL)
+    slot, column = owned((FFN + 127) // 128 * 16 // EIGHTS, SEVERAL)
     if LOCAL is None:
         expert = tl.load(experts + slot).to(tl.int64)
         _few_gate_up_w4(planes, gate_up, scales, bias, hidden, weights, slot, expert, column,
@@ -218,7 +218,7 @@ def _few_down_w4_kernel(
     WORDS: tl.constexpr = (K + 127) // 128 * 16
     P: tl.constexpr = 8 if MXFP4 else 9
     BLOCKS: tl.constexpr = WORDS // 16
-    token, column = owned(SEVERAL)
+    token, column = owned((N // 8 + EIGHTS - 1) // EIGHTS, SEVERAL)
     slot = token * TOP_K
     eight = column * EIGHTS + tl.arange(0, EIGHTS)  # [EIGHTS]
     lane = tl.arange(0, 32 * STEP)  # [LANES]

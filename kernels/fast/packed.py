@@ -18,7 +18,7 @@ from ..formats.int4 import Int4
 from ..formats.mxfp4 import Mxfp4
 from ..target import INTERPRETER, MORE_WARPS, Target, target_of
 from .blocks import Blocks
-from .choose import FEW_SMALL, LONG, few_tiles, few_tokens
+from .choose import FEW_SMALL, FEW_WEIGHTS, LONG, few_tiles, few_tokens
 from .e4m3 import launch_quantize_rows
 from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
@@ -33,8 +33,6 @@ SMALL = 2**24
 """The most weights of an expert's matrix for which one token takes the output-centric path on a GPU with fp8 units."""
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
-FEW_WEIGHTS = 2**23
-"""The most weights of an expert's matrix for which two tokens of packed weights take the output-centric path."""
 
 
 def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -192,11 +190,12 @@ def fp8_tiles(
     """
     native = default_activations(Fp8Block, target) == "a8"
     small = native and hidden_dim * ffn_dim <= SMALL
-    few = few_tokens(num_experts, hidden_dim, ffn_dim)
-    if hidden_dim * ffn_dim > FEW_SMALL:
-        few = min(few, 2 if hidden_dim * ffn_dim <= FEW_WEIGHTS else 1)
-    if tokens <= few and (activations == "a16" or (activations is None and (small or not native))):
-        return _fp8_few(hidden_dim, ffn_dim) if small else few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+    if activations == "a16" or (activations is None and (small or not native)):
+        if small and tokens <= _fp8_few_tokens(num_experts, hidden_dim, ffn_dim):
+            return _fp8_few(hidden_dim, ffn_dim, tokens)
+        if not small and tokens <= few_tokens(num_experts, hidden_dim, ffn_dim):
+            plain = few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)  # the scales take a part of its registers
+            return replace(plain, down=replace(plain.down, block_n=4, stages=4))
     slots = tokens * top_k
     block_m = 16 if slots <= FEW_ROWS * num_experts else 64
     if target == INTERPRETER:
@@ -212,14 +211,25 @@ def fp8_tiles(
     return FastTiles(64, FastTile(64, 128, 4, stages, 128, stages), FastTile(64, 128, 4, stages, 128, stages))
 
 
-def _fp8_few(hidden_dim: int, ffn_dim: int) -> FewTiles:
-    """gate and up through registers; down in one step where that holds the whole sum."""
+def _fp8_few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
+    """As `few_tokens`: more of them, as the path of tiles quantises x and hidden in launches of their own."""
+    small = hidden_dim * ffn_dim <= FEW_SMALL
+    if num_experts >= 128 and hidden_dim * ffn_dim <= FEW_WEIGHTS:
+        return 8 if small else 4
+    return 4 if small and num_experts >= 64 else few_tokens(num_experts, hidden_dim, ffn_dim)
+
+
+def _fp8_few(hidden_dim: int, ffn_dim: int, tokens: int) -> FewTiles:
+    """gate and up through registers; down of short sums in one step at one token, in short steps at many."""
     short = FewTile(8, 512, 8 if MORE_WARPS else 4)
     gate_up = short if hidden_dim <= 2048 else FewTile(8, 1024, 4)
+    if tokens > 2 and ffn_dim <= 1024:
+        return FewTiles(gate_up, FewTile(16, 256, 4, 4))
     if ffn_dim <= 512:
         return FewTiles(gate_up, replace(short, stages=4))
     # Of so many steps that a loop holds a part of them, 16 rows spill with some compilers.
-    return FewTiles(gate_up, FewTile(16 if ffn_dim <= 2048 else 8, 1024 if ffn_dim <= 1024 else 512, 8, 4))
+    rows, step = 16 if ffn_dim <= 2048 else 8, 1024 if ffn_dim <= 1024 and tokens == 1 else 512
+    return FewTiles(gate_up, FewTile(rows, step, 8, 4))
 
 
 def _a8_gate_up(hidden_dim: int, block_m: int) -> FastTile:

@@ -63,7 +63,7 @@ GOLDEN = {
 }
 
 
-FEW_MOST = 4
+FEW_MOST = 8
 """To so many tokens Fast may take its path for a few."""
 
 

@@ -49,12 +49,9 @@ def test_shapes_with_steps_on_their_way(shape, stages, device):
 
 def test_a_loop_holds_whole_slots_one_by_one():
     several, weights = FewTile(4, 512, 4, 4), torch.empty(0)
-    assert [unrolled(steps, slots, several, weights) for steps, slots in ((4, 8), (4, 9), (5, 8))] == [
-        32,
-        36,
-        40,
-    ]  # all
-    assert unrolled(5, 16, several, weights) == 40  # eight of the slots
+    whole = [unrolled(steps, slots, several, weights) for steps, slots in ((4, 8), (4, 9), (5, 8))]
+    assert whole == [32, 36, 40]
+    assert unrolled(5, 16, several, weights) == 20  # four of the slots
     assert unrolled(14, 4, several, weights) == 28
     assert unrolled(LONGEST + 1, 2, several, weights) == 1
     assert unrolled(4, 8, replace(several, stages=1), weights) == 1
@@ -85,8 +82,9 @@ def choose_untuned(monkeypatch, major: int) -> None:
     [
         ((8, 2, 4096, 14336), 1),
         ((32, 4, 2880, 2880), 2),
-        ((256, 8, 7168, 2048), 2),
-        ((128, 8, 4096, 1536), 3),
+        ((64, 4, 3584, 2560), 2),
+        ((256, 8, 7168, 2048), 1),
+        ((128, 8, 4096, 1536), 2),
         ((64, 8, 2048, 1024), 3),
         ((256, 8, 2048, 512), 4),
     ],
@@ -125,7 +123,7 @@ def test_choice_takes_long_steps_only_where_the_compiler_has_registers(major, mo
 
 
 def test_both_kernels_alone(dtype, device):
-    """hidden holds the weighted activations in float32: nothing is rounded between the two kernels."""
+    """hidden holds the weighted activations, rounded once to x's dtype; down rounds its sums, and nothing before."""
     tokens, top_k, num_experts, width, ffn = 3, 2, 5, 77, 35
     x = random(tokens, width, dtype=dtype, device=device)
     gate_up = random(num_experts, 2 * ffn, width, dtype=dtype, device=device, seed=1, scale=width**-0.5)
@@ -135,20 +133,22 @@ def test_both_kernels_alone(dtype, device):
     hidden = launch_few_gate_up(x, gate_up, experts, weights, SMALL_FEW.gate_up)
     gate, up = torch.einsum("tk,tjnk->tjn", x.double(), gate_up.double()[experts.long()]).chunk(2, dim=-1)
     expected = torch.nn.functional.silu(gate) * up * weights[..., None].double()
-    assert hidden.dtype == torch.float32
-    torch.testing.assert_close(hidden.view(tokens, top_k, ffn).double(), expected, rtol=2e-5, atol=1e-6)
+    assert hidden.dtype == x.dtype
+    eps = torch.finfo(x.dtype).eps
+    torch.testing.assert_close(hidden.view(tokens, top_k, ffn).double(), expected, rtol=0.51 * eps + 2e-5, atol=1e-6)
     y = launch_few_down(hidden, down, experts, weights, torch.empty_like(x), SMALL_FEW.down)
-    exact = torch.einsum("tjn,tjhn->th", expected, down.double()[experts.long()])
-    # One rounding of the result, and none before: half a unit in the last place, and what float32 adds to it.
+    inner = hidden.view(tokens, top_k, ffn).double()
+    exact = torch.einsum("tjn,tjhn->th", inner, down.double()[experts.long()])
+    # Half a unit in the last place of the result, and what float32 adds to it.
     assert y.dtype == x.dtype
-    assert ((y.double() - exact).abs() <= 0.51 * torch.finfo(x.dtype).eps * exact.abs() + 1e-5).all()
+    assert ((y.double() - exact).abs() <= 0.51 * eps * exact.abs() + 1e-5).all()
 
 
 def test_agrees_with_the_path_of_tiles(device):
     layer = make_layer(device, tokens=4, experts=6, top_k=3, hidden=77, ffn=35, dtype="fp16")
     few, tiled = layer.fast(tiles=SMALL_FEW), layer.fast(tiles=make_tiles(16))
     exact = layer.reference(torch.float32)
-    # It rounds once where the other rounds three times, so its error is the smaller one.
+    # It rounds twice where the other rounds three times, so its error is the smaller one.
     assert_accurate(few, exact, tiled, 1.0)
 
 
