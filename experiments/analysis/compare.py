@@ -17,6 +17,8 @@ from .noise import apart
 CASE_COLUMNS = columns.names(columns.CASE)
 LAUNCH_ORDER = {"graph": 0, "eager": 1}
 """Which launch mode stands for a system whose medians are equal in both: the one that a serving system runs."""
+HOST = ["device_uuid", "git_commit"]
+"""What tells that two rows were launched by one host: a card, or a commit, as a run may have several cards."""
 METHOD_ORDER = {"model": 0, "interpreter": 1, "counters": 2}
 """Ways to count traffic, those that need no GPU first."""
 
@@ -76,7 +78,8 @@ def timed(frame: pd.DataFrame, launch: str) -> pd.DataFrame:
 
 
 def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str) -> pd.DataFrame:
-    """Speed of `system` over each of the others, case by case, inside a run; `launch` as for `timed`.
+    """Speed of `system` over each of the others, case by case, inside a run; `launch` as for `timed`. Eager launches
+    are as fast as their host, so those of two hosts are no pair.
 
     Columns: those of `system`'s row, other, ratio (latency of the other / of the system), low and high, the least and
     most that the p20 to p80 of both leave open, further apart by what separates two processes where the rows say it
@@ -85,8 +88,11 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
     others = list(others)
     rows = timed(frame, launch)
     own, against = rows[rows["implementation"] == system], rows[rows["implementation"].isin(others)]
-    columns = ["run_id", "case_hash", "implementation", "p50_us", "p20_us", "p80_us"]
+    host = [name for name in HOST if launch == "eager" and name in rows]
+    columns = ["run_id", "case_hash", "implementation", "p50_us", "p20_us", "p80_us", *host]
     pairs = own.merge(against[columns], on=["run_id", "case_hash"], suffixes=("", "_other"))
+    if host:
+        pairs = pairs[pd.concat([pairs[name] == pairs[f"{name}_other"] for name in host], axis=1).any(axis=1)]
     if pairs.empty:
         raise no_pairs(frame, [system, *others])
     pairs["other"] = pairs["implementation_other"]

@@ -34,6 +34,23 @@ def test_of_equal_others_the_first_by_name_is_the_best(reverse):
     assert compare.to_best(compare.compare(rows, "fast", ["vllm", "sglang"], "best"))["other"].tolist() == ["sglang"]
 
 
+def test_eager_launches_are_compared_on_one_host_alone():
+    here, there = {"device_uuid": "a", "git_commit": "1"}, {"device_uuid": "b", "git_commit": "2"}
+    both = [
+        there | {"device_uuid": "a"},
+        there | {"git_commit": "1"},
+    ]  # the same card, and another card of the same run
+    for launch in ("eager", "graph"):
+        rows = [row(name, 100.0, launch=launch) for name in ("fast", "vllm", "sglang", "megablocks_sparse")]
+        pairs = compare.ratios(
+            frame(rows).assign(**pd.DataFrame([here, there, *both])),
+            "fast",
+            ["vllm", "sglang", "megablocks_sparse"],
+            launch,
+        )
+        assert sorted(pairs["other"]) == ["megablocks_sparse", "sglang", *(["vllm"] if launch == "graph" else [])]
+
+
 def test_of_two_runs_that_end_in_the_same_second_the_later_name_is_the_current_one():
     rows = frame([row("fast", 1.0, run_id="a"), row("fast", 2.0, run_id="b")])
     for some in (rows, rows.iloc[::-1]):

@@ -72,5 +72,7 @@ def test_of_a_folder_the_larger_of_both_counts(tmp_path):
     record["processes"] = [{"stream_before_us": 100.0}, {"stream_before_us": 100.0 * (most + 1)}]
     path.write_text(json.dumps(record), encoding="utf-8")
     assert noise.measured(device).factors == pytest.approx((most + 1,) * 4)
+    record["processes"][1]["stream_after_us"] = 101.0  # the read before fell into a slow moment
+    assert noise.spread(record) == pytest.approx(1.01)
     (device / "skew.csv").write_text("damaged\n1\n", encoding="utf-8")
     assert noise.measured(device).factors == pytest.approx((most + 1,) * 4)
