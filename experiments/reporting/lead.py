@@ -40,15 +40,17 @@ def eager(frame: pd.DataFrame) -> Standing | None:
     return standing(to_best(ratios(rows, FAST, peers(rows), "eager")))
 
 
-def as_served(quant: pd.DataFrame, native: pd.DataFrame) -> dict[str, Standing]:
-    """How `fast` stands on plain layers of packed weights, and on the models' own layers in 16 bits and packed, by what
-    they are called; what was not timed beside another system is left out."""
+def as_served(quant: pd.DataFrame, native: pd.DataFrame, shards: pd.DataFrame) -> dict[str, Standing]:
+    """How `fast` stands on plain layers of packed weights, on the models' own layers in 16 bits and packed, and on one
+    GPU's shards of layers, by what they are called; what was not timed beside another system is left out."""
     parts: dict[str, pd.DataFrame] = {}
     for frame, layers in ((plain(quant, formats=True) if len(quant) else quant, "plain"), (native, "own")):
         for name, part in frame.groupby("quant") if len(frame) else ():
             if layers == "own" or name != "none":
                 weights = "16 bits" if name == "none" else str(name)
                 parts[f"{weights}, {layers} layers"] = part
+    if len(shards):
+        parts["16 bits, a GPU's shard (tp, ep)"] = plain(shards)
     found = {name: standing(against_best(rows, peers(rows))) for name, rows in parts.items()}
     return {name: stands for name, stands in found.items() if stands}
 

@@ -154,11 +154,13 @@ def test_each_weight_format_and_the_own_layers_stand_by_themselves():
             ("fast", 100.0, "mxfp4"))),
     ])  # fmt: skip
     native = frame([row("fast", 100.0, quant="none", layer="native"), row("vllm", 80.0, quant="none", layer="native")])
-    served = lead.as_served(rows.assign(case_hash=rows["quant"]), native)
+    shards = frame([row("fast", 100.0, study="shards"), row("vllm", 120.0, study="shards")])
+    served = lead.as_served(rows.assign(case_hash=rows["quant"]), native, shards)
     assert {name: (stands.points, round(stands.mean, 2), stands.ahead) for name, stands in served.items()} == {
         "int4, plain layers": (1, 1.5, 1), "16 bits, own layers": (1, 0.8, 0),
+        "16 bits, a GPU's shard (tp, ep)": (1, 1.2, 1),
     }  # fmt: skip
-    assert lead.as_served(rows.head(0), native.head(0)) == {}
+    assert lead.as_served(rows.head(0), native.head(0), shards.head(0)) == {}
     assert "| int4, plain layers | 1 | 1, 0, 0 | 50 % |" in say("answer.j2", "as_served", served=served)
 
 

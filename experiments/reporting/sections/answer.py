@@ -22,7 +22,7 @@ def content(material: Material) -> dict[str, Any]:
         "leads_table": lead.lead_table(headline),
         "standings": lead.standings(headline),
         "eager_again": lead.eager(material.rows("throughput")),
-        "served": lead.as_served(material.rows("quant"), material.rows("native")),
+        "served": lead.as_served(*map(material.rows, ("quant", "native", "shards"))),
         "sustained": sustained.numbers(material.frames),
         "first_claims": [claim for claim in material.claims if claim.id in CLAIMS],
         "verdicts": Counter(claim.verdict for claim in material.claims if claim.source.startswith(THEIRS)),
