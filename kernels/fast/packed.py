@@ -185,8 +185,8 @@ def fp8_tiles(
     """The tiles for fp8_block, by the mean load of an expert. With 8-bit activations a column of gate and up is a block
     of 128, for which down finds one scale per row.
 
-    activations: None where the caller leaves them open. Then one token of small experts takes the output-centric path
-    with 16-bit activations, as it does wherever 8 bits are not to be had: unpacking costs less there than the launches.
+    activations: None where the caller leaves them open. Then a few tokens take the output-centric path with 16-bit
+    activations, as they do wherever 8 bits are not to be had: unpacking costs less there than the launches.
     """
     native = default_activations(Fp8Block, target) == "a8"
     small = native and hidden_dim * ffn_dim <= SMALL
