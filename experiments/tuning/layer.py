@@ -114,10 +114,8 @@ def stage_call(candidate: Candidate, batch: Batch) -> Callable[[], Any]:
             return lambda: launch_few_down_w4(planes, down, experts, weights, y, tile)
         if candidate.stage == "few_gate_up":
             return lambda: launch_few_gate_up(batch.x, gate_up, experts, weights, tile)
-        hidden, y = (
-            (batch.hidden if isinstance(down, torch.Tensor) else batch.hidden.float()),
-            torch.empty_like(batch.x),
-        )
+        hidden = batch.hidden if isinstance(down, torch.Tensor) else batch.hidden.float()
+        y = torch.empty_like(batch.x)
         return lambda: launch_few_down(hidden, down, experts, weights, y, tile)
     assert isinstance(tile, FastTile)
     blocks, tiles = batch.blocks(candidate.block_m), FastTiles(candidate.block_m, tile, tile)

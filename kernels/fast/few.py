@@ -24,9 +24,9 @@ SCALED_APART = tl.constexpr(16)
 """Neighbours whose products are summed before they are scaled: as many weights of 8 bits as a thread loads at once."""
 APART = tl.constexpr(8)
 """Of 16 bits, in down."""
-LONGEST, SCALED_LONGEST, IN_PARTS = 48, 32, 32
-"""The most steps that a loop holds one by one; with scales; where it holds a part: some compilers run out of registers
-for what they load ahead."""
+LONGEST, SCALED_LONGEST = 48, 32
+"""The most steps that a loop holds one by one; with scales, or if it holds a part of them: some compilers run out of
+registers for what they load ahead."""
 
 
 @triton.jit
@@ -314,7 +314,9 @@ def unrolled(steps: int, slots: int, tile: FewTile, weights: torch.Tensor | Fp8B
         return 1
     if steps * slots <= (LONGEST if isinstance(weights, torch.Tensor) else SCALED_LONGEST):
         return steps * slots
-    return max((part * steps for part in range(1, slots) if slots % part == 0 and part * steps <= IN_PARTS), default=1)
+    return max(
+        (part * steps for part in range(1, slots) if slots % part == 0 and part * steps <= SCALED_LONGEST), default=1
+    )
 
 
 def launch_few(
