@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
     import torch
 
-    from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
+    from tritonmoe_bench.kernels.fast.tile_types import AnyTiles
 
 SLOT_TOKENS = 64
 """Up to so many tokens slots are faster for the shared expert than GEMMs of its own beside the others."""
 
 SCHEDULED = 7
 """The revision of the systems that take the path with a schedule alone: raised whenever `Fast.revision` is."""
+
+
+OUTPUT_CENTRIC = 9
+"""The revision of the output-centric path alone."""
 
 
 class Fast(Implementation):
@@ -57,7 +61,10 @@ class Fast(Implementation):
     # 9: programs of one token in a grid of one dimension again, x as a row of a matrix: the compiler had taken fewer
     #    registers for what is on its way; between the two GEMMs 16 bits, over plain weights; two tokens for matrices of
     #    up to 3 * 2**22 weights, four of small experts from 128 on, in fp8_block eight; other tiles for down.
-    revisions_up_to = MappingProxyType({8: 9})
+    # 10: up to 32 tokens, the joined path: one grid for both GEMMs, no schedule. In 16 bits up to 3 * 2**22 weights a
+    #    matrix, and the output-centric path for fewer tokens than before; in fp8_block up to 32 tokens of small experts
+    #    and 8 of others; in four bits up to 16.
+    revisions_up_to = MappingProxyType({32: 10})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"
@@ -91,18 +98,21 @@ class Fast(Implementation):
 
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
-        GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines."""
+        GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines; the joined one
+        no schedule, and in its expert_ffn the counters are set to 0, which in a forward the router does."""
         if case.quant != "none" or case.facts.needs:
             return []
         import torch
 
         from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_place
+        from tritonmoe_bench.kernels.fast.experts import Experts
         from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
         from tritonmoe_bench.kernels.fast.forward import launch_combine
         from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
+        from tritonmoe_bench.kernels.fast.joined import launch_joined
         from tritonmoe_bench.kernels.fast.logits import launch_logits
         from tritonmoe_bench.kernels.fast.routing import launch_top_k
-        from tritonmoe_bench.kernels.fast.tile_types import FewTiles
+        from tritonmoe_bench.kernels.fast.tile_types import FewTiles, JoinedTiles
 
         router, gate_up, down = weights.router(), weights.gate_up(), weights.down()
         bias, tiles = weights.correction_bias(), _tiles(case)
@@ -118,6 +128,17 @@ class Fast(Implementation):
                 return launch_few_down(inner, down, experts, scores, torch.empty_like(x), tiles.down)
 
             return [("router", route), ("expert_ffn", few)]
+
+        if isinstance(tiles, JoinedTiles):
+            arrivals = torch.empty_like(experts)
+
+            def joined() -> torch.Tensor:
+                zeros = arrivals.zero_()
+                return launch_joined(x, None, experts, scores, zeros, Experts(gate_up, down), tiles, x.dtype)
+
+            outputs = joined()
+            return [("router", route), ("expert_ffn", joined),
+                    ("unpermute_combine", lambda: launch_combine(outputs, scores))]  # fmt: skip
 
         def place() -> tuple[torch.Tensor, torch.Tensor]:
             return launch_place(experts, case.num_experts, tiles.block_m)
@@ -205,7 +226,7 @@ def _epilogue(case: Case, weights: Weights) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tiles(case: Case) -> FastTiles | FewTiles:
+def _tiles(case: Case) -> AnyTiles:
     """What `fast_moe` chooses for a case on this machine."""
     import torch
 

@@ -18,12 +18,12 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .fast import SCHEDULED, Fast
+from .fast import OUTPUT_CENTRIC, SCHEDULED, Fast
 
 if TYPE_CHECKING:
     import torch
 
-    from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTiles
+    from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTiles, JoinedTiles
 
 MAX_DECODE_TOKENS = 64
 """Beyond, every expert is read again for each of many tokens, and nobody would take the output-centric path."""
@@ -44,7 +44,7 @@ class _FastVariant(Implementation):
     def check(self, case: Case) -> Check:
         return Fast().check(case)
 
-    def tiles(self, case: Case) -> FastTiles | FewTiles:
+    def tiles(self, case: Case) -> FastTiles | FewTiles | JoinedTiles:
         """The tiles of the path with a schedule: those of `fast`, or that it would take if it had no other path."""
         from tritonmoe_bench.kernels.fast.choose import tiled
         from tritonmoe_bench.kernels.fast.tile_types import FastTiles
@@ -68,7 +68,7 @@ class OutputCentric(_FastVariant):
     """The path for a token or two, for any number of tokens that a decode step has."""
 
     name = "fastvariant_output_centric"
-    revision = max(Fast.revisions_up_to.values())
+    revision = OUTPUT_CENTRIC
 
     def check(self, case: Case) -> Check:
         if case.tokens > MAX_DECODE_TOKENS:
@@ -85,6 +85,28 @@ class OutputCentric(_FastVariant):
             if isinstance(chosen, FewTiles):
                 return chosen
         return few_tiles(case.hidden_dim, case.ffn_dim)
+
+
+class Joined(_FastVariant):
+    """The path with both GEMMs in one grid, as far as it goes."""
+
+    name = "fastvariant_joined"
+    revision = 1
+
+    def check(self, case: Case) -> Check:
+        from tritonmoe_bench.kernels.fast.tile_types import JOINED_TOKENS
+
+        if case.tokens > JOINED_TOKENS:
+            return unsupported(f"the joined path takes up to {JOINED_TOKENS} tokens")
+        return super().check(case)
+
+    def tiles(self, case: Case) -> JoinedTiles:
+        """Those of `fast` for so many tokens, or that it has for smaller experts."""
+        from tritonmoe_bench.kernels.fast.choose import JOINED
+        from tritonmoe_bench.kernels.fast.tile_types import JoinedTiles
+
+        chosen = _chosen(case, case.tokens)
+        return chosen if isinstance(chosen, JoinedTiles) else JOINED
 
 
 class ExpertCentric(_FastVariant):
@@ -177,7 +199,7 @@ class Fixed128(_Fixed):
     height = 128
 
 
-def _chosen(case: Case, tokens: int) -> FastTiles | FewTiles:
+def _chosen(case: Case, tokens: int) -> AnyTiles:
     """What `fast` takes for the layer of the case and so many tokens."""
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
 

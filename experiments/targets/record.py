@@ -55,7 +55,7 @@ FLOAT32_ROUTER = Case("float32 router", 256, 8, 7168, 2048, tokens=1)
 """What is recorded with a router in float32."""
 SIZES = ("FFN", "HIDDEN", "K", "N", "SPAN", "STRIDE_N")
 """Constants of the kernels that are sizes of the layer, of which there are too many to compile each."""
-TILES = ({"BLOCK_M", "BLOCK_N", "BLOCK_K"}, {"BLOCK_N", "LADDER"})
+TILES = ({"BLOCK_M", "BLOCK_N", "BLOCK_K"}, {"BLOCK_N", "LADDER"}, {"UP_N", "DOWN_N"})
 """Constants by which a grouped GEMM is known: these kernels take by far the longest to compile."""
 
 
@@ -102,7 +102,7 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
         case = Case("wide", num_experts, top_k, 2048, 512, tokens=64, gating=gating)
         if implementation.answer(case).status is Status.OK:
             yield case
-    for model, tokens in itertools.product(map(load_model, NATIVE), (1, 64)):
+    for model, tokens in itertools.product(map(load_model, NATIVE), (1, 8, 64)):
         case = Case(model.name, *_shape(model), tokens, gating=model.native_gating, layer="native", facts=model.facts())
         if implementation.answer(case).status is Status.OK:
             yield case

@@ -49,7 +49,10 @@ _FAST_LOGITS = (
     (Known("_split_logits_kernel", "router", _LOGITS),),
     (),  # PyTorch's GEMM
 )
-_FAST_TOP_K = Known("_top_k_kernel", "router", {"logits": "logits", "bias": "correction_bias", **_ROUTED})
+_FAST_TOP_K = Known(
+    "_top_k_kernel", "router",
+    {"logits": "logits", "bias": "correction_bias", "arrivals": "schedule", **_ROUTED},
+)  # fmt: skip
 _TABLE = {"order": "schedule", "table": "schedule"}
 _FAST_EXPERTS = (
     (
@@ -69,6 +72,17 @@ _FAST_EXPERTS = (
               {"hidden": "intermediate", "down": "down_weights", "scales": "down_weights", "y": "output", **_ROUTED}),
     ),
 )  # fmt: skip
+_COMBINE_FAST = _FAST_EXPERTS[0][3]
+_JOINED_TENSORS = {"gate_up": "gate_up_weights", "gate_up_scales": "gate_up_weights", "hidden": "intermediate",
+                   "hidden_scales": "intermediate", "down": "down_weights", "down_scales": "down_weights",
+                   "out": "expert_out", "experts": "topk_experts", "down_weights": "topk_scores",
+                   "arrivals": "schedule"}  # fmt: skip
+
+
+def _joined(rows: str) -> tuple[Known, ...]:
+    """Both GEMMs in one launch; rows: x as it is, or as `_QUANTIZE` and `_REORDER` make it."""
+    return Known("_joined_kernel", "experts", {"x": rows, "x_scales": rows, **_JOINED_TENSORS}), _COMBINE_FAST
+
 
 _QUANTIZE = Known("_quantize_rows_kernel", "quantize", {"x": "x", "values": "rows", "scales": "rows"})
 
@@ -116,9 +130,10 @@ LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
     ),
     "fast": (
         *((*logits, _FAST_TOP_K, *experts)
-          for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x")))),
+          for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x"), _joined("x")))),
         *((first, *logits, _FAST_TOP_K, *experts)
-          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_REORDER, _W4_EXPERTS), (_PLANES, _FEW_W4_EXPERTS))
+          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_QUANTIZE, _joined("rows")),
+                                 (_REORDER, _W4_EXPERTS), (_REORDER, _joined("rows")), (_PLANES, _FEW_W4_EXPERTS))
           for logits in _FAST_LOGITS),
     ),
 }  # fmt: skip

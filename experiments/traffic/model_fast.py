@@ -19,7 +19,7 @@ from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, experts_of_program, pieces
 from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, format_tiles
 from tritonmoe_bench.kernels.fast.routing import lanes, tokens_of_program
-from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles, JoinedTiles
 from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.formats.four_bits import BLOCK, ROWS
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
@@ -41,7 +41,7 @@ MODELLED_GPU = "nvidia-h200"
 """Where there is no GPU, the tuned tiles are those of this one."""
 
 
-def chosen_tiles(case: Case) -> FastTiles | FewTiles:
+def chosen_tiles(case: Case) -> AnyTiles:
     """The tiles that `fast` takes on this machine's GPU, or on an H200 if there is none."""
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
@@ -80,7 +80,7 @@ def row_blocks(counts: Sequence[int] | np.ndarray, block_m: int) -> list[RowBloc
 def fast_traffic(
     case: Case,
     counts: Sequence[int] | np.ndarray,
-    tiles: FastTiles | FewTiles,
+    tiles: AnyTiles,
     on_gpu: bool = True,
     activations: str | None = None,
 ) -> Table:
@@ -93,9 +93,12 @@ def fast_traffic(
     counts, held = check_counts(case, counts), operands_of(case, tiles, activations)
     if isinstance(tiles, FewTiles):
         experts = (_few_w4 if held.four_bits else _few)(case, counts, tiles, held)
+    elif isinstance(tiles, JoinedTiles):
+        experts = [*_rows(case, held), *_joined(case, counts, tiles, held, on_gpu)]
     else:
         experts = [*_rows(case, held), *_blocks(case, counts, tiles, held, on_gpu)]
-    return tabulated([*_logits(case, on_gpu), *_top_k(case, on_gpu), *experts])
+    joined = isinstance(tiles, JoinedTiles)
+    return tabulated([*_logits(case, on_gpu), *_top_k(case, on_gpu, joined), *experts])
 
 
 def _rows(case: Case, held: Operands) -> list[Entry]:
@@ -133,7 +136,7 @@ def _parts(case: Case) -> int:
     return pieces(case.tokens, case.hidden_dim)[0] if FEW_TOKENS < case.tokens <= SPLIT_TOKENS else 1
 
 
-def _top_k(case: Case, on_gpu: bool) -> list[Entry]:
+def _top_k(case: Case, on_gpu: bool, joined: bool) -> list[Entry]:
     padded = lanes(case.num_experts, case.gate.groups)
     logits = _parts(case) * case.tokens * case.num_experts * FLOAT_BYTES
     block_t = min(triton.next_power_of_2(case.tokens), tokens_of_program(padded, on_gpu))
@@ -142,6 +145,8 @@ def _top_k(case: Case, on_gpu: bool) -> list[Entry]:
         ("router", "topk_scores", writes(case.slots * FLOAT_BYTES)),
         ("router", "topk_experts", writes(case.slots * INDEX_BYTES)),
     ]
+    if joined:
+        entries.append(("router", "schedule", writes(case.slots * INDEX_BYTES)))
     if case.gate.correction_bias:
         entries.append(("router", "correction_bias", reads(case.num_experts * FLOAT_BYTES, -(-case.tokens // block_t))))
     return entries
@@ -156,11 +161,6 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on
     intermediate, out = slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
     gate_up = _Gemm("gate_up", tiles, tiles.gate_up, ffn, hidden, 2, blocks, listed, held, held.columns(ffn))
     down = _Gemm("down", tiles, tiles.down, hidden, ffn, 1, blocks, listed, held, hidden)
-    if weighted_by_down(TORCH_DTYPE[case.dtype]):
-        weights = ("down", "topk_scores", reads(slots * FLOAT_BYTES, down.columns))
-    else:
-        columns = -(-hidden // min(triton.next_power_of_2(hidden), 1024 if on_gpu else 2**16))
-        weights = ("combine", "topk_scores", reads(slots * FLOAT_BYTES, columns))
     return [
         # Each expert's program reads all slots twice: to count those of every expert, and to place its own.
         ("schedule", "topk_experts", reads(slots * INDEX_BYTES, 2 * case.num_experts)),
@@ -172,10 +172,51 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on
         ("down", "intermediate", reads(intermediate, down.columns)),
         *down.entries(case),
         ("down", "expert_out", writes(out)),
-        weights,
-        ("combine", "expert_out", reads(out)),
-        ("combine", "output", writes(case.tokens * hidden * BYTES_PER_ELEMENT)),
+        *_combine(case, "down", down.columns, on_gpu),
     ]  # fmt: skip
+
+
+def _combine(case: Case, stage: str, columns: int, on_gpu: bool) -> list[Entry]:
+    """The sum over the slots of a token, and the weights, which down multiplies by in float16. stage: down's; columns:
+    of its tiles."""
+    hidden, scores = case.hidden_dim, case.slots * FLOAT_BYTES
+    if not weighted_by_down(TORCH_DTYPE[case.dtype]):
+        stage, columns = "combine", -(-hidden // min(triton.next_power_of_2(hidden), 1024 if on_gpu else 2**16))
+    return [
+        (stage, "topk_scores", reads(scores, columns)),
+        ("combine", "expert_out", reads(case.slots * hidden * BYTES_PER_ELEMENT)),
+        ("combine", "output", writes(case.tokens * hidden * BYTES_PER_ELEMENT)),
+    ]
+
+
+def _joined(case: Case, counts: np.ndarray, tiles: JoinedTiles, held: Operands, on_gpu: bool) -> list[Entry]:
+    """The joined path: a program an expert, or a slot, and a column of tiles, in one launch for both GEMMs."""
+    hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
+    active, by_expert = int((counts > 0).sum()), slots > case.num_experts
+    inward, back = -(-held.columns(ffn) // tiles.gate_up.block_n), -(-hidden // tiles.down.block_n)
+    places = case.num_experts if by_expert else slots
+    # A program reads all choices, and that of its own slot.
+    choices = (slots + (0 if by_expert else 1)) * places * (inward + back) * INDEX_BYTES
+    # One of gate and up counts itself; one of down looks until all have, in the interpreter once.
+    counted = (active * (inward + back)) * INDEX_BYTES
+    gate_up, down = (
+        Bytes(
+            read=active * m * held.issued(n, k, m, tile.step), unique_read=active * m * held.matrix(n, k, m, tile.step)
+        )
+        for n, k, m, tile in ((ffn, hidden, 2, tiles.gate_up), (hidden, ffn, 1, tiles.down))
+    )
+    x, intermediate, out = slots * held.row(hidden), slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
+    stage = "experts"
+    return [
+        (stage, "topk_experts", Bytes(read=choices, unique_read=slots * INDEX_BYTES)),
+        (stage, "schedule", Bytes(counted, counted, active * INDEX_BYTES, active * INDEX_BYTES)),
+        (stage, held.rows, Bytes(read=inward * x, unique_read=case.tokens * held.row(hidden))),
+        (stage, "gate_up_weights", gate_up),
+        (stage, "intermediate", writes(intermediate) + reads(intermediate, back)),
+        (stage, "down_weights", down),
+        (stage, "expert_out", writes(out)),
+        *_combine(case, stage, back, on_gpu),
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from tritonmoe_bench.kernels.fast.few import SCALED_APART as SCALED_COLUMNS
 from tritonmoe_bench.kernels.fast.packed import default_activations
-from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.fast.w4 import padded
 from tritonmoe_bench.kernels.formats import formats, four_bits
 from tritonmoe_bench.kernels.formats.four_bits import FourBits
@@ -99,7 +99,7 @@ class Operands:
         return self.matrix(n, k, together, tile.step)
 
 
-def operands_of(case: Case, tiles: FastTiles | FewTiles, activations: str | None = None) -> Operands:
+def operands_of(case: Case, tiles: AnyTiles, activations: str | None = None) -> Operands:
     """activations: ``a8`` or ``a16``, what packed weights are multiplied with; None: by the device."""
     if case.quant == "none" or isinstance(tiles, FewTiles):
         return Operands(case.quant)

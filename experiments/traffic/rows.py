@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tritonmoe_bench.kernels import fast_moe, paper_moe
 from tritonmoe_bench.kernels.checks import check_top_k
-from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles as FastAnyTiles
+from tritonmoe_bench.kernels.fast.tile_types import FewTiles, JoinedTiles
 from tritonmoe_bench.kernels.paper.router import check_gating
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import BLOCK_M, BY_SHARED_MEMORY, Tiles
@@ -32,7 +33,7 @@ from .model_fast import chosen_tiles, fast_traffic
 from .model_paper import PIPELINES, Bytes, Table, pipeline_traffic, tabulated, total
 from .operands import MODELLED_FORMATS, operands_of
 
-AnyTiles: TypeAlias = "Tiles | FastTiles | FewTiles"
+AnyTiles: TypeAlias = "Tiles | FastAnyTiles"
 
 METHODS = ("model", "interpreter")
 MODELLED = (*PIPELINES, FAST)
@@ -224,6 +225,9 @@ def _tile_steps(case: Case, tiles: AnyTiles) -> int:
     if isinstance(tiles, FewTiles):
         few = 2 * _steps(ffn, tiles.gate_up.block_n, hidden, tiles.gate_up.step)
         return case.slots * (few + _steps(hidden, tiles.down.block_n, ffn, tiles.down.step))
+    if isinstance(tiles, JoinedTiles):
+        joined = 2 * _steps(ffn, tiles.gate_up.block_n, hidden, tiles.gate_up.step)
+        return case.slots * (joined + _steps(hidden, tiles.down.block_n, ffn, tiles.down.step))
     block_m = BLOCK_M if isinstance(tiles, Tiles) else tiles.block_m
     first = tiles.fused if isinstance(tiles, Tiles) else tiles.gate_up
     inward = _steps(ffn, first.block_n, hidden, first.block_k)

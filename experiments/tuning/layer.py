@@ -16,7 +16,7 @@ from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
 from tritonmoe_bench.kernels.fast.logits import launch_logits
 from tritonmoe_bench.kernels.fast.packed import launch_packed_down, launch_packed_gate_up, quantized
 from tritonmoe_bench.kernels.fast.routing import launch_top_k
-from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.fast.w4 import launch_permute
 from tritonmoe_bench.kernels.formats import Packed
 from tritonmoe_bench.kernels.formats.four_bits import FourBits
@@ -149,7 +149,7 @@ def plain(stage: str, batch: Batch, output: Any) -> Any:
     return torch.empty_like(values[:, : batch.case.ffn_dim]).index_copy_(1, places[kept] - 1, values[:, kept])
 
 
-def activation_bits(batch: Batch, tile: FastTile | FewTile | FastTiles | FewTiles) -> str:
+def activation_bits(batch: Batch, tile: FastTile | FewTile | AnyTiles) -> str:
     """``a8`` where a tile multiplies the weights of the layer with rows of 8 bits, else ``a16``."""
     if isinstance(tile, (FewTile, FewTiles)) or not batch.layer.experts.packed:
         return "a16"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tritonmoe_bench.kernels.target import Target
 
-    from .search import Tiles
+    from .search import AnyTiles
     from .space import Candidate
 
 STUDY = "tune"
@@ -54,7 +54,7 @@ class Point:
     """A layer and a number of tokens, with what is tried for it."""
 
     case: Case
-    heuristic: Tiles
+    heuristic: AnyTiles
     candidates: Sequence[Candidate]
 
 
@@ -88,7 +88,7 @@ def layer_of(case: Case) -> tuple[str, int, int, int, int]:
     return case.quant, case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim
 
 
-def heuristic_of(case: Case, target: Target) -> Tiles:
+def heuristic_of(case: Case, target: Target) -> AnyTiles:
     """What `fast` takes where no table knows better."""
     from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
     from tritonmoe_bench.kernels.fast.packed import format_tiles

@@ -12,11 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles
 
 from .space import FEW_GEMMS, GEMMS, Candidate, parts, whole
-
-Tiles = FastTiles | FewTiles
 
 PRUNE = 1.2
 """A tile that is slower than the best by this factor at one skew is not timed at the next."""
@@ -37,7 +35,7 @@ class Timer(Protocol):
 
     def stage(self, candidate: Candidate, skew: float) -> float | None: ...
 
-    def forward(self, tiles: Tiles, skew: float, turn: int) -> float | None: ...
+    def forward(self, tiles: AnyTiles, skew: float, turn: int) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,12 @@ class Choice:
     median of the rounds, None if only one of them runs.
     """
 
-    tiles: Tiles | None
+    tiles: AnyTiles | None
     gain: float | None
 
 
 def search(
-    found: Sequence[Candidate], heuristic: Tiles, timer: Timer, skews: Sequence[float], rounds: int = ROUNDS
+    found: Sequence[Candidate], heuristic: AnyTiles, timer: Timer, skews: Sequence[float], rounds: int = ROUNDS
 ) -> Choice | None:
     """The fastest combination of the candidates, by the geometric mean over the skews; None if none is right."""
     times = stage_times(found, parts(heuristic), timer, skews)
@@ -92,11 +90,11 @@ def _slow(times: dict[Candidate, list[float]], keep: Sequence[Candidate]) -> lis
     ]
 
 
-def finalists(times: dict[Candidate, list[float]], heuristic: Tiles) -> list[Tiles]:
+def finalists(times: dict[Candidate, list[float]], heuristic: AnyTiles) -> list[AnyTiles]:
     """The combinations whose two stages sum to the least: the best of each path, then the next best of all."""
     by_path = []
     for first, second in (GEMMS, FEW_GEMMS):
-        ranked: list[tuple[float, Tiles]] = []
+        ranked: list[tuple[float, AnyTiles]] = []
         for block_m in sorted({candidate.block_m for candidate in times if candidate.stage == first}):
             pairs = itertools.product(_best(times, first, block_m), _best(times, second, block_m))
             here = [
@@ -114,11 +112,11 @@ def finalists(times: dict[Candidate, list[float]], heuristic: Tiles) -> list[Til
 
 
 def final(
-    heuristic: Tiles, rivals: Sequence[Tiles], timer: Timer, skews: Sequence[float], rounds: int
+    heuristic: AnyTiles, rivals: Sequence[AnyTiles], timer: Timer, skews: Sequence[float], rounds: int
 ) -> Choice | None:
     """Whole forwards in turn, every other round backwards, so that a drift of the clock falls on all alike."""
     order = list(dict.fromkeys([heuristic, *rivals]))
-    means: dict[Tiles, list[float]] = {tiles: [] for tiles in order}
+    means: dict[AnyTiles, list[float]] = {tiles: [] for tiles in order}
     for turn in range(rounds):
         for tiles in order if turn % 2 == 0 else order[::-1]:
             if tiles in means:
@@ -135,7 +133,7 @@ def final(
     ratios = {tiles: [mine / theirs for mine, theirs in zip(own, turns)] for tiles, turns in means.items()}
     if not ratios:
         return Choice(None, None)
-    median: Callable[[Tiles], float] = lambda tiles: statistics.median(ratios[tiles])  # noqa: E731
+    median: Callable[[AnyTiles], float] = lambda tiles: statistics.median(ratios[tiles])  # noqa: E731
     fastest = max(ratios, key=median)
     gain = median(fastest)
     return Choice(fastest if gain > MARGIN else None, gain)

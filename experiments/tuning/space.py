@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles, JoinedTiles
 
 from ..workload.case import BYTES_PER_ELEMENT, Case
 from .packed_space import packed_few_tiles, packed_tiles
@@ -129,8 +129,10 @@ def _fits(tile: FewTile, summed: int) -> bool:
     return summed % tile.step == 0 or tile.block_n * tile.step <= 32 * 32 * tile.num_warps
 
 
-def parts(tiles: FastTiles | FewTiles) -> tuple[Candidate, Candidate]:
-    """The candidates that whole tiles are made of, gate_up first."""
+def parts(tiles: AnyTiles) -> tuple[Candidate, ...]:
+    """The candidates that whole tiles are made of, gate_up first; none of the joined path, a single launch."""
+    if isinstance(tiles, JoinedTiles):
+        return ()
     if isinstance(tiles, FewTiles):
         return Candidate(FEW_GEMMS[0], 0, tiles.gate_up), Candidate(FEW_GEMMS[1], 0, tiles.down)
     return Candidate(GEMMS[0], tiles.block_m, tiles.gate_up), Candidate(GEMMS[1], tiles.block_m, tiles.down)
@@ -145,7 +147,7 @@ def whole(gate_up: Candidate, down: Candidate) -> FastTiles | FewTiles:
     return FastTiles(gate_up.block_m, gate_up.tile, down.tile)
 
 
-def candidates(case: Case, heuristic: FastTiles | FewTiles, shared_bytes: int, has_bulk: bool) -> list[Candidate]:
+def candidates(case: Case, heuristic: AnyTiles, shared_bytes: int, has_bulk: bool) -> list[Candidate]:
     """What is tried for the layer and tokens of a case, the heuristic's own tiles among it.
 
     shared_bytes: what one program may take; has_bulk: whether the GPU has the engine for bulk copies.

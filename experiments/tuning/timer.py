@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tritonmoe_bench.kernels.fast.layer import fast_moe
-from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles, JoinedTiles
 
 from ..measure.gate import IncorrectOutput, check_output
 from ..measure.timing import time_calls
@@ -32,7 +32,7 @@ from .measure import Tune
 from .space import Candidate
 
 Check = Callable[[object], float]
-AnyTile = FastTile | FewTile | FastTiles | FewTiles
+AnyTile = FastTile | FewTile | FastTiles | FewTiles | JoinedTiles
 SETTINGS = TimingSettings(samples=12, min_samples=4, budget_ms=15.0)
 """Short: a choice is settled by turns, not by one long sample."""
 
@@ -67,7 +67,7 @@ class GpuTimer:
         key = {"stage": candidate.stage, "config": str(candidate), "round": 0}
         return self._time(candidate.tile, skew, key, functools.partial(stage_call, candidate))
 
-    def forward(self, tiles: FastTiles | FewTiles, skew: float, turn: int) -> float | None:
+    def forward(self, tiles: AnyTiles, skew: float, turn: int) -> float | None:
         """us of a whole forward, None if it is wrong or does not run."""
         key = {"stage": "forward", "config": str(tiles), "round": turn}
 

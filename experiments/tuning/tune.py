@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..table.run import Run
     from .layer import Layer
-    from .search import Choice, Tiles
+    from .search import AnyTiles, Choice
     from .space import Candidate
 
 
@@ -147,14 +147,16 @@ def _tune_points(todo: Sequence[Case], run: Run, path: Path, jobs: int) -> None:
         bar.write(f"{point.case.model} {point.case.tokens}: {choice.tiles or 'heuristic'} ({gain})")
 
 
-def _keep(path: Path, case: Case, tiles: Tiles | None) -> None:
+def _keep(path: Path, case: Case, tiles: AnyTiles | None) -> None:
     """Writes one entry, beside those that other processes have written by now."""
     from tritonmoe_bench.kernels.fast import tuned
+    from tritonmoe_bench.kernels.fast.tile_types import JoinedTiles
 
     from ..table.locks import take
 
     with contextlib.closing(cast("IO[str]", take(path.with_suffix(".lock")))):
         table = tuned.load(path)
+        assert not isinstance(tiles, JoinedTiles)  # only the heuristic gives them
         table.setdefault(layer_of(case), {})[case.tokens] = tiles
         tuned.save(path, table)
 
@@ -212,7 +214,7 @@ class _LayerHolder:
         return self._layers
 
 
-def choice_row(choice: Choice, heuristic: Tiles) -> dict[str, Any]:
+def choice_row(choice: Choice, heuristic: AnyTiles) -> dict[str, Any]:
     """The columns of the row that says what went into the table."""
     return {
         "stage": "choice", "round": 0, "launch": "graph", "timing_method": "none", "status": "ok", "reason": "",

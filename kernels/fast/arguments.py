@@ -16,11 +16,14 @@ from ..checks import (
     check_tensor,
     check_top_k,
 )
+from ..formats import Packed
+from ..formats.fp8_block import Fp8Block
 from ..gating import Gating
+from .e4m3 import GROUP
 from .experts import Experts
-from .packed import check_packed, few_fit
-from .route import Chosen, Router
-from .tile_types import FastTiles, FewTiles
+from .packed import activations_of, check_packed, few_fit
+from .route import Chosen, Router, joinable
+from .tile_types import JOINED_TOKENS, FastTiles, FewTiles, JoinedTiles
 
 FLOATS = (*DTYPES, torch.float32)
 """Types of biases and routing weights."""
@@ -54,7 +57,10 @@ def check_arguments(
     else:
         _check_chosen(route, x)
     ffn = experts.down.shape[2]
-    _check_tiles(tiles, experts, invariant, x.numel() // hidden, route.top_k * max(hidden, ffn))
+    tokens = x.numel() // hidden
+    _check_tiles(tiles, experts, invariant, tokens, route.top_k * max(hidden, ffn))
+    if isinstance(tiles, JoinedTiles):
+        _check_joined(tiles, x, route, experts, tokens)
     epilogue = experts.epilogue
     assert isinstance(epilogue.activation, Activation)
     _check_bias("gate_up_bias", epilogue.gate_up_bias, (num_experts, 2 * ffn), x)
@@ -95,14 +101,30 @@ def _check_chosen(chosen: Chosen, x: torch.Tensor) -> None:
 
 def _check_tiles(tiles: object, experts: Experts, invariant: bool, tokens: int, elements: int) -> None:
     """elements: of a token, in the largest intermediate."""
-    if tiles is not None and not isinstance(tiles, FastTiles | FewTiles):
-        raise TypeError(f"tiles must be FastTiles or FewTiles, got {type(tiles).__name__}")
+    if tiles is not None and not isinstance(tiles, FastTiles | FewTiles | JoinedTiles):
+        raise TypeError(f"tiles must be FastTiles, FewTiles or JoinedTiles, got {type(tiles).__name__}")
     if isinstance(tiles, FewTiles) and tokens * elements >= 2**31:
         raise ValueError(f"{tokens} tokens are too many for FewTiles: their offsets have 32 bits")
     if isinstance(tiles, FewTiles) and experts.packed and not few_fit(experts):
         raise ValueError("FewTiles over weights of four bits take them as prepared() gives them: call it on both")
-    if invariant and tiles is not None and (isinstance(tiles, FewTiles) or tiles.dynamic):
+    if invariant and tiles is not None and (not isinstance(tiles, FastTiles) or tiles.dynamic):
         raise ValueError("invariant=True takes one tile for all blocks: FastTiles with dynamic=False, or none")
+
+
+def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, experts: Experts, tokens: int) -> None:
+    if tokens > JOINED_TOKENS:
+        raise ValueError(f"JoinedTiles take up to {JOINED_TOKENS} tokens, got {tokens}")
+    if not joinable(route, experts):
+        raise ValueError("JoinedTiles cannot weight the input of a token that may be given an expert twice")
+    if not isinstance(experts.gate_up, Packed):
+        return
+    needed = "a8" if isinstance(experts.gate_up, Fp8Block) else "a16"
+    if activations_of(x, experts) != needed:
+        raise ValueError(f"JoinedTiles over {experts.gate_up.name} multiply with activations={needed!r} alone")
+    if tiles.gate_up.step % GROUP or tiles.down.step % GROUP:
+        raise ValueError(f"JoinedTiles over packed weights need steps of whole {GROUP} columns")
+    if needed == "a8" and tiles.gate_up.block_n != GROUP:
+        raise ValueError(f"JoinedTiles over fp8_block need gate and up of {GROUP} columns")
 
 
 def check_gating(gating: object, correction_bias: object, num_experts: int, top_k: int, x: torch.Tensor) -> None:

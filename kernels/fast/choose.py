@@ -7,7 +7,16 @@ from dataclasses import replace
 import torch
 
 from ..target import MORE_WARPS, Target, target_of
-from .tile_types import FastTile, FastTiles, FewTile, FewTiles
+from .tile_types import (
+    JOINED_TOKENS,
+    AnyTiles,
+    FastTile,
+    FastTiles,
+    FewTile,
+    FewTiles,
+    JoinedTile,
+    JoinedTiles,
+)
 from .tuned import tuned_tiles
 
 INTERPRETER = FastTiles(64, FastTile(256, 256, 4, 1, 256, 1), FastTile(256, 256, 4, 1, 256, 1))
@@ -30,17 +39,22 @@ MIDDLE = FastTile(64, 64, 4, 3, 64, 3, swap=True, small_swap=True)
 HEAVY = FastTile(128, 64, 8, 4, 64, 4, swap=True, small_swap=True)
 HEAVY_BULK = FastTile(128, 64, 8, 4, 64, 4, small_swap=True, bulk=True)
 HEAVY_DOWN = FastTile(128, 64, 8, 5, 64, 5, swap=True, small_swap=True)
+JOINED = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(64, 128, 3))
+"""Three programs on a multiprocessor, each with few loads in flight."""
+JOINED_FULLER = JoinedTiles(JoinedTile(64, 64, 5), JoinedTile(128, 64, 5))
+"""Above 16 tokens of small experts."""
 FEW_SMALL = 2**21
 """The most weights of a small expert's matrix, of which more tokens take the output-centric path."""
 FEW_WEIGHTS = 3 * 2**22
-"""The most weights of an expert's matrix for which more than one token takes it."""
+"""The most weights of an expert's matrix for which more than one token takes it, and for which the joined path is
+faster than the one with a schedule, in 16 bits."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
 
 def choose_tiles(
     device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
-) -> FastTiles | FewTiles:
+) -> AnyTiles:
     """The measured tiles for this device, layer and batch where there are such, else `heuristic_tiles`.
 
     Raises ValueError if the device's table cannot be read.
@@ -59,11 +73,27 @@ def invariant_tiles(device: torch.device, shape: tuple[int, int, int, int]) -> F
 
 def heuristic_tiles(
     target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
-) -> FastTiles | FewTiles:
+) -> AnyTiles:
     """Tiles by the mean load of an expert, which is all that the host knows; the GPU does the rest block by block."""
-    if tokens <= few_tokens(num_experts, hidden_dim, ffn_dim):
+    joins = may_join(target, tokens) and hidden_dim * ffn_dim <= FEW_WEIGHTS
+    few = few_tokens(num_experts, hidden_dim, ffn_dim)
+    if tokens <= (few_beside_joined(num_experts, hidden_dim, ffn_dim) if joins else few):
         return few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+    if joins:
+        return JOINED_FULLER if tokens > 16 and hidden_dim * ffn_dim <= FEW_SMALL else JOINED
     return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+
+
+def may_join(target: Target, tokens: int) -> bool:
+    """Whether the joined path may serve so many tokens. It was measured on Hopper alone."""
+    return target.nvidia_major == 9 and tokens <= JOINED_TOKENS
+
+
+def few_beside_joined(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
+    """As `few_tokens`, where the joined path is the other one."""
+    if hidden_dim * ffn_dim > FEW_SMALL or num_experts < 32:
+        return 1
+    return 3 if num_experts >= 128 else 2
 
 
 def few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:

@@ -18,11 +18,19 @@ from .experts import Experts
 from .few import launch_few
 from .few_w4 import launch_few_w4, launch_planes
 from .gemm import launch_down, launch_gate_up
+from .joined import launch_joined
 from .known import describe, known_tiles, remember
 from .local import Local, expert_of, lookup
-from .packed import invariant_packed_tiles, launch_packed_down, launch_packed_gate_up, packed_tiles, quantized
-from .route import Chosen, Router
-from .tile_types import FastTiles, FewTiles
+from .packed import (
+    invariant_packed_tiles,
+    launch_packed_down,
+    launch_packed_gate_up,
+    packed_tiles,
+    quantized,
+    scheduled_tiles,
+)
+from .route import Chosen, Router, joinable
+from .tile_types import AnyTiles, FewTiles, JoinedTiles
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_global"])
@@ -58,7 +66,7 @@ def forward(
     x: torch.Tensor,
     route: Router | Chosen,
     experts: Experts,
-    tiles: FastTiles | FewTiles | None = None,
+    tiles: AnyTiles | None = None,
     invariant: bool = False,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -101,6 +109,13 @@ def _forward(x, route, experts, tiles, invariant, y) -> None:
         chosen, weights = route.choose(x)
         launch_few(x, chosen, weights, experts.gate_up, experts.down, tiles, y, experts.epilogue, route.local)
         return
+    if isinstance(tiles, JoinedTiles):
+        rows, scales = quantized(x, experts) if experts.packed else (x, None)
+        chosen, weights, arrivals = route.counted(x)
+        outputs = launch_joined(rows, scales, chosen, weights, arrivals, experts, tiles, x.dtype)
+        here = Local(experts.num_experts) if isinstance(route, Chosen) else None
+        launch_combine(outputs, weights, y, experts.epilogue, chosen if here else None, here)
+        return
     if experts.packed:
         quantized_rows = quantized(x, experts)
         blocks = route.blocks(x, tiles.block_m, invariant)
@@ -115,14 +130,14 @@ def _forward(x, route, experts, tiles, invariant, y) -> None:
     launch_combine(outputs, blocks.weights, y, experts.epilogue, chosen, route.local)
 
 
-def layer_tiles(
-    x: torch.Tensor, route: Router | Chosen, experts: Experts, invariant: bool = False
-) -> FastTiles | FewTiles:
+def layer_tiles(x: torch.Tensor, route: Router | Chosen, experts: Experts, invariant: bool = False) -> AnyTiles:
     """The tiles that a layer gets for x [tokens, hidden]."""
     shape = (route.num_experts, route.top_k, x.shape[1], experts.down.shape[2])
-    if experts.packed:
-        return (invariant_packed_tiles if invariant else packed_tiles)(x, experts, shape)
-    return invariant_tiles(x.device, shape) if invariant else choose_tiles(x.device, *shape, x.shape[0])
+    if invariant:
+        return invariant_packed_tiles(x, experts, shape) if experts.packed else invariant_tiles(x.device, shape)
+    tiles = packed_tiles(x, experts, shape) if experts.packed else choose_tiles(x.device, *shape, x.shape[0])
+    fits = not isinstance(tiles, JoinedTiles) or joinable(route, experts)
+    return tiles if fits else scheduled_tiles(x, experts, shape)
 
 
 def launch_combine(

@@ -84,7 +84,7 @@ def _scaled_product(
 
 
 @triton.jit
-def _store_hidden(hidden, hidden_scales, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
+def store_hidden(hidden, hidden_scales, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
     """Stores what passes to down, for a8 as e4m3 with the scale of this column of each row."""
     if hidden.dtype.element_ty == tl.float8e4nv:
         values, scale = quantize_groups(values)
@@ -119,11 +119,11 @@ def _gate_up_fp8_tile(
     )  # fmt: skip
     order += row
     inner = inner_of(both, order, weights, bias, m, m < rows, expert, column, FFN, HEIGHT, BLOCK_N, ACTIVATION)
-    _store_hidden(hidden, hidden_scales, row + m, m < rows, inner, column, FFN, BLOCK_N)
+    store_hidden(hidden, hidden_scales, row + m, m < rows, inner, column, FFN, BLOCK_N)
     if TAIL > 0:
         inner = inner_of(both_tail, order, weights, bias, m_tail, m_tail < rows, expert, column,
                          FFN, TAIL, BLOCK_N, ACTIVATION)  # fmt: skip
-        _store_hidden(hidden, hidden_scales, row + m_tail, m_tail < rows, inner, column, FFN, BLOCK_N)
+        store_hidden(hidden, hidden_scales, row + m_tail, m_tail < rows, inner, column, FFN, BLOCK_N)
 
 
 @triton.jit

@@ -124,14 +124,20 @@ def _product(
 
 
 @triton.jit
+def store_permuted(hidden, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """As `store` in epilogue.py, each value to its place in the order of `launch_permute`."""
+    place = place_of(column * BLOCK_N + tl.arange(0, BLOCK_N))  # [BLOCK_N]
+    target = hidden + (row.to(tl.int64) * ((N + 127) // 128 * 128))[:, None] + place[None, :]
+    tl.store(target, values.to(hidden.dtype.element_ty), mask=in_rows[:, None])
+
+
+@triton.jit
 def _store_hidden(
     hidden, row, in_rows, values, column, N: tl.constexpr, BLOCK_N: tl.constexpr, PERMUTED: tl.constexpr
 ):  # fmt: skip
-    """As `store` in epilogue.py; PERMUTED: each value to its place in the order of `launch_permute`."""
+    """As `store` in epilogue.py, or `store_permuted`."""
     if PERMUTED:
-        place = place_of(column * BLOCK_N + tl.arange(0, BLOCK_N))  # [BLOCK_N]
-        target = hidden + (row.to(tl.int64) * ((N + 127) // 128 * 128))[:, None] + place[None, :]
-        tl.store(target, values.to(hidden.dtype.element_ty), mask=in_rows[:, None])
+        store_permuted(hidden, row, in_rows, values, column, N, BLOCK_N)
     else:
         store(hidden, row, in_rows, values, column, N, BLOCK_N)
 

@@ -16,13 +16,13 @@ from ..gating import Gating
 from .experts import Experts
 from .packed import SUPPORTED
 from .route import Chosen, Router
-from .tile_types import FastTiles, FewTiles
+from .tile_types import AnyTiles, FastTiles, FewTiles, JoinedTiles
 
 MOST = 4096
 """Calls that are kept: some hundred bytes each."""
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
-_TILES = (type(None), FastTiles, FewTiles)
-_tiles: dict[Any, FastTiles | FewTiles] = {}
+_TILES = (type(None), FastTiles, FewTiles, JoinedTiles)
+_tiles: dict[Any, AnyTiles] = {}
 
 
 def describe(
@@ -62,12 +62,12 @@ def describe(
     return device, *kinds, *plain, *options, *found
 
 
-def known_tiles(call: tuple[Any, ...] | None) -> FastTiles | FewTiles | None:
+def known_tiles(call: tuple[Any, ...] | None) -> AnyTiles | None:
     """The tiles of a call that was remembered."""
     return _tiles.get(call)
 
 
-def remember(call: tuple[Any, ...] | None, tiles: FastTiles | FewTiles) -> None:
+def remember(call: tuple[Any, ...] | None, tiles: AnyTiles) -> None:
     """Keeps the tiles of a call that its checks let pass."""
     if call is not None:
         if len(_tiles) >= MOST:

@@ -17,7 +17,7 @@ from .experts import Experts
 from .forward import forward
 from .operator import is_traced, traced_fast_experts, traced_fast_moe
 from .route import Chosen, Router
-from .tile_types import FastTiles, FewTiles
+from .tile_types import AnyTiles
 
 
 def fast_moe(
@@ -37,7 +37,7 @@ def fast_moe(
     activations: str | None = None,
     invariant: bool = False,
     out: torch.Tensor | None = None,
-    tiles: FastTiles | FewTiles | None = None,
+    tiles: AnyTiles | None = None,
 ) -> torch.Tensor:
     """y [..., hidden] = sum over the k experts of weight * down(silu(gate x) * up x), in the dtype of x.
 
@@ -71,7 +71,7 @@ def fast_experts(
     activations: str | None = None,
     invariant: bool = False,
     out: torch.Tensor | None = None,
-    tiles: FastTiles | FewTiles | None = None,
+    tiles: AnyTiles | None = None,
 ) -> torch.Tensor:
     """The experts of a layer whose routing is done: y [..., hidden] = sum over the slots of a token of
     weight * (down(act(gate x + bias, up x + bias)) + bias), in the dtype of x.

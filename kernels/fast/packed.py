@@ -18,12 +18,21 @@ from ..formats.int4 import Int4
 from ..formats.mxfp4 import Mxfp4
 from ..target import INTERPRETER, MORE_WARPS, Target, target_of
 from .blocks import Blocks
-from .choose import FEW_SMALL, FEW_WEIGHTS, LONG, few_tiles, few_tokens
+from .choose import FEW_SMALL, FEW_WEIGHTS, LONG, few_tiles, few_tokens, may_join, tiled
 from .e4m3 import launch_quantize_rows
 from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
 from .gemm_w4 import launch_down_w4, launch_gate_up_w4
-from .tile_types import FastTile, FastTiles, FewTile, FewTiles
+from .tile_types import (
+    JOINED_TOKENS,
+    AnyTiles,
+    FastTile,
+    FastTiles,
+    FewTile,
+    FewTiles,
+    JoinedTile,
+    JoinedTiles,
+)
 from .tuned import tuned_tiles
 from .w4 import launch_permute, operands
 from .w4a8 import launch_quantize_w4
@@ -31,6 +40,10 @@ from .w4a8 import launch_quantize_w4
 SUPPORTED = (Fp8Block, Mxfp4, Int4)
 SMALL = 2**24
 """The most weights of an expert's matrix for which one token takes the output-centric path on a GPU with fp8 units."""
+FP8_JOINED = JoinedTiles(JoinedTile(128, 128, 3), JoinedTile(128, 128, 3))
+W4_JOINED = JoinedTiles(JoinedTile(64, 128, 4), JoinedTile(128, 128, 4))
+W4_JOINED_TOKENS = 16
+"""The most tokens of the joined path over four bits: for more a tile would have 32 rows, and lose."""
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
 
@@ -38,9 +51,9 @@ FEW_ROWS = 4
 def quantized(x: torch.Tensor, experts: Experts) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(rows, scales) of x as the experts' format multiplies them; no scales for 16 bits."""
     if isinstance(experts.gate_up, FourBits):
-        a8 = _activations(x, experts) == "a8"
+        a8 = activations_of(x, experts) == "a8"
         return launch_quantize_w4(x, experts.gate_up) if a8 else (launch_permute(x), None)
-    return launch_quantize_rows(x) if _activations(x, experts) == "a8" else (x, None)
+    return launch_quantize_rows(x) if activations_of(x, experts) == "a8" else (x, None)
 
 
 def launch_packed_gate_up(
@@ -74,12 +87,22 @@ def launch_packed_down(
     return launch_down_fp8(hidden, scales, experts.down, blocks, dtype, tiles, experts.epilogue)
 
 
-def packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles | FewTiles:
+def packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> AnyTiles:
     """The tiles of a layer for x. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
     tiles = choose_packed_tiles(x.device, _format(experts), shape, x.shape[0], experts.activations)
     if isinstance(tiles, FewTiles) and not few_fit(experts):
-        return w4_tiles(target_of(x.device), x.shape[0] * shape[1] / shape[0])
+        return W4_JOINED if may_join(target_of(x.device), x.shape[0]) else scheduled_tiles(x, experts, shape)
     return tiles
+
+
+def scheduled_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles:
+    """The tiles of the path with a schedule, for a layer that cannot take the one it would get."""
+    target, tokens = target_of(x.device), x.shape[0]
+    if isinstance(experts.gate_up, FourBits):
+        return w4_tiles(target, tokens * shape[1] / shape[0])
+    if experts.packed:
+        return fp8_scheduled(target, *shape, tokens, experts.activations)
+    return tiled(target, *shape, tokens)
 
 
 def few_fit(experts: Experts) -> bool:
@@ -93,7 +116,7 @@ def choose_packed_tiles(
     shape: tuple[int, int, int, int],
     tokens: int,
     activations: str | None = None,
-) -> FastTiles | FewTiles:
+) -> AnyTiles:
     """The measured tiles for this device, layer, format and batch where there are such, else `format_tiles`.
 
     A table is for activations that the caller leaves open. Raises ValueError if the device's table cannot be read.
@@ -104,7 +127,7 @@ def choose_packed_tiles(
 
 def invariant_packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles:
     """One tile for all blocks of a layer in any batch: that of the largest ones."""
-    tiles = format_tiles(_format(experts), target_of(x.device), shape, MAX_SLOTS, _activations(x, experts))
+    tiles = format_tiles(_format(experts), target_of(x.device), shape, MAX_SLOTS, activations_of(x, experts))
     assert isinstance(tiles, FastTiles)
     return replace(tiles, dynamic=False)
 
@@ -114,7 +137,8 @@ def _format(experts: Experts) -> type[Packed]:
     return type(experts.gate_up)
 
 
-def _activations(x: torch.Tensor, experts: Experts) -> str:
+def activations_of(x: torch.Tensor, experts: Experts) -> str:
+    """``a8`` or ``a16``, what packed weights are multiplied with."""
     return experts.activations or default_activations(_format(experts), target_of(x.device))
 
 
@@ -125,18 +149,21 @@ def default_activations(kind: type[Packed], target: Target) -> str:
 
 def format_tiles(
     kind: type[Packed], target: Target, shape: tuple[int, int, int, int], tokens: int, activations: str | None
-) -> FastTiles | FewTiles:
+) -> AnyTiles:
     """The tiles for a format. shape: (num_experts, top_k, hidden_dim, ffn_dim); activations: as in `fp8_tiles`."""
     if kind is Fp8Block:
         return fp8_tiles(target, *shape, tokens, activations)
     num_experts, top_k, hidden_dim, ffn_dim = shape
     if activations == "a8":
         return w4_a8_tiles(kind, target, tokens * top_k / num_experts)
+    joins = may_join(target, tokens) and tokens <= W4_JOINED_TOKENS
     few = 2 if hidden_dim * ffn_dim <= FEW_WEIGHTS else 1
-    if kind is Int4 and hidden_dim * ffn_dim <= FEW_SMALL:
+    if kind is Int4 and hidden_dim * ffn_dim <= FEW_SMALL and not joins:
         few = 4
     if tokens <= few and target.nvidia_major and hidden_dim % 16 == 0 and ffn_dim % 8 == 0:
         return _w4_few(kind, target, tokens * hidden_dim, tokens * top_k * ffn_dim)
+    if joins:
+        return W4_JOINED
     return w4_tiles(target, tokens * top_k / num_experts)
 
 
@@ -181,9 +208,8 @@ def w4_a8_tiles(kind: type[Packed], target: Target, load: float) -> FastTiles:
 
 def fp8_tiles(
     target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int, activations: str | None
-) -> FastTiles | FewTiles:
-    """The tiles for fp8_block, by the mean load of an expert. With 8-bit activations a column of gate and up is a block
-    of 128, for which down finds one scale per row.
+) -> AnyTiles:
+    """The tiles for fp8_block.
 
     activations: None where the caller leaves them open. Then a few tokens take the output-centric path with 16-bit
     activations, as they do wherever 8 bits are not to be had: unpacking costs less there than the launches.
@@ -196,6 +222,16 @@ def fp8_tiles(
         if not small and tokens <= few_tokens(num_experts, hidden_dim, ffn_dim):
             plain = few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)  # the scales take a part of its registers
             return replace(plain, down=replace(plain.down, block_n=4, stages=4))
+    if activations != "a16" and tokens <= _fp8_joined_tokens(target, hidden_dim * ffn_dim):
+        return FP8_JOINED
+    return fp8_scheduled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens, activations)
+
+
+def fp8_scheduled(
+    target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int, activations: str | None
+) -> FastTiles:
+    """The tiles of the path with a schedule for fp8_block, by the mean load of an expert. With 8-bit activations a
+    column of gate and up is a block of 128, for which down finds one scale per row."""
     slots = tokens * top_k
     block_m = 16 if slots <= FEW_ROWS * num_experts else 64
     if target == INTERPRETER:
@@ -212,11 +248,18 @@ def fp8_tiles(
 
 
 def _fp8_few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
-    """As `few_tokens`: more of them, as the path of tiles quantises x and hidden in launches of their own."""
+    """As `few_tokens`: more of them, as the other paths quantise x in a launch of its own."""
     small = hidden_dim * ffn_dim <= FEW_SMALL
     if num_experts >= 128 and hidden_dim * ffn_dim <= FEW_WEIGHTS:
-        return 8 if small else 4
+        return 4
     return 4 if small and num_experts >= 64 else few_tokens(num_experts, hidden_dim, ffn_dim)
+
+
+def _fp8_joined_tokens(target: Target, weights: int) -> int:
+    """The most tokens of the joined path, by the weights of a matrix."""
+    if not may_join(target, 1) or weights > FEW_WEIGHTS:
+        return 0
+    return JOINED_TOKENS if weights <= FEW_SMALL else 8
 
 
 def _fp8_few(hidden_dim: int, ffn_dim: int, tokens: int) -> FewTiles:

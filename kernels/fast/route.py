@@ -8,6 +8,8 @@ import torch
 
 from ..gating import Gating
 from .blocks import Blocks, launch_place, launch_routing
+from .experts import Experts
+from .joined import launch_own
 from .local import Local
 from .logits import launch_logits
 from .routing import launch_top_k
@@ -38,6 +40,13 @@ class Router:
     def choose(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(experts, weights), each [tokens, top_k]."""
         return launch_top_k(launch_logits(x, self.weight), self.top_k, self.gating, self.correction_bias, self.bias)
+
+    def counted(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(experts, weights, arrivals) as `launch_joined` takes them."""
+        logits = launch_logits(x, self.weight)
+        arrivals = torch.empty(x.shape[0], self.top_k, dtype=torch.int32, device=x.device)
+        chosen = launch_top_k(logits, self.top_k, self.gating, self.correction_bias, self.bias, arrivals=arrivals)
+        return *chosen, arrivals
 
     def blocks(self, x: torch.Tensor, block_m: int, invariant: bool) -> Blocks:
         """Weights, order and row blocks of at most block_m rows; invariant: as in `launch_logits`."""
@@ -81,9 +90,19 @@ class Chosen:
         """(experts, weights), each [tokens, top_k]."""
         return self.experts, self.weights
 
+    def counted(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(experts, weights, arrivals) as `launch_joined` takes them."""
+        return launch_own(self.experts, self.weights, self.local)
+
     def blocks(self, x: torch.Tensor, block_m: int, invariant: bool) -> Blocks:
         """Weights, order and row blocks of at most block_m rows."""
         return Blocks(self.weights, *launch_place(self.experts, self.local.num_experts, block_m, self.local))
+
+
+def joinable(route: Router | Chosen, experts: Experts) -> bool:
+    """Whether the joined path can run: what weights multiply before gate and up cannot be summed over the slots of a
+    token that a caller gives the same expert."""
+    return isinstance(route, Router) or route.top_k == 1 or not experts.epilogue.weights_on_input
 
 
 def _as_slots(tensor: torch.Tensor) -> torch.Tensor:

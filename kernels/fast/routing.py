@@ -127,7 +127,7 @@ def _choose(
 
 @triton.jit(do_not_specialize=["num_tokens"])
 def _top_k_kernel(
-    logits, router_bias, bias, weights, experts, num_tokens, scale,
+    logits, router_bias, bias, weights, experts, arrivals, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -144,6 +144,8 @@ def _top_k_kernel(
     mask = (token < num_tokens)[:, None] & (position < TOP_K)
     tl.store(weights + token[:, None] * TOP_K + position, value, mask=mask)
     tl.store(experts + token[:, None] * TOP_K + position, chosen, mask=mask)
+    if arrivals is not None:
+        tl.store(arrivals + token[:, None] * TOP_K + position, tl.zeros_like(chosen), mask=mask)
 
 
 def _gating_constants(parts: int, num_experts: int, top_k: int, gating: Gating) -> dict[str, int | bool]:
@@ -179,10 +181,12 @@ def launch_top_k(
     correction_bias: torch.Tensor | None,
     router_bias: torch.Tensor | None = None,
     invariant: bool = False,
+    arrivals: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(experts int32, weights float32), each [tokens, top_k], of logits [parts, tokens, num_experts].
 
     router_bias [num_experts] is added to the logits. invariant: the program of a token is the same in any batch.
+    arrivals: int32 [tokens, top_k], which it sets to 0.
     """
     (parts, num_tokens, num_experts), device = logits.shape, logits.device
     weights = torch.empty(num_tokens, top_k, dtype=torch.float32, device=device)
@@ -194,7 +198,7 @@ def launch_top_k(
     launch(
         _top_k_kernel, (cdiv(num_tokens, block_t),),
         logits, router_bias, logits if correction_bias is None else correction_bias,
-        weights, experts, num_tokens, gating.scale, BLOCK_T=block_t, num_warps=warps_of_program(padded),
+        weights, experts, arrivals, num_tokens, gating.scale, BLOCK_T=block_t, num_warps=warps_of_program(padded),
         **_gating_constants(parts, num_experts, top_k, gating), **launch_options(device),
     )  # fmt: skip
     return experts, weights

@@ -110,6 +110,38 @@ class FewTiles:
         return f"few gate_up={self.gate_up} down={self.down}"
 
 
+JOINED_TOKENS = 32
+"""A tile of the joined path has a row for each token: of more, those that are not the expert's cost more than a
+schedule."""
+
+
+@dataclass(frozen=True)
+class JoinedTile:
+    """Of the joined path: tiles of block_n columns in steps of `step`, with so many loads in flight."""
+
+    block_n: int
+    step: int
+    stages: int
+
+    def __str__(self) -> str:
+        return f"{self.block_n}x{self.step}/s{self.stages}"
+
+
+@dataclass(frozen=True)
+class JoinedTiles:
+    """The tiles of the joined path, one kernel for both GEMMs, for up to `JOINED_TOKENS`."""
+
+    gate_up: JoinedTile
+    down: JoinedTile
+    num_warps: int = 4
+
+    def __str__(self) -> str:
+        return f"joined gate_up={self.gate_up} down={self.down} w{self.num_warps}"
+
+
+AnyTiles: TypeAlias = "FastTiles | FewTiles | JoinedTiles"
+"""The tiles of a layer, on any path."""
+
 HEIGHTS = (16, 32, 48, 64, 96, 128, 144, 160, 192, 256)
 """The most rows that a block may hold; 48 are a tile of 32 rows and a tail, 96 one of 64, more than 128 one of 128."""
 ONLY_HIGHEST = (48, 96)

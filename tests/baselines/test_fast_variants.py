@@ -16,11 +16,12 @@ from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import target
 from tritonmoe_bench.kernels.fast import choose, forward, gemm
 from tritonmoe_bench.kernels.fast.choose import choose_tiles, tiled
-from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles, JoinedTile, JoinedTiles
 from tritonmoe_bench.kernels.target import Target
 
 NAMES = {
-    "output_centric", "expert_centric", "gather", "permute", "dynamic", "fixed16", "fixed32", "fixed64", "fixed128",
+    "output_centric", "joined", "expert_centric", "gather", "permute", "dynamic", "fixed16", "fixed32", "fixed64",
+    "fixed128",
 }  # fmt: skip
 VARIANTS = {name: item for name, item in registry.implementations().items() if name.startswith(VARIANT)}
 H200 = Target(227 * 1024, 9)
@@ -59,7 +60,7 @@ def test_each_makes_the_layer(name, tokens, device, monkeypatch):
     point = case(tokens, gating="sigmoid_renorm")
     variant = VARIANTS[name]
     if variant.check(point).status is not Status.OK:
-        assert (name, tokens) == ("fastvariant_output_centric", 70)
+        assert (name.removeprefix(VARIANT) in ("output_centric", "joined"), tokens) == (True, 70)
         return
     weights = Weights(point, device)
     x = activations(point, draw_routing(point), device)
@@ -120,8 +121,9 @@ def test_on_an_h200_only_what_is_named_differs(model, tokens, h200):
     point = Case("m", experts, top_k, hidden, ffn, tokens)
     device = torch.device("cuda", 0)
     own = choose_tiles(device, *model, tokens)
-    if isinstance(own, FewTiles):
-        assert VARIANTS[VARIANT + "output_centric"].tiles(point) == own
+    if isinstance(own, FewTiles | JoinedTiles):
+        path = "output_centric" if isinstance(own, FewTiles) else "joined"
+        assert VARIANTS[VARIANT + path].tiles(point) == own
         own = tiled(H200, *model, tokens)
     for name in ("expert_centric", "gather", "permute", "dynamic"):
         assert VARIANTS[VARIANT + name].tiles(point) == own
@@ -169,18 +171,27 @@ def test_config_tells_them_apart():
     assert configs["fastvariant_permute"] == f"permuted {configs['fastvariant_gather']}"
 
 
-@pytest.mark.parametrize("few", [False, True])
+STAGES = {
+    "tiles": (None, ["router", "schedule", "expert_ffn", "unpermute_combine"]),
+    "few": (FewTiles(FewTile(16, 32, 2), FewTile(32, 16, 2)), ["router", "expert_ffn"]),
+    "joined": (
+        JoinedTiles(JoinedTile(16, 32, 2), JoinedTile(32, 16, 2)), ["router", "expert_ffn", "unpermute_combine"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", STAGES)
 @pytest.mark.parametrize("gating", ["softmax", "deepseek_v3"])
-def test_stages_of_fast_end_in_its_output(few, gating, device, monkeypatch):
-    if few:
-        small = FewTiles(FewTile(16, 32, 2), FewTile(32, 16, 2))
+def test_stages_of_fast_end_in_its_output(path, gating, device, monkeypatch):
+    small, names = STAGES[path]
+    if small:
         monkeypatch.setattr(choose, "choose_tiles", lambda *_: small)
         monkeypatch.setattr(forward, "choose_tiles", lambda *_: small)
     point = case(9, gating=gating, num_experts=16)
     weights = Weights(point, device)
     x = activations(point, draw_routing(point), device)
     stages = Fast().stages(point, weights, x)
-    assert [name for name, _ in stages] == (
-        ["router", "expert_ffn"] if few else ["router", "schedule", "expert_ffn", "unpermute_combine"]
-    )
+    assert [name for name, _ in stages] == names
+    for _ in range(2):  # what it counts with is used up
+        stages[names.index("expert_ffn")][1]()
     assert torch.equal(stages[-1][1](), Fast().build(point, weights)(x))

@@ -63,7 +63,7 @@ GOLDEN = {
 }
 
 
-FEW_MOST = 8
+FEW_MOST = 32
 """To so many tokens Fast may take its path for a few."""
 
 

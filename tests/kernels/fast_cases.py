@@ -5,12 +5,23 @@ from __future__ import annotations
 import torch
 
 from tritonmoe_bench.kernels.fast.blocks import Blocks
-from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import (
+    HEIGHTS,
+    FastTile,
+    FastTiles,
+    FewTile,
+    FewTiles,
+    JoinedTile,
+    JoinedTiles,
+)
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 
 SMALL_FEW = FewTiles(FewTile(8, 64, 4), FewTile(16, 32, 4))
 """Output-centric, with so few columns and steps that small layers have several of both."""
+
+SMALL_JOINED = JoinedTiles(JoinedTile(32, 32, 3), JoinedTile(64, 32, 2))
+"""Of the joined path, as narrow."""
 
 
 def make_tiles(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fast_cases import SMALL_FEW, make_tiles
+from fast_cases import SMALL_FEW, SMALL_JOINED, make_tiles
 from moe_cases import FORMS, make_layer
 
 from tritonmoe_bench.experiments.workload.case import Case
@@ -15,6 +15,7 @@ SHAPE = {"experts": 4, "top_k": 2, "hidden": 32, "ffn": 16}
 FORWARDS = {
     "fast": lambda layer, x: fast_moe(x, *layer.parameters),
     "fast_few": lambda layer, x: fast_moe(x, *layer.parameters, tiles=SMALL_FEW),
+    "fast_joined": lambda layer, x: fast_moe(x, *layer.parameters, tiles=SMALL_JOINED),
     "operator": lambda layer, x: fast_moe_op(x, *layer.parameters[:4], "softmax", False, 1, 1, 1.0, None),
     **{name: lambda layer, x, form=form: paper_moe(x, *layer.parameters, **form) for name, form in FORMS.items()},
 }
@@ -71,7 +72,7 @@ def test_rows_that_lie_far_apart(tokens, device):
     else:
         storage = torch.empty(size, dtype=layer.x.dtype, device=device)
     far = torch.as_strided(storage, layer.x.shape, (apart, 1)).copy_(layer.x)
-    for tiles in (make_tiles(16), *([SMALL_FEW] if tokens < 9 else [])):
+    for tiles in (make_tiles(16), *([SMALL_FEW, SMALL_JOINED] if tokens < 9 else [])):
         expected = layer.fast(tiles=tiles)
         assert torch.equal(fast_moe(far, *layer.parameters, tiles=tiles), expected)
     assert torch.equal(paper_moe(far, *layer.parameters), layer.forward())

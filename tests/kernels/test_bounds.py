@@ -6,7 +6,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from fast_cases import SMALL_FEW, make_tiles
+from fast_cases import SMALL_FEW, SMALL_JOINED, make_tiles
 from moe_cases import random
 
 from tritonmoe_bench.experiments.interpreter import accesses
@@ -48,6 +48,12 @@ def few_tokens(tiles):
     return fast_moe(x[:3], *weights, gating, correction_bias=torch.zeros(3), tiles=tiles)
 
 
+def one_token_with_every_expert(tiles):
+    """So that all counters of the joined path are used."""
+    x, router, gate_up, down, _ = layer()
+    return fast_moe(x[:1], router, gate_up, down, 3, tiles=tiles)
+
+
 def over_fp8_blocks():
     x, router, gate_up, down = (
         random(*shape, dtype="fp16", device="cpu", seed=seed)
@@ -70,6 +76,7 @@ FORWARDS = {
     "fast": lambda: fast_moe(*layer(), tiles=make_tiles(16)),
     "fast_bulk": lambda: fast_moe(*layer(), tiles=make_tiles(64, swap=True, bulk=True)),
     "fast_few": lambda: few_tokens(SMALL_FEW),
+    "fast_joined": lambda: one_token_with_every_expert(SMALL_JOINED),
     "fast_few_four_bits": lambda: over_four_bits(FewTiles(FewTile(16, 128, 4), FewTile(16, 256, 4))),
 }
 """Every kernel of both families over weights in 16 bits, between them, and of the output-centric path in four."""

@@ -4,7 +4,7 @@ from itertools import cycle
 
 import pytest
 import torch
-from fast_cases import SMALL_FEW, Spy, logits_that_choose, make_tiles, one_expert_each
+from fast_cases import SMALL_FEW, SMALL_JOINED, Spy, logits_that_choose, make_tiles, one_expert_each
 from moe_cases import assert_accurate, make_layer, random
 
 from tritonmoe_bench.experiments.workload.reference import moe_forward, relative_error
@@ -76,7 +76,9 @@ def test_an_output_beyond_float16_that_its_weight_brings_back_into_range(device)
     layer = x, router, gate_up, down, 2
     exact = moe_forward(x, router, lambda e: (gate_up[e, :16], gate_up[e, 16:], down[e]), 2, Gating())[0, 0].item()
     assert 20990 < exact < 21000
-    outputs = [fast_moe(*layer, tiles=tiles) for tiles in (make_tiles(16), make_tiles(160, swap=True), SMALL_FEW)]
+    outputs = [
+        fast_moe(*layer, tiles=tiles) for tiles in (make_tiles(16), make_tiles(160, swap=True), SMALL_FEW, SMALL_JOINED)
+    ]
     outputs += [paper_moe(*layer, fused=fused, schedule=by) for fused in (True, False) for by in ("host", "gpu")]
     for y in outputs:
         assert y.flatten().tolist() == pytest.approx([exact] * y.numel(), rel=2**-10)
@@ -92,7 +94,9 @@ def test_a_token_whose_sigmoid_scores_all_underflow_gets_zeros(scale, device):
     gating = Gating("sigmoid", renormalize=True, scale=scale)
     exact = moe_forward(*layer[:2], lambda e: (layer[2][e, :16], layer[2][e, 16:], layer[3][e]), 2, gating)
     assert exact[0].tolist() == [0.0] * 32
-    outputs = [fast_moe(*layer, gating, tiles=tiles) for tiles in (LEFT, SMALL_FEW)] + [paper_moe(*layer, gating)]
+    outputs = [fast_moe(*layer, gating, tiles=tiles) for tiles in (LEFT, SMALL_FEW, SMALL_JOINED)] + [
+        paper_moe(*layer, gating)
+    ]
     for y in outputs:
         assert y[0].tolist() == [0.0] * 32
         torch.testing.assert_close(y[1].float(), exact[1], rtol=2**-10, atol=0)

@@ -108,7 +108,7 @@ ERRORS = {
     "top_k over its limit": (layer(64) | {"top_k": 33}, ValueError, "top_k=33: allowed are 1 to 32 for 64 experts"),
     "top_k of a half": ({"top_k": 1.5}, TypeError, "top_k must be an int, got float"),
     "top_k of True": ({"top_k": True}, TypeError, "top_k must be an int, got bool"),
-    "tiles by name": ({"tiles": "x"}, TypeError, "tiles must be FastTiles or FewTiles, got str"),
+    "tiles by name": ({"tiles": "x"}, TypeError, "tiles must be FastTiles, FewTiles or JoinedTiles, got str"),
     "gating by name": ({"gating": "softmax"}, TypeError, "gating must be a Gating, got str"),
     "no bias where the gating has one": (
         {"gating": BIAS}, ValueError, "correction_bias must be given exactly when the gating has one"),

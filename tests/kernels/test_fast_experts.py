@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from experts_cases import draw_ids, make_routed
-from fast_cases import SMALL_FEW, make_tiles
+from fast_cases import SMALL_FEW, SMALL_JOINED, make_tiles
 from moe_cases import make_layer
 
 from tritonmoe_bench.experiments.workload.case import Case
@@ -19,7 +19,7 @@ from tritonmoe_bench.kernels.fast.tile_types import FewTiles
 SHAPE = {"experts": 5, "top_k": 3, "hidden": 77, "ffn": 35}
 LEFT = make_tiles(64, swap=True)
 AHEAD = FewTiles(replace(SMALL_FEW.gate_up, stages=3), replace(SMALL_FEW.down, stages=4))
-PATHS = {"tiles": LEFT, "few": SMALL_FEW, "ahead": AHEAD}
+PATHS = {"tiles": LEFT, "few": SMALL_FEW, "ahead": AHEAD, "joined": SMALL_JOINED}
 
 
 def some_elsewhere(tokens: int, seed: int = 0) -> torch.Tensor:
@@ -46,7 +46,9 @@ def test_it_is_fast_moe_without_its_router(tokens, dtype, device):
     assert torch.equal(fast_experts(layer.x, gate_up, down, ids, weights), layer.fast())
 
 
-@pytest.mark.parametrize(("path", "tokens"), [("tiles", 3), ("tiles", 150), ("few", 5), ("ahead", 5)])
+@pytest.mark.parametrize(
+    ("path", "tokens"), [("tiles", 3), ("tiles", 150), ("few", 5), ("ahead", 5), ("joined", 5), ("joined", 30)]
+)
 def test_a_slot_without_an_expert_here_adds_exactly_nothing(path, tokens, dtype, device):
     """Whatever its weight is, and whatever stands in buffers, which are poisoned."""
     ids = some_elsewhere(tokens)

@@ -90,8 +90,9 @@ def choose_untuned(monkeypatch, major: int) -> None:
     ],
 )
 def test_choice_takes_it_for_a_few_tokens(shape, most, monkeypatch):
+    """Where there is no joined path."""
     cuda = torch.device("cuda", 0)
-    choose_untuned(monkeypatch, 9)
+    choose_untuned(monkeypatch, 10)
     for tokens in range(1, 6):
         assert isinstance(choose_tiles(cuda, *shape, tokens), FewTiles) == (tokens <= most)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from experts_cases import draw_ids, make_routed
-from fast_cases import SMALL_FEW, make_tiles
+from fast_cases import SMALL_FEW, SMALL_JOINED, make_tiles
 from moe_cases import assert_accurate, make_layer, rounded_logits
 
 from tritonmoe_bench.experiments import checkout
@@ -34,6 +34,7 @@ DEEP = {
 }
 TILES = {
     "few": SMALL_FEW,
+    "joined": SMALL_JOINED,
     "16": make_tiles(16),
     "32": make_tiles(32, swap=True),
     "64": make_tiles(64, swap=True),
@@ -129,7 +130,7 @@ def test_a_graph_of_any_tiles_follows_inputs_and_routing(name, device):
     tiles = TILES[name]
     if name.endswith("bulk") and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("bulk copies need compute capability 9")
-    layer = make_layer(device, tokens=7 if name == "few" else 300, **SHAPE)
+    layer = make_layer(device, tokens={"few": 7, "joined": 30}.get(name, 300), **SHAPE)
     inputs = inputs_of_many_routings(layer)
     static = layer.x
     graph, y = captured(lambda: layer.fast(tiles=tiles))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fast_cases import SMALL_FEW, make_tiles
+from fast_cases import SMALL_FEW, SMALL_JOINED, make_tiles
 from moe_cases import make_layer
 
 from tritonmoe_bench.kernels import pdl
@@ -14,7 +14,7 @@ from tritonmoe_bench.kernels.target import INTERPRETER, Target
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="a GPU is on one side of the switch; see test_fast_gpu"
 )
-PATHS = {"tiles": make_tiles(64, swap=True), "few": SMALL_FEW}
+PATHS = {"tiles": make_tiles(64, swap=True), "few": SMALL_FEW, "joined": SMALL_JOINED}
 
 
 @pytest.fixture

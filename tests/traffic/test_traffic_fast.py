@@ -14,7 +14,15 @@ from tritonmoe_bench.experiments.traffic.model_paper import Bytes, total
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.routing import draw_routing
 from tritonmoe_bench.kernels.fast.blocks import launch_routing
-from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
+from tritonmoe_bench.kernels.fast.tile_types import (
+    HEIGHTS,
+    FastTile,
+    FastTiles,
+    FewTile,
+    FewTiles,
+    JoinedTile,
+    JoinedTiles,
+)
 from tritonmoe_bench.kernels.gating import Gating
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 
@@ -80,6 +88,27 @@ def test_model_of_fp8_weights_agrees_on_the_output_centric_path(tokens, tiles):
     case = Case("tiny", 4, 2, 384, 256, tokens=tokens, quant="fp8_block")
     modelled = fast_traffic(case, draw_routing(case).counts, tiles, on_gpu=False)
     assert modelled == traffic.counted_traffic(case, "fast", tiles)
+
+
+JOINED = {
+    "none": JoinedTiles(JoinedTile(32, 64, 2), JoinedTile(64, 128, 2)),
+    "fp8_block": JoinedTiles(JoinedTile(128, 128, 2), JoinedTile(64, 256, 2)),
+    "mxfp4": JoinedTiles(JoinedTile(64, 128, 2), JoinedTile(128, 256, 2)),
+    "int4": JoinedTiles(JoinedTile(32, 256, 2), JoinedTile(128, 128, 2)),
+}
+
+
+@interpreted
+@pytest.mark.parametrize("quant", JOINED)
+@pytest.mark.parametrize(("experts", "top_k", "tokens", "dtype"), [(16, 3, 5, "bf16"), (5, 2, 20, "fp16")])
+def test_model_of_the_joined_path_agrees_with_the_count_to_the_byte(quant, experts, top_k, tokens, dtype):
+    """By slot, of which there are fewer than experts, and by expert."""
+    shape = (160, 96) if quant == "none" else (288, 96) if quant == "mxfp4" else (256, 384)
+    case = Case("odd", experts, top_k, *shape, tokens=tokens, skew=1.0, quant=quant, dtype=dtype)
+    modelled = fast_traffic(case, draw_routing(case).counts, JOINED[quant], on_gpu=False)
+    counted = traffic.counted_traffic(case, "fast", JOINED[quant])
+    differing = {key for key in {*modelled, *counted} if modelled.get(key) != counted.get(key)}
+    assert not differing, {key: (modelled.get(key), counted.get(key)) for key in differing}
 
 
 def test_fp8_weights_by_hand():
@@ -274,7 +303,7 @@ def test_both_methods_give_the_same_rows_on_the_tiny_shape(tokens):
 def test_every_sequence_of_launches_is_told_apart():
     sequences = LAUNCHES["fast"]
     names = {tuple(known.kernel for known in sequence) for sequence in sequences}
-    assert len(names) == len(sequences) == 18
+    assert len(names) == len(sequences) == 27
     for sequence in sequences:
         launched = ["nvjet_gemm", *(known.kernel for known in sequence), "copy"]
         assert matched("fast", launched) == sequence

@@ -1,0 +1,249 @@
+"""The joined path of `fast`: up to 32 tokens, both GEMMs in one grid, no schedule."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from experts_cases import draw_ids, make_routed
+from fast_cases import SMALL_JOINED, Spy, make_tiles
+from moe_cases import make_layer
+
+from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
+from tritonmoe_bench.experiments.workload.weights import Weights
+from tritonmoe_bench.kernels import fast_experts, fast_moe
+from tritonmoe_bench.kernels.fast import blocks, choose, forward, joined, logits, packed, routing
+from tritonmoe_bench.kernels.fast.choose import FEW_SMALL, FEW_WEIGHTS, JOINED, JOINED_FULLER, heuristic_tiles
+from tritonmoe_bench.kernels.fast.packed import format_tiles, scheduled_tiles
+from tritonmoe_bench.kernels.fast.route import Chosen
+from tritonmoe_bench.kernels.fast.tile_types import (
+    JOINED_TOKENS,
+    FastTile,
+    FastTiles,
+    FewTiles,
+    JoinedTile,
+    JoinedTiles,
+)
+from tritonmoe_bench.kernels.formats import formats
+from tritonmoe_bench.kernels.gating import GATINGS
+from tritonmoe_bench.kernels.target import Target
+
+SHAPES = {
+    "one_of_everything": {"tokens": 1, "experts": 1, "top_k": 1, "hidden": 1, "ffn": 1},
+    "fewer_slots_than_experts": {"tokens": 3, "experts": 19, "top_k": 3, "hidden": 77, "ffn": 35},
+    "as_many": {"tokens": 4, "experts": 8, "top_k": 2, "hidden": 128, "ffn": 64},
+    "more_slots_than_experts": {"tokens": 16, "experts": 5, "top_k": 3, "hidden": 77, "ffn": 35},
+    "taller_tiles": {"tokens": 17, "experts": 6, "top_k": 2, "hidden": 80, "ffn": 40},
+    "the_most_tokens": {"tokens": JOINED_TOKENS, "experts": 40, "top_k": 6, "hidden": 64, "ffn": 96},
+    "all_experts": {"tokens": 9, "experts": 4, "top_k": 4, "hidden": 40, "ffn": 24},
+}
+PACKED = {
+    "fp8_block": ((256, 384), JoinedTile(128, 128, 2), JoinedTile(64, 256, 2)),
+    "mxfp4": ((288, 96), JoinedTile(64, 128, 2), JoinedTile(128, 256, 2)),
+    "int4": ((256, 384), JoinedTile(32, 256, 2), JoinedTile(128, 128, 2)),
+    "int4_g32": ((160, 352), JoinedTile(64, 128, 2), JoinedTile(128, 128, 2)),
+}
+HOPPER = Target(227 * 1024, 9)
+
+
+def assert_same(y, other):
+    """Bit by bit on a GPU; NumPy's sums depend on where a row lies."""
+    if y.is_cuda:
+        assert torch.equal(y, other)
+    else:
+        torch.testing.assert_close(y, other, rtol=2**-7, atol=2**-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_awkward_shapes(shape, dtype, device):
+    make_layer(device, **SHAPES[shape], dtype=dtype).assert_fast_right(tiles=SMALL_JOINED)
+
+
+@pytest.mark.parametrize("gating", GATINGS)
+def test_every_gating(gating, device):
+    layer = make_layer(device, tokens=5, experts=64, top_k=6, hidden=96, ffn=24, gating=gating)
+    layer.assert_fast_right(tiles=SMALL_JOINED)
+
+
+@pytest.mark.parametrize("skew", [0.0, 2.0])
+@pytest.mark.parametrize("tokens", [2, 16, 30])
+def test_bit_for_bit_what_the_path_with_a_schedule_gives(tokens, skew, dtype, device):
+    """Where the order of a sum is the same: steps of one length, the weights on the left."""
+    layer = make_layer(device, tokens=tokens, experts=24, top_k=4, hidden=160, ffn=96, dtype=dtype, skew=skew)
+    tiles = JoinedTiles(JoinedTile(64, 32, 2), JoinedTile(64, 32, 2))
+    tile = FastTile(64, 32, 4, 2, 32, 2, swap=True, small_swap=True)
+    assert_same(
+        layer.fast(tiles=tiles), layer.fast(tiles=FastTiles(16 if tokens <= 16 else 32, tile, tile, dynamic=False))
+    )
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("tokens", [3, 20])
+@pytest.mark.parametrize("quant", PACKED)
+def test_packed_weights_as_on_the_path_with_a_schedule(quant, tokens, prepared, dtype, device):
+    (hidden, ffn), gate_up, down = PACKED[quant]
+    case = Case("small", 10, 3, hidden, ffn, tokens, quant=quant, dtype=dtype)
+    made, x = Weights(case, device), activations(case, draw_routing(case), device)
+    both = [made.packed_gate_up(), made.packed_down()]
+    if prepared:
+        both = [part.prepared() for part in both]
+    layer = (x, made.router(), *both, case.top_k, case.gate)
+    bits = "a8" if quant == "fp8_block" else "a16"
+    first, second = (FastTile(tile.block_n, tile.step, 4, 2, tile.step, 2, True, True) for tile in (gate_up, down))
+    if bits == "a8" and device != "cpu" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no units for e4m3")
+    scheduled = fast_moe(
+        *layer, tiles=FastTiles(16 if tokens <= 16 else 32, first, second, dynamic=False), activations=bits
+    )
+    y = fast_moe(*layer, tiles=JoinedTiles(gate_up, down), activations=bits)
+    assert_same(y, scheduled)
+
+
+@pytest.mark.parametrize("on_input", [False, True])
+def test_a_token_that_is_given_an_expert_twice(on_input, dtype, device):
+    """By ids, and by a map that makes one expert of two; also where it has none."""
+    experts, top_k, tokens = 5, (1 if on_input else 4), 12
+    ids = draw_ids(tokens, experts, 1, 0).expand(-1, top_k).clone()
+    if not on_input:
+        ids[:, 2] = (ids[:, 0] + 1) % experts
+        ids[3], ids[4, :3] = -1, 7
+    options = {"activation": "gpt_oss", "biases": True}
+    routed = make_routed(
+        device, tokens=12, experts=experts, top_k=top_k, hidden=77, ffn=35, dtype=dtype, ids=ids, **options
+    )
+    if on_input:
+        routed = routed.having(weights_on_input=True)
+    routed.assert_right(tiles=SMALL_JOINED)
+    expert_map = torch.tensor([0, 1, 1, 2, -1], dtype=torch.int32, device=device)
+    routed.having(expert_map=expert_map).assert_right(tiles=SMALL_JOINED)
+
+
+def test_own_experts_weights_and_counters(device):
+    ids = torch.tensor([[3, -1, 3, 9], [2, 2, 2, 2], [0, 1, 2, 3]], device=device)
+    weights = torch.tensor([[1.0, float("nan"), 2.0, 4.0], [1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], device=device)
+    route = Chosen.outside(ids, weights, 4, None)
+    own, own_weights, arrivals = route.counted(torch.zeros(3, 8, device=device))
+    assert own.tolist() == [[3, 4, 4, 4], [2, 4, 4, 4], [0, 1, 2, 3]]
+    assert own_weights.tolist() == [[3.0, 0.0, 0.0, 0.0], [10.0, 0.0, 0.0, 0.0], [5.0, 6.0, 7.0, 8.0]]
+    assert arrivals.tolist() == [[0] * 4] * 3
+
+
+def test_weights_on_the_input_of_a_token_with_several_experts_take_a_schedule(device, monkeypatch):
+    """They cannot be summed where an expert is given twice."""
+    monkeypatch.setattr(forward, "choose_tiles", lambda *_: SMALL_JOINED)
+    monkeypatch.setattr(packed, "tiled", lambda *_: make_tiles(16))
+    ids = torch.tensor([[0, 0], [1, 2], [2, 2]], device=device)
+    routed = make_routed(device, tokens=3, experts=3, top_k=2, hidden=40, ffn=24, ids=ids).having(weights_on_input=True)
+    routed.assert_right()
+    with pytest.raises(
+        ValueError, match="JoinedTiles cannot weight the input of a token that may be given an expert twice"
+    ):
+        routed.forward(tiles=SMALL_JOINED)
+
+
+def test_three_launches_after_the_logits(device, monkeypatch):
+    names = []
+    for module, name in (
+        (logits, "_split_logits_kernel"), (routing, "_top_k_kernel"), (blocks, "_place_kernel"),
+        (joined, "_joined_kernel"), (joined, "_own_kernel"), (forward, "_combine_kernel"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, Spy(getattr(module, name), names))
+    layer = make_layer(device, tokens=6, experts=4, top_k=2, hidden=40, ffn=24)
+    layer.fast(tiles=SMALL_JOINED)
+    assert names == ["_split_logits_kernel", "_top_k_kernel", "_joined_kernel", "_combine_kernel"]
+    names.clear()
+    ids = torch.zeros(6, 1, dtype=torch.int64, device=device)
+    fast_experts(layer.x, *layer.parameters[1:3], ids, torch.ones_like(ids, dtype=torch.float32), tiles=SMALL_JOINED)
+    assert names == ["_own_kernel", "_joined_kernel", "_combine_kernel"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": JOINED_TOKENS + 1}, "JoinedTiles take up to 32 tokens, got 33"),
+        ({"invariant": True}, "invariant=True takes one tile for all blocks"),
+    ],
+)
+def test_what_it_cannot_do(changes, message, device):
+    layer = make_layer(device, tokens=changes.pop("tokens", 3), experts=4, top_k=2, hidden=40, ffn=24)
+    with pytest.raises(ValueError, match=message):
+        layer.fast(tiles=SMALL_JOINED, **changes)
+
+
+@pytest.mark.parametrize(
+    ("quant", "bits", "tiles", "message"),
+    [
+        ("fp8_block", "a16", SMALL_JOINED, "JoinedTiles over fp8_block multiply with activations='a8' alone"),
+        ("fp8_block", "a8", SMALL_JOINED, "JoinedTiles over packed weights need steps of whole 128 columns"),
+        ("fp8_block", "a8", JoinedTiles(JoinedTile(64, 128, 2), JoinedTile(64, 128, 2)),
+         "JoinedTiles over fp8_block need gate and up of 128 columns"),
+        ("mxfp4", "a8", SMALL_JOINED, "JoinedTiles over mxfp4 multiply with activations='a16' alone"),
+        ("int4", None, JoinedTiles(JoinedTile(64, 64, 2), JoinedTile(64, 128, 2)), "need steps of whole 128 columns"),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_do_over_packed_weights(quant, bits, tiles, message, device):
+    if device != "cpu" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("a8 over four bits needs a Hopper GPU")
+    case = Case("small", 4, 2, 256, 128, 3, quant=quant)
+    made, x = Weights(case, device), activations(case, draw_routing(case), device)
+    both = made.packed_gate_up().prepared(), made.packed_down().prepared()
+    with pytest.raises(ValueError, match=message):
+        fast_moe(x, made.router(), *both, 2, case.gate, tiles=tiles, activations=bits)
+
+
+@pytest.mark.parametrize(
+    ("shape", "few", "most"),
+    [
+        ((128, 8, 2048, 768), 3, JOINED_TOKENS),
+        ((64, 8, 2048, 1024), 2, JOINED_TOKENS),
+        ((64, 4, 3584, 2560), 1, JOINED_TOKENS),
+        ((8, 2, 4096, 14336), 1, 1),
+        ((256, 8, 7168, 2048), 1, 1),
+    ],
+)
+def test_choice_on_hopper_alone(shape, few, most):
+    for tokens in (1, 2, 3, 4, 8, 16, 17, 32, 33, 64):
+        tiles = heuristic_tiles(HOPPER, *shape, tokens)
+        kind = FewTiles if tokens <= few else JoinedTiles if tokens <= most else FastTiles
+        assert isinstance(tiles, kind), tokens
+        for major in (0, 8, 10, 12):
+            assert not isinstance(heuristic_tiles(replace(HOPPER, nvidia_major=major), *shape, tokens), JoinedTiles)
+    weights = shape[2] * shape[3]
+    assert (most == JOINED_TOKENS) == (weights <= FEW_WEIGHTS)
+    if most == JOINED_TOKENS:
+        fuller = weights <= FEW_SMALL
+        assert heuristic_tiles(HOPPER, *shape, 32) == (JOINED_FULLER if fuller else JOINED)
+
+
+@pytest.mark.parametrize(
+    ("quant", "shape", "most"),
+    [
+        ("fp8_block", (128, 8, 2048, 768), 32), ("fp8_block", (128, 8, 4096, 1536), 8),
+        ("fp8_block", (256, 8, 7168, 2048), 0), ("mxfp4", (128, 4, 2880, 2880), 16),
+        ("int4", (128, 8, 2048, 768), 16), ("int4_g32", (384, 8, 7168, 2048), 16),
+    ],
+)  # fmt: skip
+def test_choice_over_packed_weights(quant, shape, most):
+    kind = formats()[quant]
+    for tokens in (5, 8, 9, 16, 17, 32, 33):
+        tiles = format_tiles(kind, HOPPER, shape, tokens, None)
+        assert isinstance(tiles, JoinedTiles) == (tokens <= most), tokens
+        other = "a16" if quant == "fp8_block" else "a8"
+        if quant != "int4_g32":
+            assert isinstance(format_tiles(kind, HOPPER, shape, tokens, other), FastTiles)
+        assert not isinstance(format_tiles(kind, Target(227 * 1024, 10), shape, tokens, None), JoinedTiles)
+
+
+@pytest.mark.parametrize("quant", ["none", *PACKED])
+def test_there_are_tiles_with_a_schedule_for_every_format(quant, device):
+    from tritonmoe_bench.kernels.fast.experts import Experts
+
+    case = Case("small", 4, 2, 256, 384, 3, quant=quant)
+    made = Weights(case, device)
+    both = (made.gate_up(), made.down()) if quant == "none" else (made.packed_gate_up(), made.packed_down())
+    x = torch.zeros(3, 256, dtype=torch.bfloat16, device=device)
+    assert isinstance(scheduled_tiles(x, Experts(*both), (4, 2, 256, 384)), FastTiles)
+
+
+def test_choice_does_not_take_it_in_the_interpreter():
+    assert not isinstance(choose.choose_tiles(torch.device("cpu"), 128, 8, 2048, 768, 8), JoinedTiles)
