@@ -78,9 +78,9 @@ def test_bit_for_bit_what_the_path_with_a_schedule_gives(tokens, skew, dtype, de
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-@pytest.mark.parametrize("tokens", [3, 20])
+@pytest.mark.parametrize(("tokens", "dtype"), [(3, "fp16"), (20, "bf16")])
 @pytest.mark.parametrize("quant", PACKED)
-def test_packed_weights_as_on_the_path_with_a_schedule(quant, tokens, prepared, dtype, device):
+def test_packed_weights_as_on_the_path_with_a_schedule(quant, tokens, dtype, prepared, device):
     (hidden, ffn), gate_up, down = PACKED[quant]
     case = Case("small", 10, 3, hidden, ffn, tokens, quant=quant, dtype=dtype)
     made, x = Weights(case, device), activations(case, draw_routing(case), device)
