@@ -1,4 +1,4 @@
-"""What a tile of `fast` is: of its two expert GEMMs, and of its output-centric path for a few tokens."""
+"""What a tile of `fast` is: of its two expert GEMMs with a schedule, and of its two paths for a few tokens."""
 
 from __future__ import annotations
 
