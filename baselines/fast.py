@@ -61,9 +61,9 @@ class Fast(Implementation):
     # 9: programs of one token in a grid of one dimension again, x as a row of a matrix: the compiler had taken fewer
     #    registers for what is on its way; between the two GEMMs 16 bits, over plain weights; two tokens for matrices of
     #    up to 3 * 2**22 weights, four of small experts from 128 on, in fp8_block eight; other tiles for down.
-    # 10: up to 32 tokens, the joined path: one grid for both GEMMs, no schedule. In 16 bits up to 3 * 2**22 weights a
-    #    matrix, and the output-centric path for fewer tokens than before; in fp8_block up to 32 tokens of small experts
-    #    and 8 of others; in four bits up to 16.
+    # 10: up to 32 tokens, where the tuned table has nothing else, the joined path: both GEMMs in one grid, no schedule.
+    #    In 16 bits up to 3 * 2**22 weights a matrix, and the output-centric path for fewer tokens than before; in
+    #    fp8_block up to 32 tokens of small experts and 8 of others; in four bits up to 16.
     revisions_up_to = MappingProxyType({32: 10})
     source = "kernels/fast/layer.py"
     needs_gpu = False
@@ -231,14 +231,18 @@ def _tiles(case: Case) -> AnyTiles:
     import torch
 
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
-    from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles
+    from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, scheduled_tiles
+    from tritonmoe_bench.kernels.fast.tile_types import JoinedTiles
     from tritonmoe_bench.kernels.formats import formats
+    from tritonmoe_bench.kernels.target import target_of
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
-    if case.quant != "none":
-        return choose_packed_tiles(device, formats()[case.quant], shape, case.tokens)
-    return choose_tiles(device, *shape, case.tokens)
+    kind = None if case.quant == "none" else formats()[case.quant]
+    tiles = choose_packed_tiles(device, kind, shape, case.tokens) if kind else choose_tiles(device, *shape, case.tokens)
+    if isinstance(tiles, JoinedTiles) and _takes_slots(case) and case.facts.weights_on_input:
+        return scheduled_tiles(kind, target_of(device), shape, case.tokens)  # slots might give a token an expert twice
+    return tiles
 
 
 def _packed_activations(case: Case) -> str:

@@ -44,7 +44,7 @@ class _FastVariant(Implementation):
     def check(self, case: Case) -> Check:
         return Fast().check(case)
 
-    def tiles(self, case: Case) -> FastTiles | FewTiles | JoinedTiles:
+    def tiles(self, case: Case) -> AnyTiles:
         """The tiles of the path with a schedule: those of `fast`, or that it would take if it had no other path."""
         from tritonmoe_bench.kernels.fast.choose import tiled
         from tritonmoe_bench.kernels.fast.tile_types import FastTiles
@@ -95,13 +95,16 @@ class Joined(_FastVariant):
 
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.fast.tile_types import JOINED_TOKENS
+        from tritonmoe_bench.kernels.target import target_of
 
+        if target_of(_device()).is_amd:
+            return unsupported("the joined path needs a GPU of NVIDIA's")
         if case.tokens > JOINED_TOKENS:
             return unsupported(f"the joined path takes up to {JOINED_TOKENS} tokens")
         return super().check(case)
 
     def tiles(self, case: Case) -> JoinedTiles:
-        """Those of `fast` for so many tokens, or that it has for smaller experts."""
+        """Those of `fast`, or those that it has for other experts if it takes another path."""
         from tritonmoe_bench.kernels.fast.choose import JOINED
         from tritonmoe_bench.kernels.fast.tile_types import JoinedTiles
 

@@ -222,12 +222,9 @@ def _problem(case: Case, implementation: str, method: str, tiles: AnyTiles) -> t
 def _tile_steps(case: Case, tiles: AnyTiles) -> int:
     """Steps of the tiles of gate, up and down, about: each expert's last row block counted as full."""
     hidden, ffn = case.hidden_dim, case.ffn_dim
-    if isinstance(tiles, FewTiles):
-        few = 2 * _steps(ffn, tiles.gate_up.block_n, hidden, tiles.gate_up.step)
-        return case.slots * (few + _steps(hidden, tiles.down.block_n, ffn, tiles.down.step))
-    if isinstance(tiles, JoinedTiles):
-        joined = 2 * _steps(ffn, tiles.gate_up.block_n, hidden, tiles.gate_up.step)
-        return case.slots * (joined + _steps(hidden, tiles.down.block_n, ffn, tiles.down.step))
+    if isinstance(tiles, FewTiles | JoinedTiles):
+        inward = 2 * _steps(ffn, tiles.gate_up.block_n, hidden, tiles.gate_up.step)
+        return case.slots * (inward + _steps(hidden, tiles.down.block_n, ffn, tiles.down.step))
     block_m = BLOCK_M if isinstance(tiles, Tiles) else tiles.block_m
     first = tiles.fused if isinstance(tiles, Tiles) else tiles.gate_up
     inward = _steps(ffn, first.block_n, hidden, first.block_k)

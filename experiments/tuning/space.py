@@ -148,7 +148,7 @@ def whole(gate_up: Candidate, down: Candidate) -> FastTiles | FewTiles:
 
 
 def candidates(case: Case, heuristic: AnyTiles, shared_bytes: int, has_bulk: bool) -> list[Candidate]:
-    """What is tried for the layer and tokens of a case, the heuristic's own tiles among it.
+    """What is tried for the layer and tokens of a case, the heuristic's own tiles among it unless they are joined.
 
     shared_bytes: what one program may take; has_bulk: whether the GPU has the engine for bulk copies.
     """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from tritonmoe_bench.kernels.fast.layer import fast_moe
-from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles, JoinedTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FewTile
 
 from ..measure.gate import IncorrectOutput, check_output
 from ..measure.timing import time_calls
@@ -32,7 +32,7 @@ from .measure import Tune
 from .space import Candidate
 
 Check = Callable[[object], float]
-AnyTile = FastTile | FewTile | FastTiles | FewTiles | JoinedTiles
+AnyTile: TypeAlias = "FastTile | FewTile | AnyTiles"
 SETTINGS = TimingSettings(samples=12, min_samples=4, budget_ms=15.0)
 """Short: a choice is settled by turns, not by one long sample."""
 

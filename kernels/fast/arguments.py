@@ -19,6 +19,7 @@ from ..checks import (
 from ..formats import Packed
 from ..formats.fp8_block import Fp8Block
 from ..gating import Gating
+from ..target import target_of
 from .e4m3 import GROUP
 from .experts import Experts
 from .packed import activations_of, check_packed, few_fit
@@ -112,6 +113,8 @@ def _check_tiles(tiles: object, experts: Experts, invariant: bool, tokens: int, 
 
 
 def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, experts: Experts, tokens: int) -> None:
+    if target_of(x.device).is_amd:
+        raise ValueError("JoinedTiles need a GPU of NVIDIA's, which starts the programs of a grid in their order")
     if tokens > JOINED_TOKENS:
         raise ValueError(f"JoinedTiles take up to {JOINED_TOKENS} tokens, got {tokens}")
     if not joinable(route, experts):
@@ -125,6 +128,8 @@ def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, e
         raise ValueError(f"JoinedTiles over packed weights need steps of whole {GROUP} columns")
     if needed == "a8" and tiles.gate_up.block_n != GROUP:
         raise ValueError(f"JoinedTiles over fp8_block need gate and up of {GROUP} columns")
+    if tiles.gate_up.block_n > GROUP:
+        raise ValueError(f"JoinedTiles over {experts.gate_up.name} need gate and up of {GROUP} columns at the most")
 
 
 def check_gating(gating: object, correction_bias: object, num_experts: int, top_k: int, x: torch.Tensor) -> None:

@@ -46,8 +46,8 @@ JOINED_FULLER = JoinedTiles(JoinedTile(64, 64, 5), JoinedTile(128, 64, 5))
 FEW_SMALL = 2**21
 """The most weights of a small expert's matrix, of which more tokens take the output-centric path."""
 FEW_WEIGHTS = 3 * 2**22
-"""The most weights of an expert's matrix for which more than one token takes it, and for which the joined path is
-faster than the one with a schedule, in 16 bits."""
+"""The most weights of an expert's matrix for which more than one token takes it where there is no joined path, and for
+which the joined path is faster than the one with a schedule, in 16 bits."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
@@ -97,8 +97,8 @@ def few_beside_joined(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
 
 
 def few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
-    """The most tokens for which the output-centric path wins: those of many experts seldom share one, and what they
-    share comes from L2 the second time, as long as it is small."""
+    """The most tokens for which the output-centric path wins where there is no joined path: those of many experts
+    seldom share one, and what they share comes from L2 the second time, as long as it is small."""
     if hidden_dim * ffn_dim <= FEW_SMALL and num_experts >= 64:
         return 4 if num_experts >= 128 else 3
     return 2 if num_experts >= 32 and hidden_dim * ffn_dim <= FEW_WEIGHTS else 1

@@ -7,10 +7,12 @@ import triton
 import triton.language as tl
 
 from ..chunks import chunks
+from ..formats import Packed
 from ..formats.four_bits import FourBits
 from ..integers import cdiv, next_power_of_2
 from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
+from ..target import target_of
 from .arguments import check_arguments
 from .choose import choose_tiles, invariant_tiles
 from .epilogue import PLAIN, Epilogue
@@ -136,8 +138,10 @@ def layer_tiles(x: torch.Tensor, route: Router | Chosen, experts: Experts, invar
     if invariant:
         return invariant_packed_tiles(x, experts, shape) if experts.packed else invariant_tiles(x.device, shape)
     tiles = packed_tiles(x, experts, shape) if experts.packed else choose_tiles(x.device, *shape, x.shape[0])
-    fits = not isinstance(tiles, JoinedTiles) or joinable(route, experts)
-    return tiles if fits else scheduled_tiles(x, experts, shape)
+    if not isinstance(tiles, JoinedTiles) or joinable(route, experts):
+        return tiles
+    kind = type(experts.gate_up) if isinstance(experts.gate_up, Packed) else None
+    return scheduled_tiles(kind, target_of(x.device), shape, x.shape[0])
 
 
 def launch_combine(

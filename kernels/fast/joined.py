@@ -190,27 +190,27 @@ def _joined_kernel(
     experts, gate_up_weights, down_weights, arrivals, stride_token, tokens, places,
     NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, CHOICES: tl.constexpr, BY_EXPERT: tl.constexpr,
     # shape
-    FFN: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, ACTIVATION: tl.constexpr,
+    FFN: tl.constexpr, K: tl.constexpr, UP_FORMAT: tl.constexpr, DOWN_FORMAT: tl.constexpr, ACTIVATION: tl.constexpr,
     # tiles
     HEIGHT: tl.constexpr, UP_N: tl.constexpr, UP_STEP: tl.constexpr, UP_STAGES: tl.constexpr,
     DOWN_N: tl.constexpr, DOWN_STEP: tl.constexpr, DOWN_STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
-    WIDTH: tl.constexpr = FFN if FORMAT is None else (FFN + 127) // 128 * 128
+    WIDTH: tl.constexpr = FFN if UP_FORMAT is None else (FFN + 127) // 128 * 128
     COLUMNS: tl.constexpr = (WIDTH + UP_N - 1) // UP_N
     task = tl.program_id(0)
     first = places * COLUMNS
     if task < first:
         _joined_gate_up(
             x, x_scales, gate_up, gate_up_scales, gate_up_bias, gate_up_weights, hidden, hidden_scales, experts,
-            arrivals, stride_token, tokens, task, COLUMNS, FFN, K, NUM_EXPERTS, TOP_K, CHOICES, BY_EXPERT, FORMAT,
+            arrivals, stride_token, tokens, task, COLUMNS, FFN, K, NUM_EXPERTS, TOP_K, CHOICES, BY_EXPERT, UP_FORMAT,
             ACTIVATION, HEIGHT, UP_N, UP_STEP, UP_STAGES,
         )  # fmt: skip
     else:
         _joined_down(
             hidden, hidden_scales, down, down_scales, down_bias, down_weights, out, experts, arrivals, tokens,
-            task - first, COLUMNS, K, FFN, NUM_EXPERTS, TOP_K, CHOICES, BY_EXPERT, FORMAT,
+            task - first, COLUMNS, K, FFN, NUM_EXPERTS, TOP_K, CHOICES, BY_EXPERT, DOWN_FORMAT,
             HEIGHT, DOWN_N, DOWN_STEP, DOWN_STAGES,
         )  # fmt: skip
 
@@ -236,8 +236,7 @@ def launch_joined(
     ffn, k = gate_up.shape[1] // 2, gate_up.shape[2]
     by_expert = slots > num_experts
     places = num_experts if by_expert else slots
-    told = tuple(constants(gate_up).values()) if isinstance(gate_up, FourBits) else None
-    width = padded(ffn) if told else ffn
+    width = padded(ffn) if isinstance(gate_up, FourBits) else ffn
     hidden = torch.empty(slots, width, dtype=x.dtype, device=x.device)
     scales = None if x_scales is None else torch.empty(slots, ffn // GROUP, dtype=torch.float32, device=x.device)
     out = torch.empty(slots, k, dtype=dtype, device=x.device)
@@ -248,12 +247,18 @@ def launch_joined(
         *_operands(down), epilogue.down_bias, out,
         chosen, epilogue.for_gate_up(weights), epilogue.for_down(weights, dtype), arrivals, x.stride(0), tokens, places,
         NUM_EXPERTS=num_experts, TOP_K=top_k, CHOICES=next_power_of_2(top_k), BY_EXPERT=by_expert,
-        FFN=ffn, K=k, FORMAT=told, ACTIVATION=epilogue.constants, HEIGHT=16 if tokens <= 16 else 32,
+        FFN=ffn, K=k, UP_FORMAT=_format(gate_up), DOWN_FORMAT=_format(down), ACTIVATION=epilogue.constants,
+        HEIGHT=16 if tokens <= 16 else 32,
         UP_N=up.block_n, UP_STEP=up.step, UP_STAGES=up.stages,
         DOWN_N=back.block_n, DOWN_STEP=back.step, DOWN_STAGES=back.stages,
         num_warps=tiles.num_warps, **launch_options(x.device),
     )  # fmt: skip
     return out
+
+
+def _format(weights: torch.Tensor | Packed) -> tuple[int, ...] | None:
+    """GROUP, PREPARED and PTX of weights of four bits (`w4.constants`); None for others."""
+    return tuple(constants(weights).values()) if isinstance(weights, FourBits) else None
 
 
 def _operands(weights: torch.Tensor | Packed) -> tuple[torch.Tensor, torch.Tensor | None]:

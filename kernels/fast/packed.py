@@ -1,4 +1,4 @@
-"""`fast` over packed weights: the same routing and schedule, with the expert GEMMs of the weights' format.
+"""`fast` over packed weights: the same routing and paths, with the expert GEMMs of the weights' format.
 
 The router reads x as it is. Then, where the GPU has fp8 units, x is quantised for weights in fp8_block; for weights of
 four bits its columns are put into the order in which they are multiplied, and quantised if the caller asks for it.
@@ -91,18 +91,21 @@ def packed_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, 
     """The tiles of a layer for x. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
     tiles = choose_packed_tiles(x.device, _format(experts), shape, x.shape[0], experts.activations)
     if isinstance(tiles, FewTiles) and not few_fit(experts):
-        return W4_JOINED if may_join(target_of(x.device), x.shape[0]) else scheduled_tiles(x, experts, shape)
+        target, tokens = target_of(x.device), x.shape[0]
+        return W4_JOINED if may_join(target, tokens) else scheduled_tiles(_format(experts), target, shape, tokens)
     return tiles
 
 
-def scheduled_tiles(x: torch.Tensor, experts: Experts, shape: tuple[int, int, int, int]) -> FastTiles:
-    """The tiles of the path with a schedule, for a layer that cannot take the one it would get."""
-    target, tokens = target_of(x.device), x.shape[0]
-    if isinstance(experts.gate_up, FourBits):
-        return w4_tiles(target, tokens * shape[1] / shape[0])
-    if experts.packed:
-        return fp8_scheduled(target, *shape, tokens, experts.activations)
-    return tiled(target, *shape, tokens)
+def scheduled_tiles(
+    kind: type[Packed] | None, target: Target, shape: tuple[int, int, int, int], tokens: int
+) -> FastTiles:
+    """The tiles of the path with a schedule, for a layer that cannot take the one it would get. kind: of its weights,
+    None for 16 bits."""
+    if kind is None:
+        return tiled(target, *shape, tokens)
+    if kind is Fp8Block:
+        return fp8_scheduled(target, *shape, tokens, None)
+    return w4_tiles(target, tokens * shape[1] / shape[0])
 
 
 def few_fit(experts: Experts) -> bool:

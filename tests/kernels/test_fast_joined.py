@@ -8,11 +8,13 @@ from experts_cases import draw_ids, make_routed
 from fast_cases import SMALL_JOINED, Spy, make_tiles
 from moe_cases import make_layer
 
+from tritonmoe_bench.baselines.fast import Fast
 from tritonmoe_bench.experiments.workload.case import Case
+from tritonmoe_bench.experiments.workload.config import load_model
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
-from tritonmoe_bench.kernels import fast_experts, fast_moe
-from tritonmoe_bench.kernels.fast import blocks, choose, forward, joined, logits, packed, routing
+from tritonmoe_bench.kernels import fast_experts, fast_moe, target
+from tritonmoe_bench.kernels.fast import arguments, blocks, choose, forward, joined, logits, packed, routing
 from tritonmoe_bench.kernels.fast.choose import FEW_SMALL, FEW_WEIGHTS, JOINED, JOINED_FULLER, heuristic_tiles
 from tritonmoe_bench.kernels.fast.packed import format_tiles, scheduled_tiles
 from tritonmoe_bench.kernels.fast.route import Chosen
@@ -77,20 +79,22 @@ def test_bit_for_bit_what_the_path_with_a_schedule_gives(tokens, skew, dtype, de
     )
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("prepared", [(False, False), (True, True), (True, False), (False, True)], ids=str)
 @pytest.mark.parametrize(("tokens", "dtype"), [(3, "fp16"), (20, "bf16")])
 @pytest.mark.parametrize("quant", PACKED)
 def test_packed_weights_as_on_the_path_with_a_schedule(quant, tokens, dtype, prepared, device):
+    """Both parts prepared, one, or none."""
+    if quant == "fp8_block" and any(prepared):
+        pytest.skip("there is nothing to prepare")
     (hidden, ffn), gate_up, down = PACKED[quant]
     case = Case("small", 10, 3, hidden, ffn, tokens, quant=quant, dtype=dtype)
     made, x = Weights(case, device), activations(case, draw_routing(case), device)
-    both = [made.packed_gate_up(), made.packed_down()]
-    if prepared:
-        both = [part.prepared() for part in both]
+    parts = zip((made.packed_gate_up(), made.packed_down()), prepared)
+    both = [part.prepared() if asked else part for part, asked in parts]
     layer = (x, made.router(), *both, case.top_k, case.gate)
     bits = "a8" if quant == "fp8_block" else "a16"
     first, second = (FastTile(tile.block_n, tile.step, 4, 2, tile.step, 2, True, True) for tile in (gate_up, down))
-    if bits == "a8" and device != "cpu" and torch.cuda.get_device_capability() < (8, 9):
+    if bits == "a8" and device != "cpu" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("no units for e4m3")
     scheduled = fast_moe(
         *layer, tiles=FastTiles(16 if tokens <= 16 else 32, first, second, dynamic=False), activations=bits
@@ -99,20 +103,13 @@ def test_packed_weights_as_on_the_path_with_a_schedule(quant, tokens, dtype, pre
     assert_same(y, scheduled)
 
 
-@pytest.mark.parametrize("on_input", [False, True])
-def test_a_token_that_is_given_an_expert_twice(on_input, dtype, device):
+def test_a_token_that_is_given_an_expert_twice(dtype, device):
     """By ids, and by a map that makes one expert of two; also where it has none."""
-    experts, top_k, tokens = 5, (1 if on_input else 4), 12
-    ids = draw_ids(tokens, experts, 1, 0).expand(-1, top_k).clone()
-    if not on_input:
-        ids[:, 2] = (ids[:, 0] + 1) % experts
-        ids[3], ids[4, :3] = -1, 7
-    options = {"activation": "gpt_oss", "biases": True}
-    routed = make_routed(
-        device, tokens=12, experts=experts, top_k=top_k, hidden=77, ffn=35, dtype=dtype, ids=ids, **options
-    )
-    if on_input:
-        routed = routed.having(weights_on_input=True)
+    ids = draw_ids(12, 5, 1, 0).expand(-1, 4).clone()
+    ids[:, 2] = (ids[:, 0] + 1) % 5
+    ids[3], ids[4, :3] = -1, 7
+    shape = {"tokens": 12, "experts": 5, "top_k": 4, "hidden": 77, "ffn": 35}
+    routed = make_routed(device, **shape, dtype=dtype, ids=ids, activation="gpt_oss", biases=True)
     routed.assert_right(tiles=SMALL_JOINED)
     expert_map = torch.tensor([0, 1, 1, 2, -1], dtype=torch.int32, device=device)
     routed.having(expert_map=expert_map).assert_right(tiles=SMALL_JOINED)
@@ -158,16 +155,23 @@ def test_three_launches_after_the_logits(device, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("tokens", "options", "message"),
     [
-        ({"tokens": JOINED_TOKENS + 1}, "JoinedTiles take up to 32 tokens, got 33"),
-        ({"invariant": True}, "invariant=True takes one tile for all blocks"),
+        (JOINED_TOKENS + 1, {}, "JoinedTiles take up to 32 tokens, got 33"),
+        (3, {"invariant": True}, "invariant=True takes one tile for all blocks"),
     ],
 )
-def test_what_it_cannot_do(changes, message, device):
-    layer = make_layer(device, tokens=changes.pop("tokens", 3), experts=4, top_k=2, hidden=40, ffn=24)
+def test_what_it_cannot_do(tokens, options, message, device):
+    layer = make_layer(device, tokens=tokens, experts=4, top_k=2, hidden=40, ffn=24)
     with pytest.raises(ValueError, match=message):
-        layer.fast(tiles=SMALL_JOINED, **changes)
+        layer.fast(tiles=SMALL_JOINED, **options)
+
+
+def test_a_gpu_of_amd_s_is_refused(device, monkeypatch):
+    monkeypatch.setattr(arguments, "target_of", lambda device: Target(64 * 1024, 0))
+    layer = make_layer(device, tokens=3, experts=4, top_k=2, hidden=40, ffn=24)
+    with pytest.raises(ValueError, match="JoinedTiles need a GPU of NVIDIA's"):
+        layer.fast(tiles=SMALL_JOINED)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +183,8 @@ def test_what_it_cannot_do(changes, message, device):
          "JoinedTiles over fp8_block need gate and up of 128 columns"),
         ("mxfp4", "a8", SMALL_JOINED, "JoinedTiles over mxfp4 multiply with activations='a16' alone"),
         ("int4", None, JoinedTiles(JoinedTile(64, 64, 2), JoinedTile(64, 128, 2)), "need steps of whole 128 columns"),
+        ("int4", None, JoinedTiles(JoinedTile(256, 128, 2), JoinedTile(64, 128, 2)),
+         "JoinedTiles over int4 need gate and up of 128 columns at the most"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_do_over_packed_weights(quant, bits, tiles, message, device):
@@ -234,15 +240,22 @@ def test_choice_over_packed_weights(quant, shape, most):
         assert not isinstance(format_tiles(kind, Target(227 * 1024, 10), shape, tokens, None), JoinedTiles)
 
 
-@pytest.mark.parametrize("quant", ["none", *PACKED])
-def test_there_are_tiles_with_a_schedule_for_every_format(quant, device):
-    from tritonmoe_bench.kernels.fast.experts import Experts
+@pytest.mark.parametrize("kind", [None, *formats().values()], ids=lambda kind: kind.name if kind else "none")
+def test_there_are_tiles_with_a_schedule_for_every_format(kind):
+    assert isinstance(scheduled_tiles(kind, HOPPER, (4, 2, 256, 384), 3), FastTiles)
 
-    case = Case("small", 4, 2, 256, 384, 3, quant=quant)
-    made = Weights(case, device)
-    both = (made.gate_up(), made.down()) if quant == "none" else (made.packed_gate_up(), made.packed_down())
-    x = torch.zeros(3, 256, dtype=torch.bfloat16, device=device)
-    assert isinstance(scheduled_tiles(x, Experts(*both), (4, 2, 256, 384)), FastTiles)
+
+@pytest.mark.parametrize("quant", ["int4", "mxfp4"])
+def test_slots_of_a_shared_expert_take_a_schedule_where_weights_multiply_the_input(quant, monkeypatch):
+    """A token might have an expert twice, as far as the kernels know."""
+    monkeypatch.setattr(packed, "tuned_tiles", lambda *_: None)
+    for module in (packed, target):
+        monkeypatch.setattr(module, "target_of", lambda device: HOPPER)
+    model = load_model("llama_4_scout")
+    shape = (model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim)
+    case = Case(model.name, *shape, 8, gating=model.native_gating, layer="native", facts=model.facts(), quant=quant)
+    assert isinstance(format_tiles(formats()[quant], HOPPER, shape, 8, None), JoinedTiles)
+    assert Fast().config(case).startswith("m16 ")
 
 
 def test_choice_does_not_take_it_in_the_interpreter():
