@@ -231,7 +231,7 @@ def _tiles(case: Case) -> AnyTiles:
     import torch
 
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
-    from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, scheduled_tiles
+    from tritonmoe_bench.kernels.fast.choose_packed import choose_packed_tiles, scheduled_tiles
     from tritonmoe_bench.kernels.fast.tile_types import JoinedTiles
     from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
@@ -249,7 +249,7 @@ def _packed_activations(case: Case) -> str:
     """What `fast_moe` takes on this machine for weights in the format of the case."""
     import torch
 
-    from tritonmoe_bench.kernels.fast.packed import default_activations
+    from tritonmoe_bench.kernels.fast.choose_packed import default_activations
     from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
 

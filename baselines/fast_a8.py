@@ -65,7 +65,7 @@ def _tiles(case: Case) -> FastTiles:
     """What `fast_moe` chooses for a case on this machine."""
     import torch
 
-    from tritonmoe_bench.kernels.fast.packed import w4_a8_tiles
+    from tritonmoe_bench.kernels.fast.choose_packed import w4_a8_tiles
     from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
 

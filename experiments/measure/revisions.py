@@ -27,8 +27,8 @@ from .method import METHOD
 LOCK = Path(__file__).with_name("revisions.json")
 
 WHOLE = (
-    "kernels/fast/choose.py", "kernels/fast/forward.py", "kernels/fast/tile_types.py", "kernels/paper/pipeline.py",
-    "kernels/paper/tiles.py",
+    "kernels/fast/choose.py", "kernels/fast/choose_packed.py", "kernels/fast/forward.py",
+    "kernels/fast/tile_types.py", "kernels/paper/pipeline.py", "kernels/paper/tiles.py",
     "experiments/measure/timing.py", "experiments/workload/routing.py", "experiments/workload/weights.py",
     "experiments/workload/corrected.py", "experiments/workload/dtypes.py",
 )  # fmt: skip

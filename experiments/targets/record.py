@@ -25,7 +25,7 @@ import triton
 from torch._subclasses import fake_tensor
 
 from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
-from tritonmoe_bench.kernels.fast import choose, packed, tuned
+from tritonmoe_bench.kernels.fast import choose, choose_packed, tuned
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
@@ -188,7 +188,7 @@ def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
     fast = get("fast")
     for case in tuned_cases(fast, brief):
         yield fast.name, case, functools.partial(forward, fast, case)
-    choose.tuned_tiles = packed.tuned_tiles = lambda *_: None
+    choose.tuned_tiles = choose_packed.tuned_tiles = lambda *_: None
     for implementation in pipelines():
         for case in cases(implementation, brief):
             yield implementation.name, case, functools.partial(forward, implementation, case)

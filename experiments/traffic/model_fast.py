@@ -16,8 +16,8 @@ import torch
 import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
+from tritonmoe_bench.kernels.fast.choose_packed import choose_packed_tiles, format_tiles
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, experts_of_program, pieces
-from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, format_tiles
 from tritonmoe_bench.kernels.fast.routing import lanes, tokens_of_program
 from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles, JoinedTiles
 from tritonmoe_bench.kernels.formats import formats

@@ -1,7 +1,7 @@
 """The tiles that `make tune` tries for packed weights, by format, stage and height of blocks.
 
 A step is 128 columns in all of them, and the weights are the left operand. Found by hand around the heuristics of
-kernels/fast/packed.py on an H200.
+kernels/fast/choose_packed.py on an H200.
 """
 
 from __future__ import annotations

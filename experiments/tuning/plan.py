@@ -91,7 +91,7 @@ def layer_of(case: Case) -> tuple[str, int, int, int, int]:
 def heuristic_of(case: Case, target: Target) -> AnyTiles:
     """What `fast` takes where no table knows better."""
     from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
-    from tritonmoe_bench.kernels.fast.packed import format_tiles
+    from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
     from tritonmoe_bench.kernels.formats import formats
 
     shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)

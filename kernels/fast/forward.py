@@ -15,6 +15,7 @@ from ..pdl import launch_options, release_next, wait_for_previous
 from ..target import target_of
 from .arguments import check_arguments
 from .choose import choose_tiles, invariant_tiles
+from .choose_packed import scheduled_tiles
 from .epilogue import PLAIN, Epilogue
 from .experts import Experts
 from .few import launch_few
@@ -23,14 +24,7 @@ from .gemm import launch_down, launch_gate_up
 from .joined import launch_joined
 from .known import describe, known_tiles, remember
 from .local import Local, expert_of, lookup
-from .packed import (
-    invariant_packed_tiles,
-    launch_packed_down,
-    launch_packed_gate_up,
-    packed_tiles,
-    quantized,
-    scheduled_tiles,
-)
+from .packed import invariant_packed_tiles, launch_packed_down, launch_packed_gate_up, packed_tiles, quantized
 from .route import Chosen, Router, joinable
 from .tile_types import AnyTiles, FewTiles, JoinedTiles
 

@@ -14,8 +14,8 @@ from tritonmoe_bench.kernels.fast import choose, logits, routing, tuned
 from tritonmoe_bench.kernels.fast import few as fast_few
 from tritonmoe_bench.kernels.fast import layer as fast
 from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_tiles, few_tokens
+from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
 from tritonmoe_bench.kernels.fast.few import LONGEST, launch_few_down, launch_few_gate_up, unrolled
-from tritonmoe_bench.kernels.fast.packed import format_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FewTile, FewTiles
 from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block

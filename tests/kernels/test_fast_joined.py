@@ -14,9 +14,9 @@ from tritonmoe_bench.experiments.workload.config import load_model
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import fast_experts, fast_moe, target
-from tritonmoe_bench.kernels.fast import arguments, blocks, choose, forward, joined, logits, packed, routing
+from tritonmoe_bench.kernels.fast import arguments, blocks, choose, choose_packed, forward, joined, logits, routing
 from tritonmoe_bench.kernels.fast.choose import FEW_SMALL, FEW_WEIGHTS, JOINED, JOINED_FULLER, heuristic_tiles
-from tritonmoe_bench.kernels.fast.packed import format_tiles, scheduled_tiles
+from tritonmoe_bench.kernels.fast.choose_packed import format_tiles, scheduled_tiles
 from tritonmoe_bench.kernels.fast.route import Chosen
 from tritonmoe_bench.kernels.fast.tile_types import (
     JOINED_TOKENS,
@@ -129,7 +129,7 @@ def test_own_experts_weights_and_counters(device):
 def test_weights_on_the_input_of_a_token_with_several_experts_take_a_schedule(device, monkeypatch):
     """They cannot be summed where an expert is given twice."""
     monkeypatch.setattr(forward, "choose_tiles", lambda *_: SMALL_JOINED)
-    monkeypatch.setattr(packed, "tiled", lambda *_: make_tiles(16))
+    monkeypatch.setattr(choose_packed, "tiled", lambda *_: make_tiles(16))
     ids = torch.tensor([[0, 0], [1, 2], [2, 2]], device=device)
     routed = make_routed(device, tokens=3, experts=3, top_k=2, hidden=40, ffn=24, ids=ids).having(weights_on_input=True)
     routed.assert_right()
@@ -249,8 +249,8 @@ def test_there_are_tiles_with_a_schedule_for_every_format(kind):
 @pytest.mark.parametrize("quant", ["int4", "mxfp4"])
 def test_slots_of_a_shared_expert_take_a_schedule_where_weights_multiply_the_input(quant, monkeypatch):
     """A token might have an expert twice, as far as the kernels know."""
-    monkeypatch.setattr(packed, "tuned_tiles", lambda *_: None)
-    for module in (packed, target):
+    monkeypatch.setattr(choose_packed, "tuned_tiles", lambda *_: None)
+    for module in (choose_packed, target):
         monkeypatch.setattr(module, "target_of", lambda device: HOPPER)
     model = load_model("llama_4_scout")
     shape = (model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim)

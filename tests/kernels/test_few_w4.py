@@ -11,11 +11,11 @@ from tritonmoe_bench.experiments.workload.reference import moe_forward, relative
 from tritonmoe_bench.experiments.workload.routing import TORCH_DTYPE, activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import Activation, fast_moe
+from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
 from tritonmoe_bench.kernels.fast.epilogue import Epilogue
 from tritonmoe_bench.kernels.fast.experts import Experts
 from tritonmoe_bench.kernels.fast.few_w4 import UNIT, _column, launch_planes
 from tritonmoe_bench.kernels.fast.forward import forward
-from tritonmoe_bench.kernels.fast.packed import format_tiles
 from tritonmoe_bench.kernels.fast.route import Chosen
 from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.formats.int4 import Int4, Int4Group32

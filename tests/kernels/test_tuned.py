@@ -14,7 +14,7 @@ import torch
 
 from tritonmoe_bench.kernels.fast import tuned
 from tritonmoe_bench.kernels.fast.choose import INTERPRETER, choose_tiles, heuristic_tiles
-from tritonmoe_bench.kernels.fast.packed import choose_packed_tiles, format_tiles
+from tritonmoe_bench.kernels.fast.choose_packed import choose_packed_tiles, format_tiles
 from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.formats.mxfp4 import Mxfp4

@@ -2,7 +2,7 @@
 
 One file a GPU, <device>.json in this folder, with the device's name as in results/; experiments/tune.py writes them. A
 table is {layer: {tokens: tiles}} with a layer (quant, num_experts, top_k, hidden_dim, ffn_dim), and None where the
-heuristic of choose.py or packed.py was measured to be as good. quant: a weight format, ``none`` for 16 bits.
+heuristic of choose.py or choose_packed.py was measured to be as good. quant: a weight format, ``none`` for 16 bits.
 """
 
 from __future__ import annotations
