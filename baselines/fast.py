@@ -99,7 +99,7 @@ class Fast(Implementation):
     def stages(self, case: Case, weights: Weights, x: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
         """router: logits and top-k; schedule: order and row blocks, in place of the paper's permute; expert_ffn: both
         GEMMs; unpermute_combine. The output-centric path has a router and an expert_ffn, which combines; the joined one
-        no schedule, and in its expert_ffn the counters are set to 0, which in a forward the router does."""
+        no schedule. With both GEMMs in one grid counters are set to 0 in expert_ffn, which a forward does before."""
         if case.quant != "none" or case.facts.needs:
             return []
         import torch
@@ -111,6 +111,7 @@ class Fast(Implementation):
         from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
         from tritonmoe_bench.kernels.fast.joined import launch_joined
         from tritonmoe_bench.kernels.fast.logits import launch_logits
+        from tritonmoe_bench.kernels.fast.one_grid import launch_one_grid
         from tritonmoe_bench.kernels.fast.routing import launch_top_k
         from tritonmoe_bench.kernels.fast.tile_types import FewTiles, JoinedTiles
 
@@ -138,14 +139,17 @@ class Fast(Implementation):
 
             outputs = joined()
             return [("router", route), ("expert_ffn", joined),
-                    ("unpermute_combine", lambda: launch_combine(outputs, scores))]  # fmt: skip
+                    ("unpermute_combine", lambda: launch_combine(outputs, scores, torch.empty_like(x)))]  # fmt: skip
 
-        def place() -> tuple[torch.Tensor, torch.Tensor]:
-            return launch_place(experts, case.num_experts, tiles.block_m)
+        def place() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+            return launch_place(experts, case.num_experts, tiles.block_m, counted=tiles.one_grid)
 
         blocks = Blocks(scores, *place())
 
         def ffn() -> torch.Tensor:
+            if blocks.arrivals is not None:
+                blocks.arrivals.zero_()
+                return launch_one_grid(x, None, Experts(gate_up, down), blocks, case.top_k, tiles, x.dtype)
             return launch_down(launch_gate_up(x, gate_up, blocks, case.top_k, tiles), down, blocks, tiles)
 
         out = ffn()

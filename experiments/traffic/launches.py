@@ -56,7 +56,7 @@ _FAST_TOP_K = Known(
 _TABLE = {"order": "schedule", "table": "schedule"}
 _FAST_EXPERTS = (
     (
-        Known("_place_kernel", "schedule", {"experts": "topk_experts", **_TABLE}),
+        Known("_place_kernel", "schedule", {"experts": "topk_experts", "arrivals": "schedule", **_TABLE}),
         Known("_gate_up_kernel", "gate_up",
               {"x": "x", "gate_up": "gate_up_weights", "hidden": "intermediate", **_TABLE}),
         Known("_down_kernel", "down",
@@ -82,6 +82,12 @@ _JOINED_TENSORS = {"gate_up": "gate_up_weights", "gate_up_scales": "gate_up_weig
 def _joined(rows: str) -> tuple[Known, ...]:
     """Both GEMMs in one launch; rows: x as it is, or as `_QUANTIZE` and `_REORDER` make it."""
     return Known("_joined_kernel", "experts", {"x": rows, "x_scales": rows, **_JOINED_TENSORS}), _COMBINE_FAST
+
+
+def _one_grid(rows: str) -> tuple[Known, ...]:
+    """Both GEMMs in one launch, behind a schedule; rows: as in `_joined`."""
+    tensors = {"x": rows, "x_scales": rows, **_JOINED_TENSORS, **_TABLE}
+    return _FAST_EXPERTS[0][0], Known("_one_grid_kernel", "experts", tensors), _COMBINE_FAST
 
 
 _QUANTIZE = Known("_quantize_rows_kernel", "quantize", {"x": "x", "values": "rows", "scales": "rows"})
@@ -130,9 +136,9 @@ LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
     ),
     "fast": (
         *((*logits, _FAST_TOP_K, *experts)
-          for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x"), _joined("x")))),
+          for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x"), _joined("x"), _one_grid("x")))),
         *((first, *logits, _FAST_TOP_K, *experts)
-          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_QUANTIZE, _joined("rows")),
+          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_QUANTIZE, _joined("rows")), (_QUANTIZE, _one_grid("rows")),
                                  (_REORDER, _W4_EXPERTS), (_REORDER, _joined("rows")), (_PLANES, _FEW_W4_EXPERTS))
           for logits in _FAST_LOGITS),
     ),

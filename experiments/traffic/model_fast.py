@@ -9,7 +9,7 @@ scales, as operands.py has them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -159,32 +159,42 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on
     blocks = row_blocks(counts, tiles.block_m)
     table = TABLE_LINES * listed * INDEX_BYTES
     intermediate, out = slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
-    gate_up = _Gemm("gate_up", tiles, tiles.gate_up, ffn, hidden, 2, blocks, listed, held, held.columns(ffn))
-    down = _Gemm("down", tiles, tiles.down, hidden, ffn, 1, blocks, listed, held, hidden)
+    gate_up = _Gemm(tiles, tiles.gate_up, ffn, hidden, 2, blocks, listed, held, held.columns(ffn))
+    down = _Gemm(tiles, tiles.down, hidden, ffn, 1, blocks, listed, held, hidden)
+    inward, outward = ("experts", "experts") if tiles.one_grid else ("gate_up", "down")
+    schedules = [(inward, "schedule", gate_up.schedule(case)), (outward, "schedule", down.schedule(case))]
+    arrivals = 0
+    if tiles.one_grid:
+        # A program of gate and up counts itself, one of down looks; and what both read of the schedule is the same.
+        arrivals, counted = (len(blocks) * times * INDEX_BYTES for times in (1, gate_up.columns + down.columns))
+        again = replace(down.schedule(case), unique_read=0)
+        both = gate_up.schedule(case) + again + Bytes(counted, counted, arrivals, arrivals)
+        schedules = [(inward, "schedule", both)]
     return [
         # Each expert's program reads all slots twice: to count those of every expert, and to place its own.
         ("schedule", "topk_experts", reads(slots * INDEX_BYTES, 2 * case.num_experts)),
-        ("schedule", "schedule", writes(slots * INDEX_BYTES) + writes(table)),
-        ("gate_up", held.rows, Bytes(read=gate_up.columns * slots * held.row(hidden),
-                                     unique_read=case.tokens * held.row(hidden))),
-        *gate_up.entries(case),
-        ("gate_up", "intermediate", writes(intermediate)),
-        ("down", "intermediate", reads(intermediate, down.columns)),
-        *down.entries(case),
-        ("down", "expert_out", writes(out)),
-        *_combine(case, "down", down.columns, on_gpu),
+        ("schedule", "schedule", writes(slots * INDEX_BYTES) + writes(table) + writes(arrivals)),
+        (inward, held.rows, Bytes(read=gate_up.columns * slots * held.row(hidden),
+                                  unique_read=case.tokens * held.row(hidden))),
+        (inward, "gate_up_weights", gate_up.weights()),
+        (inward, "intermediate", writes(intermediate)),
+        (outward, "intermediate", reads(intermediate, down.columns)),
+        (outward, "down_weights", down.weights()),
+        *schedules,
+        (outward, "expert_out", writes(out)),
+        *_combine(case, outward, down.columns, on_gpu),
     ]  # fmt: skip
 
 
-def _combine(case: Case, stage: str, columns: int, on_gpu: bool) -> list[Entry]:
+def _combine(case: Case, stage: str, columns: int, on_gpu: bool, outputs: int = BYTES_PER_ELEMENT) -> list[Entry]:
     """The sum over the slots of a token, and the weights, which down multiplies by in float16. stage: down's; columns:
-    of its tiles."""
+    of its tiles; outputs: bytes of each of its outputs, of all parts of a sum."""
     hidden, scores = case.hidden_dim, case.slots * FLOAT_BYTES
     if not weighted_by_down(TORCH_DTYPE[case.dtype]):
         stage, columns = "combine", -(-hidden // min(triton.next_power_of_2(hidden), 1024 if on_gpu else 2**16))
     return [
         (stage, "topk_scores", reads(scores, columns)),
-        ("combine", "expert_out", reads(case.slots * hidden * BYTES_PER_ELEMENT)),
+        ("combine", "expert_out", reads(case.slots * hidden * outputs)),
         ("combine", "output", writes(case.tokens * hidden * BYTES_PER_ELEMENT)),
     ]
 
@@ -194,18 +204,19 @@ def _joined(case: Case, counts: np.ndarray, tiles: JoinedTiles, held: Operands, 
     hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
     active, by_expert = int((counts > 0).sum()), slots > case.num_experts
     inward, back = -(-held.columns(ffn) // tiles.gate_up.block_n), -(-hidden // tiles.down.block_n)
+    outputs = FLOAT_BYTES * tiles.splits if tiles.splits > 1 else BYTES_PER_ELEMENT
     places = case.num_experts if by_expert else slots
     # A program reads all choices, and that of its own slot.
-    choices = (slots + (0 if by_expert else 1)) * places * (inward + back) * INDEX_BYTES
+    choices = (slots + (0 if by_expert else 1)) * places * (inward + back * tiles.splits) * INDEX_BYTES
     # One of gate and up counts itself; one of down looks until all have, in the interpreter once.
-    counted = (active * (inward + back)) * INDEX_BYTES
+    counted = (active * (inward + back * tiles.splits)) * INDEX_BYTES
     gate_up, down = (
         Bytes(
             read=active * m * held.issued(n, k, m, tile.step), unique_read=active * m * held.matrix(n, k, m, tile.step)
         )
         for n, k, m, tile in ((ffn, hidden, 2, tiles.gate_up), (hidden, ffn, 1, tiles.down))
     )
-    x, intermediate, out = slots * held.row(hidden), slots * held.row(ffn), slots * hidden * BYTES_PER_ELEMENT
+    x, intermediate, out = slots * held.row(hidden), slots * held.row(ffn), slots * hidden * outputs
     stage = "experts"
     return [
         (stage, "topk_experts", Bytes(read=choices, unique_read=slots * INDEX_BYTES)),
@@ -215,7 +226,7 @@ def _joined(case: Case, counts: np.ndarray, tiles: JoinedTiles, held: Operands, 
         (stage, "intermediate", writes(intermediate) + reads(intermediate, back)),
         (stage, "down_weights", down),
         (stage, "expert_out", writes(out)),
-        *_combine(case, stage, back, on_gpu),
+        *_combine(case, stage, back * tiles.splits, on_gpu, outputs),
     ]
 
 
@@ -223,7 +234,6 @@ def _joined(case: Case, counts: np.ndarray, tiles: JoinedTiles, held: Operands, 
 class _Gemm:
     """A grouped GEMM: a program a block and a column of tiles, in `matrices` weight matrices [n, k] an expert."""
 
-    stage: str
     tiles: FastTiles
     tile: FastTile
     n: int
@@ -239,19 +249,20 @@ class _Gemm:
     def columns(self) -> int:
         return -(-self.outputs // self.tile.block_n)
 
-    def entries(self, case: Case) -> list[Entry]:
-        """Reads of weights and schedule. Every listed block, one without rows too, looks its column up in the table."""
+    def schedule(self, case: Case) -> Bytes:
+        """Every listed block, one without rows too, looks its column up in the table."""
         shared = sum(block.neighbours > 1 for block in self.blocks)
         table = Bytes(read=(TABLE_LINES * self.listed + 2 * shared) * self.columns * INDEX_BYTES,
                       unique_read=TABLE_LINES * self.listed * INDEX_BYTES)  # fmt: skip
-        order = reads(case.slots * INDEX_BYTES, self.columns)
+        return table + reads(case.slots * INDEX_BYTES, self.columns)
+
+    def weights(self) -> Bytes:
         issued, unique = 0, dict[int, int]()
         for block in self.blocks:
             matrix = self.n, self.k, self.matrices, self._step(block)
             issued += self.matrices * self.held.issued(*matrix)
             unique[block.expert] = max(unique.get(block.expert, 0), self.matrices * self.held.matrix(*matrix))
-        weights = Bytes(read=issued, unique_read=sum(unique.values()))
-        return [(self.stage, f"{self.stage}_weights", weights), (self.stage, "schedule", table + order)]
+        return Bytes(read=issued, unique_read=sum(unique.values()))
 
     def _step(self, block: RowBlock) -> int:
         """Columns that the tile of a block reads at a time."""

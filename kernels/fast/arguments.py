@@ -17,6 +17,7 @@ from ..checks import (
     check_top_k,
 )
 from ..formats import Packed
+from ..formats.four_bits import FourBits
 from ..formats.fp8_block import Fp8Block
 from ..gating import Gating
 from ..target import target_of
@@ -59,7 +60,7 @@ def check_arguments(
         _check_chosen(route, x)
     ffn = experts.down.shape[2]
     tokens = x.numel() // hidden
-    _check_tiles(tiles, experts, invariant, tokens, route.top_k * max(hidden, ffn))
+    _check_tiles(tiles, x, experts, invariant, tokens, route.top_k * max(hidden, ffn))
     if isinstance(tiles, JoinedTiles):
         _check_joined(tiles, x, route, experts, tokens)
     epilogue = experts.epilogue
@@ -100,12 +101,19 @@ def _check_chosen(chosen: Chosen, x: torch.Tensor) -> None:
         check_contiguous("expert_map", check_tensor("expert_map", expert_map, ("global experts",), (torch.int32,), x))
 
 
-def _check_tiles(tiles: object, experts: Experts, invariant: bool, tokens: int, elements: int) -> None:
+def _check_tiles(
+    tiles: object, x: torch.Tensor, experts: Experts, invariant: bool, tokens: int, elements: int
+) -> None:
     """elements: of a token, in the largest intermediate."""
     if tiles is not None and not isinstance(tiles, FastTiles | FewTiles | JoinedTiles):
         raise TypeError(f"tiles must be FastTiles, FewTiles or JoinedTiles, got {type(tiles).__name__}")
     if isinstance(tiles, FewTiles) and tokens * elements >= 2**31:
         raise ValueError(f"{tokens} tokens are too many for FewTiles: their offsets have 32 bits")
+    if isinstance(tiles, FastTiles) and tiles.one_grid:
+        if target_of(x.device).is_amd:
+            raise ValueError("one_grid needs a GPU of NVIDIA's, which starts the programs of a grid in their order")
+        if isinstance(experts.gate_up, FourBits):
+            raise ValueError(f"one_grid is for weights of 16 bits and fp8_block, got {experts.gate_up.name}")
     if isinstance(tiles, FewTiles) and experts.packed and not few_fit(experts):
         raise ValueError("FewTiles over weights of four bits take them as prepared() gives them: call it on both")
     if invariant and tiles is not None and (not isinstance(tiles, FastTiles) or tiles.dynamic):
@@ -117,6 +125,8 @@ def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, e
         raise ValueError("JoinedTiles need a GPU of NVIDIA's, which starts the programs of a grid in their order")
     if tokens > JOINED_TOKENS:
         raise ValueError(f"JoinedTiles take up to {JOINED_TOKENS} tokens, got {tokens}")
+    if tiles.splits > 1 and (experts.packed or experts.down.shape[2] % tiles.splits):
+        raise ValueError(f"JoinedTiles split sums of 16-bit weights into equal parts alone, got splits={tiles.splits}")
     if not joinable(route, experts):
         raise ValueError("JoinedTiles cannot weight the input of a token that may be given an expert twice")
     if not isinstance(experts.gate_up, Packed):

@@ -34,16 +34,18 @@ class Blocks:
     weights: float32 [tokens, top_k]. order: int32 [N], the slot at each row in expert order. table: int32
     [LINES, num_blocks], one column per row block, with the lines EXPERT, ROW, ROWS, FIRST, NEIGHBOURS. Unused columns
     stand last and are 0. Slots without an expert here are in no block, and not in `order`, whose end is not written.
+    arrivals: int32 [num_blocks], 0 where there is a block, for both GEMMs in one grid; else None.
     """
 
     weights: torch.Tensor
     order: torch.Tensor
     table: torch.Tensor
+    arrivals: torch.Tensor | None = None
 
 
 @triton.jit(do_not_specialize=["num_slots", "num_blocks", "num_global"])
 def _place_kernel(
-    experts, expert_map, order, table, num_slots, num_blocks, num_global,
+    experts, expert_map, order, table, arrivals, num_slots, num_blocks, num_global,
     NUM_EXPERTS: tl.constexpr, LOCAL: tl.constexpr, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr,
     BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_B: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -97,6 +99,8 @@ def _place_kernel(
         tl.store(column + num_blocks * ROWS, tl.minimum(count - number * height, height), mask=number < own)
         tl.store(column + num_blocks * FIRST, first_block + group, mask=number < own)
         tl.store(column + num_blocks * NEIGHBOURS, tl.minimum(own - group, GROUP_M), mask=number < own)
+        if arrivals is not None:
+            tl.store(arrivals + first_block + number, tl.zeros_like(number), mask=number < own)
     for start in range(used + expert * BLOCK_B, num_blocks, NUM_EXPERTS * BLOCK_B):
         unused = start + tl.arange(0, BLOCK_B)
         for line in tl.static_range(LINES):
@@ -104,24 +108,25 @@ def _place_kernel(
 
 
 def launch_place(
-    experts: torch.Tensor, num_experts: int, block_m: int, local: Local | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(order, table) as in `Blocks`, of row blocks of at most block_m rows; experts: int32 [tokens, top_k], or int64
+    experts: torch.Tensor, num_experts: int, block_m: int, local: Local | None = None, counted: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """(order, table, arrivals, if they are counted) as in `Blocks`, of row blocks of at most block_m rows; experts: int32 [tokens, top_k], or int64
     where `local` says which of them are here."""
     num_slots, device = experts.numel(), experts.device
     num_blocks = max_blocks(num_slots, num_experts, block_m)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
     table = torch.empty(LINES.value, num_blocks, dtype=torch.int32, device=device)
+    arrivals = torch.empty(num_blocks, dtype=torch.int32, device=device) if counted else None
     block_s = min(next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
     expert_map, num_global, here = lookup(local)
     launch(
-        _place_kernel, (num_experts,), experts, expert_map, order, table, num_slots, num_blocks, num_global,
+        _place_kernel, (num_experts,), experts, expert_map, order, table, arrivals, num_slots, num_blocks, num_global,
         NUM_EXPERTS=num_experts, LOCAL=here, BLOCK_M=block_m, GROUP_M=GROUP_M,
         BLOCK_E=max(next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
         num_warps=4 if block_s <= 1024 else 8, **_FREE_REGISTERS if target_of(device).nvidia_major else {},
         **launch_options(device),
     )  # fmt: skip
-    return order, table
+    return order, table, arrivals
 
 
 def launch_routing(
@@ -132,7 +137,9 @@ def launch_routing(
     block_m: int,
     router_bias: torch.Tensor | None = None,
     invariant: bool = False,
+    counted: bool = False,
 ) -> Blocks:
-    """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]."""
+    """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]; counted:
+    as in `launch_place`."""
     experts, weights = launch_top_k(logits, top_k, gating, correction_bias, router_bias, invariant)
-    return Blocks(weights, *launch_place(experts, logits.shape[2], block_m))
+    return Blocks(weights, *launch_place(experts, logits.shape[2], block_m, counted=counted))

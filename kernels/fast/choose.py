@@ -43,12 +43,24 @@ JOINED = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(64, 128, 3))
 """Three programs on a multiprocessor, each with few loads in flight."""
 JOINED_FULLER = JoinedTiles(JoinedTile(64, 64, 5), JoinedTile(128, 64, 5))
 """Above 16 tokens of small experts."""
+SPLITS = 4
+"""Parts of the sums of down where they are long: a program of all steps would be one of few, and the last of them would
+run nearly alone."""
+LONG_JOINED_TOKENS = 16
+"""The most tokens of the joined path where sums of down are long."""
+ONE_GRID_LIGHTEST = FastTiles(
+    64, FastTile(32, 64, 4, 4, 128, 3, True, True), FastTile(64, 64, 4, 4, 128, 3, True, True), one_grid=True
+)
+"""Up to `ONE_GRID_ROWS` rows an expert on average, where both GEMMs share a grid: three programs a multiprocessor."""
+ONE_GRID_ROWS = 6
+ONE_GRID_FFN = 256
+"""The least ffn for which down has steps enough for these tiles."""
 FEW_SMALL = 2**21
 """The most weights of a small expert's matrix, of which more tokens take the output-centric path."""
 FEW_WEIGHTS = 3 * 2**22
 """The most weights of an expert's matrix for which more than one token takes it where there is no joined path, and for
-which the joined path serves in 16 bits. Beyond, it is ahead at 2 to 8 tokens of DeepSeek-V3 and at 4 of Mixtral in
-`decode.csv`, which no rule uses yet."""
+which the path with a schedule has one grid: beyond, gate and up need so much shared memory that down, which has as much
+to itself then, runs one program where it had two."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
@@ -76,13 +88,21 @@ def heuristic_tiles(
     target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
 ) -> AnyTiles:
     """Tiles by the mean load of an expert, which is all that the host knows; the GPU does the rest block by block."""
-    joins = may_join(target, tokens) and hidden_dim * ffn_dim <= FEW_WEIGHTS
+    joins = may_join(target, tokens) and (ffn_dim < LONG or tokens <= LONG_JOINED_TOKENS)
     few = few_tokens(num_experts, hidden_dim, ffn_dim)
     if tokens <= (few_beside_joined(num_experts, hidden_dim, ffn_dim) if joins else few):
         return few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+    if joins and ffn_dim >= LONG:
+        whole = (parts for parts in (SPLITS, SPLITS // 2) if ffn_dim % (parts * JOINED.down.step) == 0)
+        return replace(JOINED, splits=next(whole, 1))
     if joins:
         return JOINED_FULLER if tokens > 16 and hidden_dim * ffn_dim <= FEW_SMALL else JOINED
-    return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+    if target.nvidia_major != 9 or hidden_dim * ffn_dim > FEW_WEIGHTS:
+        return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+    if tokens * top_k <= ONE_GRID_ROWS * num_experts and ffn_dim >= ONE_GRID_FFN:
+        return ONE_GRID_LIGHTEST
+    tiles = tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+    return replace(tiles, one_grid=tiles.gate_up.num_warps == tiles.down.num_warps)
 
 
 def may_join(target: Target, tokens: int) -> bool:

@@ -32,6 +32,10 @@ W4_JOINED_TOKENS = 16
 """The most tokens of the joined path over four bits: for more a tile would have 32 rows, and lose."""
 FP8_JOINED_TOKENS = 8
 """In fp8_block, of experts that are not small; small ones take it up to `JOINED_TOKENS`."""
+FP8_ONE_GRID_ROWS = 8
+"""Up to so many rows an expert on average both GEMMs of small experts share a grid in fp8_block, of low tiles."""
+FP8_LOW_ROWS = 16
+"""Up to so many the tiles are as low where ffn is short, with a grid for each GEMM."""
 FEW_ROWS = 4
 """Up to so many rows an expert on average, all blocks have 16: the tiles of taller ones would hardly be met."""
 
@@ -145,6 +149,10 @@ def fp8_tiles(
             return replace(plain, down=replace(plain.down, block_n=4, stages=4))
     if activations != "a16" and tokens <= _fp8_joined_tokens(target, hidden_dim * ffn_dim):
         return FP8_JOINED
+    rows = tokens * top_k / num_experts
+    if activations != "a16" and target.nvidia_major == 9 and hidden_dim * ffn_dim <= FEW_SMALL:
+        if rows <= (FP8_LOW_ROWS if ffn_dim <= 512 else FP8_ONE_GRID_ROWS):
+            return FastTiles(32, _swapped(128, 4, 3), _swapped(128, 4, 3), one_grid=rows <= FP8_ONE_GRID_ROWS)
     return fp8_scheduled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens, activations)
 
 

@@ -24,6 +24,7 @@ from .gemm import launch_down, launch_gate_up
 from .joined import launch_joined
 from .known import describe, known_tiles, remember
 from .local import Local, expert_of, lookup
+from .one_grid import launch_one_grid
 from .packed import invariant_packed_tiles, launch_packed_down, launch_packed_gate_up, packed_tiles, quantized
 from .route import Chosen, Router, joinable
 from .tile_types import AnyTiles, FewTiles, JoinedTiles
@@ -32,9 +33,10 @@ from .tile_types import AnyTiles, FewTiles, JoinedTiles
 @triton.jit(do_not_specialize=["num_tokens", "num_global"])
 def _combine_kernel(
     out, weights, experts, expert_map, y, num_tokens, num_global,
-    LOCAL: tl.constexpr, TOP_K: tl.constexpr, HIDDEN: tl.constexpr, BLOCK_H: tl.constexpr, PDL: tl.constexpr,
+    LOCAL: tl.constexpr, TOP_K: tl.constexpr, HIDDEN: tl.constexpr, PARTS: tl.constexpr, BLOCK_H: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """y[t] = sum over j of weights[t, j] * out[t, j], in float32, one program for a piece of a token.
+    """y[t] = sum over parts and j of weights[t, j] * out[part, t, j], in float32, a program for a piece of a token.
 
     weights: None where `out` holds the weighted outputs already. Slots without an expert here have no outputs.
     """
@@ -50,6 +52,9 @@ def _combine_kernel(
             end = tl.where(expert < LOCAL, HIDDEN, 0)
         inside = column < end
         values = tl.load(out + (token * TOP_K + j) * HIDDEN + column, mask=inside, other=0.0)
+        for part in tl.static_range(1, PARTS):
+            row = (part * num_tokens + token) * TOP_K + j
+            values += tl.load(out + row * HIDDEN + column, mask=inside, other=0.0)
         if weights is None:
             total += values.to(tl.float32)
         else:
@@ -112,14 +117,16 @@ def _forward(x, route, experts, tiles, invariant, y) -> None:
         here = Local(experts.num_experts) if isinstance(route, Chosen) else None
         launch_combine(outputs, weights, y, experts.epilogue, chosen if here else None, here)
         return
-    if experts.packed:
-        quantized_rows = quantized(x, experts)
-        blocks = route.blocks(x, tiles.block_m, invariant)
-        hidden = launch_packed_gate_up(*quantized_rows, experts, blocks, route.top_k, tiles)
+    rows = quantized(x, experts) if experts.packed else (x, None)
+    blocks = route.blocks(x, tiles.block_m, invariant, tiles.one_grid)
+    if not experts.packed:
+        tiles = tiles.fitting(experts.gate_up, experts.down)
+    if tiles.one_grid:
+        outputs = launch_one_grid(*rows, experts, blocks, route.top_k, tiles, x.dtype)
+    elif experts.packed:
+        hidden = launch_packed_gate_up(*rows, experts, blocks, route.top_k, tiles)
         outputs = launch_packed_down(*hidden, experts, blocks, x.dtype, tiles)
     else:
-        tiles = tiles.fitting(experts.gate_up, experts.down)
-        blocks = route.blocks(x, tiles.block_m, invariant)
         inner = launch_gate_up(x, experts.gate_up, blocks, route.top_k, tiles, experts.epilogue)
         outputs = launch_down(inner, experts.down, blocks, tiles, experts.epilogue)
     chosen = route.experts if isinstance(route, Chosen) else None
@@ -146,7 +153,8 @@ def launch_combine(
     experts: torch.Tensor | None = None,
     local: Local | None = None,
 ) -> torch.Tensor:
-    """y [tokens, hidden], written if it is given, else new in the dtype of out, [N, hidden] from `launch_down`.
+    """y [tokens, hidden], written if it is given, else new in the dtype of out, [N, hidden] from `launch_down`, or
+    several such parts of it, one behind the other, which add up.
 
     weights: float32 or 16 bits [tokens, top_k]. experts: ids [tokens, top_k], where `local` says which are here.
     """
@@ -156,7 +164,7 @@ def launch_combine(
     expert_map, num_global, here = lookup(local)
     launch(
         _combine_kernel, (tokens, cdiv(hidden, block_h)),
-        out, epilogue.for_combine(weights, out.dtype), experts, expert_map, y, tokens, num_global,
-        LOCAL=here, TOP_K=top_k, HIDDEN=hidden, BLOCK_H=block_h, **launch_options(out.device),
+        out, epilogue.for_combine(weights, y.dtype), experts, expert_map, y, tokens, num_global,
+        LOCAL=here, TOP_K=top_k, HIDDEN=hidden, PARTS=out.shape[0] // weights.numel(), BLOCK_H=block_h, **launch_options(out.device),
     )  # fmt: skip
     return y

@@ -27,13 +27,12 @@ def _entry(table, num_blocks, block, LINE: tl.constexpr):
 
 
 @triton.jit
-def _locate(table, num_blocks, num_columns):
-    """(expert, first row, rows, column) of this program; rows 0 if it has nothing to do. table: as in `Blocks`.
+def _locate(table, num_blocks, num_columns, program):
+    """(expert, first row, rows, column, block) of a program; rows 0 if it has nothing to do. table: as in `Blocks`.
 
     Expert by expert, in an expert column by column, in a column row block by row block: blocks that need the same
     weight tile run side by side and share it through the L2 cache.
     """
-    program = tl.program_id(0)
     block = program // num_columns
     expert = _entry(table, num_blocks, block, EXPERT)
     row = _entry(table, num_blocks, block, ROW)
@@ -47,7 +46,7 @@ def _locate(table, num_blocks, num_columns):
         row = _entry(table, num_blocks, block, ROW)
         rows = _entry(table, num_blocks, block, ROWS)
         column = position // neighbours
-    return expert, row, rows, column
+    return expert, row, rows, column, block
 
 
 @triton.jit
@@ -82,13 +81,14 @@ def _product(
     N: tl.constexpr, K: tl.constexpr, MATRICES: tl.constexpr,
     # tile
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr,
+    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
     """Rows of activations times a column of an expert's matrices: float32 [HEIGHT, WIDTH] and [TAIL, WIDTH].
 
     a, a_tail: pointers to the beginning of each row, [HEIGHT] and [TAIL]. weights: [experts * MATRICES, N, K], a
     pointer or, if BULK, a descriptor. The matrices of an expert are one operand of WIDTH = MATRICES * BLOCK_N weight
-    rows, so that one wide instruction reads `a` once for all of them.
+    rows, so that one wide instruction reads `a` once for all of them. SUMMED: how many columns of the K are summed,
+    from the pointers on.
     """
     WIDTH: tl.constexpr = MATRICES * BLOCK_N
     k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
@@ -103,15 +103,15 @@ def _product(
     if not BULK:
         own = weights + expert.to(tl.int64) * (MATRICES * N * K)
         b = own + ((n + lane // BLOCK_N * N)[:, None] * K + k[None, :])  # [WIDTH, BLOCK_K]
-    for step in tl.range(0, tl.cdiv(K, BLOCK_K), num_stages=STAGES):
-        in_k = k < K - step * BLOCK_K
+    for step in tl.range(0, tl.cdiv(SUMMED, BLOCK_K), num_stages=STAGES):
+        in_k = k < SUMMED - step * BLOCK_K
         if BULK:
             box = weights.load([MATRICES * expert, column * BLOCK_N, step * BLOCK_K])
             b_tile = box.reshape(WIDTH, BLOCK_K)
         else:
-            b_tile = _load(b, n < N, in_k, N % BLOCK_N == 0, K % BLOCK_K == 0)
+            b_tile = _load(b, n < N, in_k, N % BLOCK_N == 0, SUMMED % BLOCK_K == 0)
             b += BLOCK_K
-        a_tile = _load(a, in_rows, in_k, False, K % BLOCK_K == 0)
+        a_tile = _load(a, in_rows, in_k, False, SUMMED % BLOCK_K == 0)
         a += BLOCK_K
         total = _multiply(a_tile, b_tile, total, SWAP)
         if BULK and SWAP:
@@ -119,7 +119,7 @@ def _product(
             # (kernels/NOTES.md, Traps). It changes nothing: rows outside are 0.
             total = tl.where(in_rows[None, :], total, 0.0)
         if TAIL > 0:
-            tail_tile = _load(a_tail, in_tail, in_k, False, K % BLOCK_K == 0)
+            tail_tile = _load(a_tail, in_tail, in_k, False, SUMMED % BLOCK_K == 0)
             a_tail += BLOCK_K
             tail = _multiply(tail_tile, b_tile, tail, SWAP)
     if SWAP:
@@ -150,7 +150,7 @@ def _gate_up_tile(
         m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
         a_tail = x + (tl.load(order + row + m_tail, mask=m_tail < rows, other=0) // TOP_K).to(tl.int64) * stride_token
     both, both_tail = _product(a, a_tail, m < rows, m_tail < rows, gate_up, expert, column,
-                               FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                               FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK, K)  # fmt: skip
     order += row
     inner = inner_of(both, order, weights, bias, m, m < rows, expert, column, FFN, HEIGHT, BLOCK_N, ACTIVATION)
     store(hidden, row + m, m < rows, inner, column, FFN, BLOCK_N)
@@ -182,7 +182,7 @@ def _down_tile(
         m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
         a_tail = hidden + (row + m_tail).to(tl.int64) * K
     total, tail = _product(a, a_tail, m < rows, m_tail < rows, down, expert, column,
-                           N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK)  # fmt: skip
+                           N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK, K)  # fmt: skip
     scatter(out, order + row, weights, bias, m, m < rows, total, expert, column, N, BLOCK_N)
     if TAIL > 0:
         scatter(out, order + row, weights, bias, m_tail, m_tail < rows, tail, expert, column, N, BLOCK_N)
@@ -210,7 +210,7 @@ def _gate_up_kernel(
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
-    expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N))
+    expert, row, rows, column, _ = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N), tl.program_id(0))
     if rows > 0:
         arguments = (x, gate_up, bias, hidden, order, weights, expert, row, rows, column, stride_token)
         _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, ACTIVATION, BLOCK_N, BULK), LADDER)
@@ -229,7 +229,7 @@ def _down_kernel(
 ):  # fmt: skip
     # The gate and up kernel waited for the routing before it let this one start, so `table` is there, while the rows
     # of `hidden` are not.
-    expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(N, BLOCK_N))
+    expert, row, rows, column, _ = _locate(table, num_blocks, tl.cdiv(N, BLOCK_N), tl.program_id(0))
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:

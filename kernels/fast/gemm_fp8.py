@@ -170,7 +170,7 @@ def _gate_up_fp8_kernel(
     tl.static_assert(not BULK)
     wait_for_previous(PDL)
     release_next(PDL)
-    expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N))
+    expert, row, rows, column, _ = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N), tl.program_id(0))
     if rows > 0:
         arguments = (x, x_scales, gate_up, gate_up_scales, bias, hidden, hidden_scales, stride_token,
                      order, weights, expert, row, rows, column)  # fmt: skip
@@ -189,7 +189,7 @@ def _down_fp8_kernel(
     BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     # As in gemm.py, `table` is there before the wait, the rows of `hidden` are not.
-    expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(N, BLOCK_N))
+    expert, row, rows, column, _ = _locate(table, num_blocks, tl.cdiv(N, BLOCK_N), tl.program_id(0))
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:

@@ -233,7 +233,7 @@ def _gate_up_w4_kernel(
     COLUMNS: tl.constexpr = (
         (FFN + 127) // 128 * (128 // BLOCK_N) if x_scales is None else (FFN + BLOCK_N - 1) // BLOCK_N
     )
-    expert, row, rows, column = _locate(table, num_blocks, COLUMNS)
+    expert, row, rows, column, _ = _locate(table, num_blocks, COLUMNS, tl.program_id(0))
     if rows > 0:
         arguments = (
             x,
@@ -268,7 +268,7 @@ def _down_w4_kernel(
 ):  # fmt: skip
     # As in gemm.py, `table` is there before the wait, the rows of `hidden` are not.
     tl.static_assert(not BULK)
-    expert, row, rows, column = _locate(table, num_blocks, tl.cdiv(N, BLOCK_N))
+    expert, row, rows, column, _ = _locate(table, num_blocks, tl.cdiv(N, BLOCK_N), tl.program_id(0))
     wait_for_previous(PDL)
     release_next(PDL)
     if rows > 0:

@@ -29,6 +29,7 @@ from .gemm import _product
 from .gemm_fp8 import _scaled_product, store_hidden
 from .gemm_w4 import _unpacked_product, store_permuted
 from .local import Local, expert_of, lookup
+from .one_grid import count, wait_for
 from .tile_types import JoinedTiles
 from .w4 import constants, padded
 
@@ -125,7 +126,7 @@ def _joined_gate_up(
         a = x + token * stride_token
         if scales is None:
             both, _ = _product(a, a, has, has, gate_up, expert, column, FFN, K, 2,
-                               HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False)  # fmt: skip
+                               HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False, K)  # fmt: skip
         elif FORMAT is not None:
             lane = tl.arange(0, 2 * BLOCK_N)  # [2 * BLOCK_N]
             n = column * BLOCK_N + lane % BLOCK_N
@@ -143,8 +144,7 @@ def _joined_gate_up(
             store_permuted(hidden, slot, has, inner, column, FFN, BLOCK_N)
         else:
             store_hidden(hidden, hidden_scales, slot, has, inner, column, FFN, BLOCK_N)
-        tl.debug_barrier()  # all threads have stored
-        tl.atomic_add(arrivals + place, 1, sem="release")
+        count(arrivals, place)
 
 
 @triton.jit
@@ -152,22 +152,22 @@ def _joined_down(
     hidden, hidden_scales, down, scales, bias, weights, out, experts, arrivals, tokens, task,
     NEEDED: tl.constexpr, N: tl.constexpr, K: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr,
     CHOICES: tl.constexpr, BY_EXPERT: tl.constexpr, FORMAT: tl.constexpr,
-    HEIGHT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr,
+    HEIGHT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """out[slot] = down @ hidden[slot] of an expert's slots, one column of tiles, once so many columns of hidden are
-    counted."""
+    """out[part, slot] = down @ hidden[slot] of an expert's slots, one column of tiles and one part of the sum, once so
+    many columns of hidden are counted."""
     columns: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    place = task // columns
-    column = task % columns
+    place = task // (columns * SPLITS)
+    column = task // SPLITS % columns
+    first = task % SPLITS * (K // SPLITS)  # of this part of the sum
     expert, slot, has, serves = _members(experts, place, tokens, NUM_EXPERTS, TOP_K, CHOICES, HEIGHT, BY_EXPERT)
     if serves:
-        while tl.atomic_add(arrivals + place, 0, sem="acquire") < NEEDED:
-            pass
+        wait_for(arrivals, place, NEEDED)
         row = slot.to(tl.int64)
         a = hidden + row * (K if FORMAT is None else (K + 127) // 128 * 128)
         if scales is None:
-            total, _ = _product(a, a, has, has, down, expert, column, N, K, 1,
-                                HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False)  # fmt: skip
+            total, _ = _product(a + first, a + first, has, has, down + first, expert, column, N, K, 1,
+                                HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False, K // SPLITS)  # fmt: skip
         elif FORMAT is not None:
             n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
             total, _ = _unpacked_product(
@@ -178,8 +178,10 @@ def _joined_down(
             a_scales = hidden_scales + row * (K // 128)
             total, _ = _scaled_product(a, a_scales, has, a, a_scales, has, down, scales, expert, column, N, K, 1,
                                        HEIGHT, 0, BLOCK_N, STEP, STAGES, True)  # fmt: skip
-        total = _weighted(add_bias(total, bias, expert, column, N, 1, BLOCK_N), weights, slot, has)
-        store(out, slot, has, total, column, N, BLOCK_N)
+        biased = add_bias(total, bias, expert, column, N, 1, BLOCK_N)
+        total = biased if SPLITS == 1 else tl.where(first == 0, biased, total)
+        part = (task % SPLITS).to(tl.int64) * tokens * (TOP_K * N)
+        store(out + part, slot, has, _weighted(total, weights, slot, has), column, N, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=["tokens", "places"])
@@ -193,7 +195,7 @@ def _joined_kernel(
     FFN: tl.constexpr, K: tl.constexpr, UP_FORMAT: tl.constexpr, DOWN_FORMAT: tl.constexpr, ACTIVATION: tl.constexpr,
     # tiles
     HEIGHT: tl.constexpr, UP_N: tl.constexpr, UP_STEP: tl.constexpr, UP_STAGES: tl.constexpr,
-    DOWN_N: tl.constexpr, DOWN_STEP: tl.constexpr, DOWN_STAGES: tl.constexpr, PDL: tl.constexpr,
+    DOWN_N: tl.constexpr, DOWN_STEP: tl.constexpr, DOWN_STAGES: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
@@ -211,7 +213,7 @@ def _joined_kernel(
         _joined_down(
             hidden, hidden_scales, down, down_scales, down_bias, down_weights, out, experts, arrivals, tokens,
             task - first, COLUMNS, K, FFN, NUM_EXPERTS, TOP_K, CHOICES, BY_EXPERT, DOWN_FORMAT,
-            HEIGHT, DOWN_N, DOWN_STEP, DOWN_STAGES,
+            HEIGHT, DOWN_N, DOWN_STEP, DOWN_STAGES, SPLITS,
         )  # fmt: skip
 
 
@@ -225,7 +227,8 @@ def launch_joined(
     tiles: JoinedTiles,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """out [N, hidden] in slot order, of that dtype, as far as `Epilogue.for_down` weighted by the routing.
+    """out [N, hidden] in slot order, of that dtype, as far as `Epilogue.for_down` weighted by the routing; where tiles
+    split the sums of down, [splits * N, hidden] in float32, the parts one behind the other.
 
     x: 16 bits [tokens, hidden], over four bits as `launch_permute` gives it; or e4m3 with x_scales float32 [tokens,
     hidden / 128] over fp8_block. chosen: int32 [tokens, top_k], each expert once a token, num_experts where there is
@@ -239,10 +242,10 @@ def launch_joined(
     width = padded(ffn) if isinstance(gate_up, FourBits) else ffn
     hidden = torch.empty(slots, width, dtype=x.dtype, device=x.device)
     scales = None if x_scales is None else torch.empty(slots, ffn // GROUP, dtype=torch.float32, device=x.device)
-    out = torch.empty(slots, k, dtype=dtype, device=x.device)
-    up, back = tiles.gate_up, tiles.down
+    up, back, splits = tiles.gate_up, tiles.down, tiles.splits
+    out = torch.empty(splits * slots, k, dtype=torch.float32 if splits > 1 else dtype, device=x.device)
     launch(
-        _joined_kernel, (places * (cdiv(width, up.block_n) + cdiv(k, back.block_n)),),
+        _joined_kernel, (places * (cdiv(width, up.block_n) + cdiv(k, back.block_n) * splits),),
         x, x_scales, *_operands(gate_up), epilogue.gate_up_bias, hidden, scales,
         *_operands(down), epilogue.down_bias, out,
         chosen, epilogue.for_gate_up(weights), epilogue.for_down(weights, dtype), arrivals, x.stride(0), tokens, places,
@@ -250,7 +253,7 @@ def launch_joined(
         FFN=ffn, K=k, UP_FORMAT=_format(gate_up), DOWN_FORMAT=_format(down), ACTIVATION=epilogue.constants,
         HEIGHT=16 if tokens <= 16 else 32,
         UP_N=up.block_n, UP_STEP=up.step, UP_STAGES=up.stages,
-        DOWN_N=back.block_n, DOWN_STEP=back.step, DOWN_STAGES=back.stages,
+        DOWN_N=back.block_n, DOWN_STEP=back.step, DOWN_STAGES=back.stages, SPLITS=splits,
         num_warps=tiles.num_warps, **launch_options(x.device),
     )  # fmt: skip
     return out

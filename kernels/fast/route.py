@@ -48,10 +48,12 @@ class Router:
         chosen = launch_top_k(logits, self.top_k, self.gating, self.correction_bias, self.bias, arrivals=arrivals)
         return *chosen, arrivals
 
-    def blocks(self, x: torch.Tensor, block_m: int, invariant: bool) -> Blocks:
-        """Weights, order and row blocks of at most block_m rows; invariant: as in `launch_logits`."""
+    def blocks(self, x: torch.Tensor, block_m: int, invariant: bool, counted: bool) -> Blocks:
+        """Weights, order and row blocks of at most block_m rows; invariant: as in `launch_logits`; counted: as in
+        `launch_place`."""
         logits = launch_logits(x, self.weight, invariant)
-        return launch_routing(logits, self.top_k, self.gating, self.correction_bias, block_m, self.bias, invariant)
+        gating = self.top_k, self.gating, self.correction_bias
+        return launch_routing(logits, *gating, block_m, self.bias, invariant, counted)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ class Chosen:
         """(experts, weights, arrivals) as `launch_joined` takes them."""
         return launch_own(self.experts, self.weights, self.local)
 
-    def blocks(self, x: torch.Tensor, block_m: int, invariant: bool) -> Blocks:
+    def blocks(self, x: torch.Tensor, block_m: int, invariant: bool, counted: bool) -> Blocks:
         """Weights, order and row blocks of at most block_m rows."""
-        return Blocks(self.weights, *launch_place(self.experts, self.local.num_experts, block_m, self.local))
+        return Blocks(self.weights, *launch_place(self.experts, self.local.num_experts, block_m, self.local, counted))
 
 
 def joinable(route: Router | Chosen, experts: Experts) -> bool:

@@ -129,14 +129,19 @@ class JoinedTile:
 
 @dataclass(frozen=True)
 class JoinedTiles:
-    """The tiles of the joined path, one kernel for both GEMMs, for up to `JOINED_TOKENS`."""
+    """The tiles of the joined path, one kernel for both GEMMs, for up to `JOINED_TOKENS`.
+
+    splits: parts of each sum of down, each of a program of its own, which the combine adds up; in 16 bits alone.
+    """
 
     gate_up: JoinedTile
     down: JoinedTile
     num_warps: int = 4
+    splits: int = 1
 
     def __str__(self) -> str:
-        return f"joined gate_up={self.gate_up} down={self.down} w{self.num_warps}"
+        splits = f" splits{self.splits}" if self.splits > 1 else ""
+        return f"joined gate_up={self.gate_up} down={self.down}{splits} w{self.num_warps}"
 
 
 AnyTiles: TypeAlias = "FastTiles | FewTiles | JoinedTiles"
@@ -155,16 +160,22 @@ class FastTiles:
     """The tiles of both GEMMs, and block_m, the most rows of a block, which both share with the table of blocks.
 
     dynamic: a block takes the lowest tile that holds its rows, chosen on the GPU; else always one of block_m rows.
+    one_grid: both GEMMs are one launch, whose programs have one number of warps.
     """
 
     block_m: int
     gate_up: FastTile
     down: FastTile
     dynamic: bool = True
+    one_grid: bool = False
 
     def __post_init__(self) -> None:
         if self.block_m not in HEIGHTS:
             raise ValueError(f"block_m={self.block_m}: allowed are {', '.join(map(str, HEIGHTS))}")
+        if self.one_grid and self.gate_up.num_warps != self.down.num_warps:
+            raise ValueError(
+                f"one_grid needs as many warps for both GEMMs, got {self.gate_up.num_warps} and {self.down.num_warps}"
+            )
 
     @functools.cache  # noqa: B019  (there are few tiles)
     def ladder(self, tile: FastTile) -> tuple[Rung, ...]:
@@ -185,4 +196,5 @@ class FastTiles:
         return replace(self, gate_up=self.gate_up.fitting(gate_up), down=self.down.fitting(down))
 
     def __str__(self) -> str:
-        return f"m{self.block_m}{'' if self.dynamic else ' fixed'} gate_up={self.gate_up} down={self.down}"
+        flags = f"{'' if self.dynamic else ' fixed'}{' one_grid' if self.one_grid else ''}"
+        return f"m{self.block_m}{flags} gate_up={self.gate_up} down={self.down}"

@@ -15,7 +15,13 @@ from tritonmoe_bench.experiments.workload.routing import activations, draw_routi
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import fast_experts, fast_moe, target
 from tritonmoe_bench.kernels.fast import arguments, blocks, choose, choose_packed, forward, joined, logits, routing
-from tritonmoe_bench.kernels.fast.choose import FEW_SMALL, FEW_WEIGHTS, JOINED, JOINED_FULLER, heuristic_tiles
+from tritonmoe_bench.kernels.fast.choose import (
+    FEW_SMALL,
+    JOINED,
+    JOINED_FULLER,
+    LONG_JOINED_TOKENS,
+    heuristic_tiles,
+)
 from tritonmoe_bench.kernels.fast.choose_packed import format_tiles, scheduled_tiles
 from tritonmoe_bench.kernels.fast.route import Chosen
 from tritonmoe_bench.kernels.fast.tile_types import (
@@ -59,6 +65,20 @@ def assert_same(y, other):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_awkward_shapes(shape, dtype, device):
     make_layer(device, **SHAPES[shape], dtype=dtype).assert_fast_right(tiles=SMALL_JOINED)
+
+
+@pytest.mark.parametrize(("tokens", "splits"), [(5, 2), (20, 4)])
+def test_sums_of_down_in_parts(tokens, splits, dtype, device):
+    """Every dtype, with biases, which are added once, and experts elsewhere, whose parts nobody writes."""
+    shape = {"tokens": tokens, "experts": 5, "top_k": 3, "hidden": 77, "ffn": 36}
+    tiles = replace(SMALL_JOINED, splits=splits)
+    routed = make_routed(device, **shape, dtype=dtype, ids=draw_ids(tokens, 5, 3, 0), activation="gpt_oss", biases=True)
+    routed.assert_right(tiles=tiles)
+    expert_map = torch.tensor([0, -1, 1, 2, -1], dtype=torch.int32, device=device)
+    routed.having(expert_map=expert_map).assert_right(tiles=tiles)
+    layer = make_layer(device, tokens=tokens, experts=6, top_k=2, hidden=64, ffn=128, dtype=dtype)
+    layer.assert_fast_right(tiles=tiles)
+    assert torch.equal(layer.fast(tiles=tiles), layer.fast(tiles=tiles))
 
 
 @pytest.mark.parametrize("gating", GATINGS)
@@ -160,12 +180,13 @@ def test_three_launches_after_the_logits(device, monkeypatch):
     [
         (JOINED_TOKENS + 1, {}, "JoinedTiles take up to 32 tokens, got 33"),
         (3, {"invariant": True}, "invariant=True takes one tile for all blocks"),
+        (3, {"tiles": replace(SMALL_JOINED, splits=5)}, "into equal parts alone, got splits=5"),
     ],
 )
 def test_what_it_cannot_do(tokens, options, message, device):
     layer = make_layer(device, tokens=tokens, experts=4, top_k=2, hidden=40, ffn=24)
     with pytest.raises(ValueError, match=message):
-        layer.fast(tiles=SMALL_JOINED, **options)
+        layer.fast(**{"tiles": SMALL_JOINED, **options})
 
 
 def test_a_gpu_of_amd_s_is_refused(device, monkeypatch):
@@ -179,6 +200,7 @@ def test_a_gpu_of_amd_s_is_refused(device, monkeypatch):
     ("quant", "bits", "tiles", "message"),
     [
         ("fp8_block", "a16", SMALL_JOINED, "JoinedTiles over fp8_block multiply with activations='a8' alone"),
+        ("fp8_block", "a8", replace(SMALL_JOINED, splits=2), "JoinedTiles split sums of 16-bit weights"),
         ("fp8_block", "a8", SMALL_JOINED, "JoinedTiles over packed weights need steps of whole 128 columns"),
         ("fp8_block", "a8", JoinedTiles(JoinedTile(64, 128, 2), JoinedTile(64, 128, 2)),
          "JoinedTiles over fp8_block need gate and up of 128 columns"),
@@ -204,8 +226,9 @@ def test_what_it_cannot_do_over_packed_weights(quant, bits, tiles, message, devi
         ((128, 8, 2048, 768), 3, JOINED_TOKENS),
         ((64, 8, 2048, 1024), 2, JOINED_TOKENS),
         ((64, 4, 3584, 2560), 1, JOINED_TOKENS),
-        ((8, 2, 4096, 14336), 1, 1),
-        ((256, 8, 7168, 2048), 1, 1),
+        ((8, 2, 4096, 14336), 1, LONG_JOINED_TOKENS),
+        ((16, 2, 4096, 6400), 1, LONG_JOINED_TOKENS),
+        ((256, 8, 7168, 2048), 1, JOINED_TOKENS),
     ],
 )
 def test_choice_on_hopper_alone(shape, few, most):
@@ -215,11 +238,11 @@ def test_choice_on_hopper_alone(shape, few, most):
         assert isinstance(tiles, kind), tokens
         for major in (0, 8, 10, 12):
             assert not isinstance(heuristic_tiles(replace(HOPPER, nvidia_major=major), *shape, tokens), JoinedTiles)
-    weights = shape[2] * shape[3]
-    assert (most == JOINED_TOKENS) == (weights <= FEW_WEIGHTS)
     if most == JOINED_TOKENS:
-        fuller = weights <= FEW_SMALL
+        fuller = shape[2] * shape[3] <= FEW_SMALL
         assert heuristic_tiles(HOPPER, *shape, 32) == (JOINED_FULLER if fuller else JOINED)
+    else:
+        assert heuristic_tiles(HOPPER, *shape, 8) == replace(JOINED, splits=4 if shape[3] % 512 == 0 else 2)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The closed form of the traffic of `fast` against counts in the interpreter, and against figures made by hand."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,10 @@ COUNTED = {
     "bulk": (Case("odd", 5, 1, 72, 88, tokens=40, skew=1.0), tiled(64, swap=True, bulk=True)),
     "bulk_and_idle_experts": (Case("odd", 6, 1, 72, 88, tokens=3), tiled(16, bulk=True)),
     "fixed_height": (Case("odd", 4, 2, 100, 35, tokens=40, skew=0.7), tiled(32, dynamic=False)),
+    "one_grid": (Case("odd", 6, 2, 100, 88, tokens=40, skew=0.7), replace(tiled(16), one_grid=True)),
+    "one_grid_side_by_side": (
+        Case("odd", 3, 2, 64, 64, tokens=125, skew=2.0, dtype="fp16"), replace(tiled(16, swap=True), one_grid=True)
+    ),
     "own_gating": (Case("odd", 64, 8, 136, 40, tokens=40, gating="deepseek_v3"), tiled(64)),
 }
 
@@ -64,17 +69,20 @@ FP8 = {
 }
 
 
-def fp8_tiled(block_m, block_n=128, step=128):
+def fp8_tiled(block_m, block_n=128, step=128, one_grid=False):
     tile = FastTile(block_n, step, 4, 1, step, 1, True, True)
-    return FastTiles(block_m, tile, FastTile(64, step, 4, 1, step, 1, True, True))
+    return FastTiles(block_m, tile, FastTile(64, step, 4, 1, step, 1, True, True), one_grid=one_grid)
 
 
 @interpreted
-@pytest.mark.parametrize(("activations", "block_n", "step"), [("a8", 128, 128), ("a8", 128, 256), ("a16", 64, 256)])
+@pytest.mark.parametrize(
+    ("activations", "block_n", "step", "one_grid"),
+    [("a8", 128, 128, False), ("a8", 128, 256, False), ("a8", 128, 128, True), ("a16", 64, 256, False)],
+)
 @pytest.mark.parametrize("name", FP8)
-def test_model_of_fp8_weights_agrees_with_the_count_to_the_byte(name, activations, block_n, step):
+def test_model_of_fp8_weights_agrees_with_the_count_to_the_byte(name, activations, block_n, step, one_grid):
     case, block_m = FP8[name]
-    tiles = fp8_tiled(block_m, block_n, step)
+    tiles = fp8_tiled(block_m, block_n, step, one_grid)
     modelled = fast_traffic(case, draw_routing(case).counts, tiles, on_gpu=False, activations=activations)
     assert modelled == traffic.counted_traffic(case, "fast", tiles, activations)
     assert (("quantize", "rows") in modelled) == (activations == "a8")
@@ -92,6 +100,7 @@ def test_model_of_fp8_weights_agrees_on_the_output_centric_path(tokens, tiles):
 
 JOINED = {
     "none": JoinedTiles(JoinedTile(32, 64, 2), JoinedTile(64, 128, 2)),
+    "none split": JoinedTiles(JoinedTile(32, 64, 2), JoinedTile(64, 32, 2), splits=3),
     "fp8_block": JoinedTiles(JoinedTile(128, 128, 2), JoinedTile(64, 256, 2)),
     "mxfp4": JoinedTiles(JoinedTile(64, 128, 2), JoinedTile(128, 256, 2)),
     "int4": JoinedTiles(JoinedTile(32, 256, 2), JoinedTile(128, 128, 2)),
@@ -99,14 +108,15 @@ JOINED = {
 
 
 @interpreted
-@pytest.mark.parametrize("quant", JOINED)
+@pytest.mark.parametrize("kind", JOINED)
 @pytest.mark.parametrize(("experts", "top_k", "tokens", "dtype"), [(16, 3, 5, "bf16"), (5, 2, 20, "fp16")])
-def test_model_of_the_joined_path_agrees_with_the_count_to_the_byte(quant, experts, top_k, tokens, dtype):
+def test_model_of_the_joined_path_agrees_with_the_count_to_the_byte(kind, experts, top_k, tokens, dtype):
     """By slot, of which there are fewer than experts, and by expert."""
+    quant = kind.split()[0]
     shape = (160, 96) if quant == "none" else (288, 96) if quant == "mxfp4" else (256, 384)
     case = Case("odd", experts, top_k, *shape, tokens=tokens, skew=1.0, quant=quant, dtype=dtype)
-    modelled = fast_traffic(case, draw_routing(case).counts, JOINED[quant], on_gpu=False)
-    counted = traffic.counted_traffic(case, "fast", JOINED[quant])
+    modelled = fast_traffic(case, draw_routing(case).counts, JOINED[kind], on_gpu=False)
+    counted = traffic.counted_traffic(case, "fast", JOINED[kind])
     differing = {key for key in {*modelled, *counted} if modelled.get(key) != counted.get(key)}
     assert not differing, {key: (modelled.get(key), counted.get(key)) for key in differing}
 
@@ -303,7 +313,7 @@ def test_both_methods_give_the_same_rows_on_the_tiny_shape(tokens):
 def test_every_sequence_of_launches_is_told_apart():
     sequences = LAUNCHES["fast"]
     names = {tuple(known.kernel for known in sequence) for sequence in sequences}
-    assert len(names) == len(sequences) == 27
+    assert len(names) == len(sequences) == 33
     for sequence in sequences:
         launched = ["nvjet_gemm", *(known.kernel for known in sequence), "copy"]
         assert matched("fast", launched) == sequence

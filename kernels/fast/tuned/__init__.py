@@ -124,9 +124,11 @@ def _decode(value: Any) -> Tiles | None:
     parts = {name: _decode_tile(tile, value[name]) for name in ("gate_up", "down")}
     if kind is FewTiles:
         return FewTiles(**parts)
-    if not isinstance(value["dynamic"], bool):
-        raise ValueError(f"dynamic={value['dynamic']!r}: true or false is needed")
-    return FastTiles(_count(value, "block_m"), **parts, dynamic=value["dynamic"])
+    flags = {name: value[name] for name in ("dynamic", "one_grid")}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name}={flag!r}: true or false is needed")
+    return FastTiles(_count(value, "block_m"), **parts, **flags)
 
 
 def _decode_tile(kind: type[FastTile] | type[FewTile], value: Any) -> Any:
