@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SLOT_TOKENS = 64
 """Up to so many tokens slots are faster for the shared expert than GEMMs of its own beside the others."""
 
-SCHEDULED = 7
+SCHEDULED = 8
 """The revision of the systems that take the path with a schedule alone: raised whenever `Fast.revision` is."""
 
 
@@ -56,15 +56,18 @@ class Fast(Implementation):
     #    path: down has four steps on their way, fp8_block other tiles and two tokens, 256 small experts three.
     # 8: the output-centric path: several tokens read what they share once from memory, two take it from 32 experts on,
     #    three from 128, four of small ones; down loads its values thread by thread in 16 bits; other tiles.
-    revision = 8
-    # Of rows of so few tokens that the output-centric path may serve them, which has numbers of its own from here on.
     # 9: programs of one token in a grid of one dimension again, x as a row of a matrix: the compiler had taken fewer
     #    registers for what is on its way; between the two GEMMs 16 bits, over plain weights; two tokens for matrices of
     #    up to 3 * 2**22 weights, four of small experts from 128 on, in fp8_block eight; other tiles for down.
     # 10: up to 32 tokens, where the tuned table has nothing else, the joined path: both GEMMs in one grid, no schedule.
     #    In 16 bits up to 3 * 2**22 weights a matrix, and the output-centric path for fewer tokens than before; in
     #    fp8_block up to 32 tokens of small experts and 8 of others; in four bits up to 16.
-    revisions_up_to = MappingProxyType({32: 10})
+    # 11, but for one token: the joined path for larger matrices too, with sums of down in parts where they are long, up
+    #    to 16 tokens there.
+    #    With a schedule both GEMMs are one grid for matrices of up to 3 * 2**22 weights in 16 bits, and for small experts
+    #    in fp8_block, whose tiles are low up to 8 or 16 rows an expert.
+    revision = 11
+    revisions_up_to = MappingProxyType({1: 10})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

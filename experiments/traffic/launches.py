@@ -136,9 +136,11 @@ LAUNCHES: dict[str, tuple[tuple[Known, ...], ...]] = {
     ),
     "fast": (
         *((*logits, _FAST_TOP_K, *experts)
-          for logits, experts in product(_FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x"), _joined("x"), _one_grid("x")))),
+          for logits, experts in product(
+              _FAST_LOGITS, (*_FAST_EXPERTS, _fp8_experts("x"), _joined("x"), _one_grid("x")))),
         *((first, *logits, _FAST_TOP_K, *experts)
-          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_QUANTIZE, _joined("rows")), (_QUANTIZE, _one_grid("rows")),
+          for first, experts in ((_QUANTIZE, _fp8_experts("rows")), (_QUANTIZE, _joined("rows")),
+                                 (_QUANTIZE, _one_grid("rows")),
                                  (_REORDER, _W4_EXPERTS), (_REORDER, _joined("rows")), (_PLANES, _FEW_W4_EXPERTS))
           for logits in _FAST_LOGITS),
     ),

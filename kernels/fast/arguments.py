@@ -101,9 +101,7 @@ def _check_chosen(chosen: Chosen, x: torch.Tensor) -> None:
         check_contiguous("expert_map", check_tensor("expert_map", expert_map, ("global experts",), (torch.int32,), x))
 
 
-def _check_tiles(
-    tiles: object, x: torch.Tensor, experts: Experts, invariant: bool, tokens: int, elements: int
-) -> None:
+def _check_tiles(tiles: object, x: torch.Tensor, experts: Experts, invariant: bool, tokens: int, elements: int) -> None:
     """elements: of a token, in the largest intermediate."""
     if tiles is not None and not isinstance(tiles, FastTiles | FewTiles | JoinedTiles):
         raise TypeError(f"tiles must be FastTiles, FewTiles or JoinedTiles, got {type(tiles).__name__}")

@@ -110,8 +110,8 @@ def _place_kernel(
 def launch_place(
     experts: torch.Tensor, num_experts: int, block_m: int, local: Local | None = None, counted: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """(order, table, arrivals, if they are counted) as in `Blocks`, of row blocks of at most block_m rows; experts: int32 [tokens, top_k], or int64
-    where `local` says which of them are here."""
+    """(order, table, arrivals, if they are counted) as in `Blocks`, of row blocks of at most block_m rows; experts:
+    int32 [tokens, top_k], or int64 where `local` says which of them are here."""
     num_slots, device = experts.numel(), experts.device
     num_blocks = max_blocks(num_slots, num_experts, block_m)
     order = torch.empty(num_slots, dtype=torch.int32, device=device)

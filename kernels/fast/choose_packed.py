@@ -150,9 +150,9 @@ def fp8_tiles(
     if activations != "a16" and tokens <= _fp8_joined_tokens(target, hidden_dim * ffn_dim):
         return FP8_JOINED
     rows = tokens * top_k / num_experts
-    if activations != "a16" and target.nvidia_major == 9 and hidden_dim * ffn_dim <= FEW_SMALL:
-        if rows <= (FP8_LOW_ROWS if ffn_dim <= 512 else FP8_ONE_GRID_ROWS):
-            return FastTiles(32, _swapped(128, 4, 3), _swapped(128, 4, 3), one_grid=rows <= FP8_ONE_GRID_ROWS)
+    low = target.nvidia_major == 9 and rows <= (FP8_LOW_ROWS if ffn_dim <= 512 else FP8_ONE_GRID_ROWS)
+    if activations != "a16" and low and hidden_dim * ffn_dim <= FEW_SMALL:
+        return FastTiles(32, _swapped(128, 4, 3), _swapped(128, 4, 3), one_grid=rows <= FP8_ONE_GRID_ROWS)
     return fp8_scheduled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens, activations)
 
 

@@ -117,14 +117,14 @@ def _forward(x, route, experts, tiles, invariant, y) -> None:
         here = Local(experts.num_experts) if isinstance(route, Chosen) else None
         launch_combine(outputs, weights, y, experts.epilogue, chosen if here else None, here)
         return
-    rows = quantized(x, experts) if experts.packed else (x, None)
+    rows, scales = quantized(x, experts) if experts.packed else (x, None)
     blocks = route.blocks(x, tiles.block_m, invariant, tiles.one_grid)
     if not experts.packed:
         tiles = tiles.fitting(experts.gate_up, experts.down)
     if tiles.one_grid:
-        outputs = launch_one_grid(*rows, experts, blocks, route.top_k, tiles, x.dtype)
+        outputs = launch_one_grid(rows, scales, experts, blocks, route.top_k, tiles, x.dtype)
     elif experts.packed:
-        hidden = launch_packed_gate_up(*rows, experts, blocks, route.top_k, tiles)
+        hidden = launch_packed_gate_up(rows, scales, experts, blocks, route.top_k, tiles)
         outputs = launch_packed_down(*hidden, experts, blocks, x.dtype, tiles)
     else:
         inner = launch_gate_up(x, experts.gate_up, blocks, route.top_k, tiles, experts.epilogue)
@@ -165,6 +165,7 @@ def launch_combine(
     launch(
         _combine_kernel, (tokens, cdiv(hidden, block_h)),
         out, epilogue.for_combine(weights, y.dtype), experts, expert_map, y, tokens, num_global,
-        LOCAL=here, TOP_K=top_k, HIDDEN=hidden, PARTS=out.shape[0] // weights.numel(), BLOCK_H=block_h, **launch_options(out.device),
+        LOCAL=here, TOP_K=top_k, HIDDEN=hidden, PARTS=out.shape[0] // weights.numel(), BLOCK_H=block_h,
+        **launch_options(out.device),
     )  # fmt: skip
     return y

@@ -72,12 +72,12 @@ def _one_grid_kernel(
         if rows > 0:
             wait_for(arrivals, block, COLUMNS)
             if down_scales is None:
-                arguments = (hidden, down, down_bias, out, order, down_weights, expert, row, rows, column)
-                _climb(_down_tile, arguments, rows, (K, FFN, DOWN_N, DOWN_BULK), DOWN_LADDER)
+                plain = (hidden, down, down_bias, out, order, down_weights, expert, row, rows, column)
+                _climb(_down_tile, plain, rows, (K, FFN, DOWN_N, DOWN_BULK), DOWN_LADDER)
             else:
-                scaled = (hidden, hidden_scales, down, down_scales, down_bias, out, order, down_weights,
+                packed = (hidden, hidden_scales, down, down_scales, down_bias, out, order, down_weights,
                           expert, row, rows, column)  # fmt: skip
-                _climb(_down_fp8_tile, scaled, rows, (K, FFN, DOWN_N), DOWN_LADDER)
+                _climb(_down_fp8_tile, packed, rows, (K, FFN, DOWN_N), DOWN_LADDER)
 
 
 def launch_one_grid(
@@ -95,7 +95,6 @@ def launch_one_grid(
     arrivals, which it uses up.
     """
     gate_up, down, epilogue = experts.gate_up, experts.down, experts.epilogue
-    assert isinstance(gate_up, torch.Tensor | Fp8Block) and isinstance(down, torch.Tensor | Fp8Block)
     up, back, (_, both, k), device = tiles.gate_up, tiles.down, gate_up.shape, x.device
     ffn, slots, num_blocks = both // 2, x.shape[0] * top_k, blocks.table.shape[1]
     hidden = torch.empty(slots, ffn, dtype=x.dtype, device=device)
@@ -105,6 +104,8 @@ def launch_one_grid(
         inward, outward = e4m3.operands(gate_up), e4m3.operands(down)
         x_scales, scales = (gate_up.scales, down.scales) if x_scales is None else (x_scales, scales)
     else:
+        assert isinstance(gate_up, torch.Tensor)
+        assert isinstance(down, torch.Tensor)
         inward, outward = (up.operand(gate_up.view(-1, ffn, k), 2), None), (back.operand(down), None)
     launch(
         _one_grid_kernel, (num_blocks * (cdiv(ffn, up.block_n) + cdiv(k, back.block_n)),),

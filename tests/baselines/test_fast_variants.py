@@ -1,5 +1,7 @@
 """The ablations of `fast`: each makes the layer, forces what its name says, and runs only where it is named."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 

@@ -86,7 +86,9 @@ def test_counters_begin_at_0_wherever_there_is_a_block(device, monkeypatch):
     experts = torch.tensor([[0, 3], [3, 1], [3, 0]], dtype=torch.int32, device=device)
     _, table, arrivals = blocks.launch_place(experts, 5, 1, counted=True)
     used = table[blocks.ROWS.value] > 0
-    assert used.sum() == 6 and (arrivals[used] == 0).all() and (arrivals[~used] == -7).all()
+    assert used.sum() == 6
+    assert arrivals[used].tolist() == [0] * 6
+    assert (arrivals[~used] == -7).all()
     assert blocks.launch_place(experts, 5, 1)[2] is None
 
 

@@ -24,7 +24,7 @@ from tritonmoe_bench.experiments.targets.record import EVERY_TOKENS, SOME_TOKENS
 from tritonmoe_bench.experiments.workload.config import load_model, model_names
 from tritonmoe_bench.kernels.checks import MAX_EXPERTS, MAX_TOP_K
 from tritonmoe_bench.kernels.fast.choose import heuristic_tiles
-from tritonmoe_bench.kernels.fast.tile_types import FewTiles, JoinedTiles
+from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTiles, JoinedTiles
 from tritonmoe_bench.kernels.target import Target
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
@@ -176,8 +176,15 @@ def test_brief_leaves_no_tile_out(launches, name):
             if isinstance(tiles, JoinedTiles):
                 up, down = tiles.gate_up, tiles.down
                 told = {"UP_N": up.block_n, "UP_STEP": up.step, "UP_STAGES": up.stages, "DOWN_N": down.block_n,
-                        "DOWN_STEP": down.step, "DOWN_STAGES": down.stages, "num_warps": tiles.num_warps}  # fmt: skip
+                        "DOWN_STEP": down.step, "DOWN_STAGES": down.stages, "SPLITS": tiles.splits,
+                        "num_warps": tiles.num_warps}  # fmt: skip
                 chosen |= {("_joined_kernel", None, *sorted((told | {"HEIGHT": 16 if tokens <= 16 else 32}).items()))}
+                continue
+            if isinstance(tiles, FastTiles) and tiles.one_grid:
+                up, down = (tiles.constants(tile) for tile in (tiles.gate_up, tiles.down))
+                told = {f"{part}_{key}": constants[name] for part, constants in (("UP", up), ("DOWN", down))
+                        for key, name in (("N", "BLOCK_N"), ("BULK", "BULK"), ("LADDER", "LADDER"))}  # fmt: skip
+                chosen |= {("_one_grid_kernel", None, *sorted((told | {"num_warps": up["num_warps"]}).items()))}
                 continue
             few = "few_" if isinstance(tiles, FewTiles) else ""
             for kernel, tile in (("gate_up", tiles.gate_up), ("down", tiles.down)):

@@ -56,7 +56,8 @@ COUNTED = {
     "fixed_height": (Case("odd", 4, 2, 100, 35, tokens=40, skew=0.7), tiled(32, dynamic=False)),
     "one_grid": (Case("odd", 6, 2, 100, 88, tokens=40, skew=0.7), replace(tiled(16), one_grid=True)),
     "one_grid_side_by_side": (
-        Case("odd", 3, 2, 64, 64, tokens=125, skew=2.0, dtype="fp16"), replace(tiled(16, swap=True), one_grid=True)
+        Case("odd", 3, 2, 64, 64, tokens=125, skew=2.0, dtype="fp16"),
+        replace(tiled(16, swap=True), one_grid=True),
     ),
     "own_gating": (Case("odd", 64, 8, 136, 40, tokens=40, gating="deepseek_v3"), tiled(64)),
 }
