@@ -63,9 +63,8 @@ class Fast(Implementation):
     #    In 16 bits up to 3 * 2**22 weights a matrix, and the output-centric path for fewer tokens than before; in
     #    fp8_block up to 32 tokens of small experts and 8 of others; in four bits up to 16.
     # 11, but for one token: the joined path for larger matrices too, with sums of down in parts where they are long, up
-    #    to 16 tokens there.
-    #    With a schedule both GEMMs are one grid for matrices of up to 3 * 2**22 weights in 16 bits, and for small experts
-    #    in fp8_block, whose tiles are low up to 8 or 16 rows an expert.
+    #    to 16 tokens there. With a schedule both GEMMs are one grid for matrices of up to 3 * 2**22 weights in 16 bits,
+    #    and for small experts in fp8_block, whose tiles are low up to 8 or 16 rows an expert.
     revision = 11
     revisions_up_to = MappingProxyType({1: 10})
     source = "kernels/fast/layer.py"

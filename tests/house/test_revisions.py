@@ -63,7 +63,7 @@ GOLDEN = {
 }
 
 
-FEW_MOST = 32
+FEW_MOST = 1
 """To so many tokens Fast may take its path for a few."""
 
 
