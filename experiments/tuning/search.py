@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tritonmoe_bench.kernels.fast.tile_types import AnyTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTiles
 
 from .space import FEW_GEMMS, GEMMS, Candidate, parts, whole
 
@@ -91,16 +91,18 @@ def _slow(times: dict[Candidate, list[float]], keep: Sequence[Candidate]) -> lis
 
 
 def finalists(times: dict[Candidate, list[float]], heuristic: AnyTiles) -> list[AnyTiles]:
-    """The combinations whose two stages sum to the least: the best of each path, then the next best of all."""
+    """The combinations whose two stages sum to the least: the best of each path, then the next best of all. In one grid
+    where the heuristic's are."""
+    one_grid = isinstance(heuristic, FastTiles) and heuristic.one_grid
     by_path = []
     for first, second in (GEMMS, FEW_GEMMS):
         ranked: list[tuple[float, AnyTiles]] = []
         for block_m in sorted({candidate.block_m for candidate in times if candidate.stage == first}):
             pairs = itertools.product(_best(times, first, block_m), _best(times, second, block_m))
             here = [
-                (_mean([a + b for a, b in zip(times[gate_up], times[down])]), whole(gate_up, down))
+                (_mean([a + b for a, b in zip(times[gate_up], times[down])]), whole(gate_up, down, one_grid))
                 for gate_up, down in pairs
-                if whole(gate_up, down) != heuristic
+                if whole(gate_up, down, one_grid) != heuristic
             ]
             ranked += sorted(here, key=lambda entry: entry[0])[:OF_A_HEIGHT]
         if ranked:

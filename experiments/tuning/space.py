@@ -138,13 +138,14 @@ def parts(tiles: AnyTiles) -> tuple[Candidate, ...]:
     return Candidate(GEMMS[0], tiles.block_m, tiles.gate_up), Candidate(GEMMS[1], tiles.block_m, tiles.down)
 
 
-def whole(gate_up: Candidate, down: Candidate) -> FastTiles | FewTiles:
-    """The tiles that two candidates of one path and height make."""
+def whole(gate_up: Candidate, down: Candidate, one_grid: bool = False) -> FastTiles | FewTiles:
+    """The tiles that two candidates of one path and height make; one_grid: in one grid if they have as many warps."""
     if isinstance(gate_up.tile, FewTile) and isinstance(down.tile, FewTile):
         return FewTiles(gate_up.tile, down.tile)
     assert isinstance(gate_up.tile, FastTile)
     assert isinstance(down.tile, FastTile)
-    return FastTiles(gate_up.block_m, gate_up.tile, down.tile)
+    alike = gate_up.tile.num_warps == down.tile.num_warps
+    return FastTiles(gate_up.block_m, gate_up.tile, down.tile, one_grid=one_grid and alike)
 
 
 def candidates(case: Case, heuristic: AnyTiles, shared_bytes: int, has_bulk: bool) -> list[Candidate]:

@@ -3,6 +3,7 @@
 Few launches, no host synchronisation, tile heights chosen on the GPU. fast_moe: logits -> routing (weights, order, row
 blocks) -> gate_up (gathers its rows of x) -> down (slot order) -> combine. fast_experts begins with the row blocks.
 Few tokens take other paths: few.py has no combine, joined.py one launch for both GEMMs, and neither has row blocks.
+One launch for both is to be had with row blocks too (one_grid.py).
 """
 
 from __future__ import annotations
