@@ -66,7 +66,8 @@ class Fast(Implementation):
     #    to 16 tokens there. With a schedule both GEMMs are one grid for matrices of up to 3 * 2**22 weights in 16 bits,
     #    and for small experts in fp8_block, whose tiles are low up to 8 or 16 rows an expert.
     revision = 11
-    revisions_up_to = MappingProxyType({1: 10})
+    # Of rows of so few tokens that the output-centric path may serve them, apart from the others.
+    revisions_up_to = MappingProxyType({1: 10, 32: 11})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

@@ -35,7 +35,7 @@ CHOSEN = {
     for shared, major in ((64, 9), (163, 9), (227, 9), (227, 10))
     for _, row in chosen(shared, major)
     for tiles in row
-}
+} | {str(choose.ONE_GRID_LIGHTEST): choose.ONE_GRID_LIGHTEST}
 
 
 def gemms(x, gate_up, down, experts, tiles) -> torch.Tensor:
