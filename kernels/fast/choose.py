@@ -59,8 +59,8 @@ FEW_SMALL = 2**21
 """The most weights of a small expert's matrix, of which more tokens take the output-centric path."""
 FEW_WEIGHTS = 3 * 2**22
 """The most weights of an expert's matrix for which more than one token takes it where there is no joined path, and for
-which the path with a schedule has one grid: beyond, gate and up need so much shared memory that down, which has as much
-to itself then, runs one program where it had two."""
+which the path with a schedule has one grid: beyond, and where gate and up sum over `LONG` columns, they need so much
+shared memory that down, which has as much to itself then, runs one program where it had two."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
@@ -97,7 +97,7 @@ def heuristic_tiles(
         return replace(JOINED, splits=next(whole, 1))
     if joins:
         return JOINED_FULLER if tokens > 16 and hidden_dim * ffn_dim <= FEW_SMALL else JOINED
-    if target.nvidia_major != 9 or hidden_dim * ffn_dim > FEW_WEIGHTS:
+    if target.nvidia_major != 9 or hidden_dim * ffn_dim > FEW_WEIGHTS or hidden_dim >= LONG:
         return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
     if tokens * top_k <= ONE_GRID_ROWS * num_experts and ffn_dim >= ONE_GRID_FFN:
         return ONE_GRID_LIGHTEST

@@ -13,7 +13,7 @@ from tritonmoe_bench.experiments.workload.routing import activations, draw_routi
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import fast_moe
 from tritonmoe_bench.kernels.fast import arguments, blocks, forward, logits, one_grid, routing
-from tritonmoe_bench.kernels.fast.choose import FEW_WEIGHTS, ONE_GRID_LIGHTEST, ONE_GRID_ROWS, heuristic_tiles
+from tritonmoe_bench.kernels.fast.choose import FEW_WEIGHTS, LONG, ONE_GRID_LIGHTEST, ONE_GRID_ROWS, heuristic_tiles
 from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles
 from tritonmoe_bench.kernels.formats import formats
@@ -120,12 +120,20 @@ def test_what_it_cannot_do(device, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape", [(128, 8, 2048, 768), (64, 4, 3584, 2560), (8, 2, 4096, 14336), (256, 8, 7168, 2048), (128, 8, 2048, 192)]
+    "shape",
+    [
+        (128, 8, 2048, 768),
+        (64, 4, 3584, 2560),
+        (8, 2, 4096, 14336),
+        (256, 8, 7168, 2048),
+        (256, 8, 7168, 256),
+        (128, 8, 2048, 192),
+    ],
 )
 def test_choice_on_hopper_alone(shape):
     for tokens in (64, 128, 512, 4096):
         tiles = heuristic_tiles(HOPPER, *shape, tokens)
-        assert tiles.one_grid == (shape[2] * shape[3] <= FEW_WEIGHTS)
+        assert tiles.one_grid == (shape[2] * shape[3] <= FEW_WEIGHTS and shape[2] < LONG)
         lightest = tiles.one_grid and tokens * shape[1] <= ONE_GRID_ROWS * shape[0] and shape[3] >= 256
         assert (tiles == ONE_GRID_LIGHTEST) == lightest
         for major in (0, 8, 10, 12):
