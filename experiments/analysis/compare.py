@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..table import columns, current
+from ..table.card_speed import CARD_US, slower
 from . import names
 from .noise import apart
 
@@ -81,24 +82,27 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
     """Speed of `system` over each of the others, case by case, inside a run; `launch` as for `timed`. Eager launches
     are as fast as their host, so those of two hosts are no pair.
 
-    Columns: those of `system`'s row, other, ratio (latency of the other / of the system), low and high, the least and
-    most that the p20 to p80 of both leave open, further apart by what separates two processes where the rows say it
-    (`noise.py`). Raises NoEvidence if no case has both.
+    Columns: those of `system`'s row, other, ratio (latency of the other / of the system; of rows of two cards, as if
+    both were as fast: `table/card_speed.py`), low and high, the least and most that the p20 to p80 of both leave open,
+    further apart by what separates two processes where the rows say it (`noise.py`). Raises NoEvidence if no case has
+    both.
     """
     others = list(others)
     rows = timed(frame, launch)
     own, against = rows[rows["implementation"] == system], rows[rows["implementation"].isin(others)]
     host = [name for name in HOST if launch == "eager" and name in rows]
-    columns = ["run_id", "case_hash", "implementation", "p50_us", "p20_us", "p80_us", *host]
+    card = [CARD_US] if CARD_US in rows else []
+    columns = ["run_id", "case_hash", "implementation", "p50_us", "p20_us", "p80_us", *host, *card]
     pairs = own.merge(against[columns], on=["run_id", "case_hash"], suffixes=("", "_other"))
     if host:
         pairs = pairs[pd.concat([pairs[name] == pairs[f"{name}_other"] for name in host], axis=1).any(axis=1)]
     if pairs.empty:
         raise no_pairs(frame, [system, *others])
     pairs["other"] = pairs["implementation_other"]
-    pairs["ratio"] = pairs["p50_us_other"] / pairs["p50_us"]
-    pairs["low"] = pairs["p20_us_other"] / pairs["p80_us"] / apart(pairs)
-    pairs["high"] = pairs["p80_us_other"] / pairs["p20_us"] * apart(pairs)
+    own_card = slower(pairs)
+    pairs["ratio"] = pairs["p50_us_other"] / pairs["p50_us"] * own_card
+    pairs["low"] = pairs["p20_us_other"] / pairs["p80_us"] * own_card / apart(pairs)
+    pairs["high"] = pairs["p80_us_other"] / pairs["p20_us"] * own_card * apart(pairs)
     order = ["model", "dtype", "num_experts", "tokens", "skew", "other", "case_hash", "launch"]
     return pairs.sort_values(order, kind="stable").reset_index(drop=True)
 

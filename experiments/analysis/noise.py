@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..measure.measurement import kinds
 from ..table import store
+from ..table.card_speed import CARD_US, processes
 from ..table.current import OTHER_SOFTWARE, newest, read_run
 from ..table.limits import LIMIT
 
@@ -31,7 +32,7 @@ BANDS_US = (0.0, 50.0, 200.0, 800.0, np.inf)
 """Where one band of latencies ends and the next begins."""
 SAME = ["case_hash", "implementation", "launch", "implementation_version", "revision", "method_revision"]
 """What two rows of different runs have in common that time the same thing."""
-NUMBERS = ["p50_us", "stream_us", "p50_us_other", "stream_us_other"]
+NUMBERS = [f"{name}{end}" for name in ("p50_us", "stream_us", CARD_US) for end in ("", "_other")]
 
 
 @dataclass(frozen=True)
@@ -52,42 +53,45 @@ class Noise:
         return rows.assign(**{APART: bands.map(dict(enumerate(self.factors))).fillna(max(self.factors)).astype(float)})
 
 
-def spread(record: Mapping[str, Any]) -> float:
+def spread(record: Mapping[str, Any], rows: pd.DataFrame | None = None) -> float:
     """The largest ratio, 1 or more, between the times of the fixed read in the processes of a run, of each the shorter
-    of its two: where one fell into a slow moment, the cases that did were timed again. record: its JSON."""
-    reads = [
-        min(process["stream_before_us"], process.get("stream_after_us") or process["stream_before_us"])
-        for process in record.get("processes", [])
-        if process.get("stream_before_us")
-    ]
-    return max(reads) / min(reads) if reads else 1.0
+    of its two: where one fell into a slow moment, the cases that did were timed again. record: its JSON; rows: of that
+    run, if processes are to be compared on each of its cards alone."""
+    reads: dict[str, list[float]] = {}
+    for card, us, _ in processes(pd.DataFrame() if rows is None else rows, record):
+        reads.setdefault(card if rows is not None else "", []).append(us)
+    return max((max(times) / min(times) for times in reads.values()), default=1.0)
 
 
 def between_processes(device: Path) -> float:
-    """The largest `spread` of all runs in the folder of a device; 1 where none has recorded one.
+    """The largest `spread` of all runs in the folder of a device, on each card alone; 1 where none has recorded one.
 
     A damaged record is told where the rows beside it are read, and costs no other study.
     """
     spreads = [1.0]
     for path in [*sorted(device.glob("*.json")), *sorted(device.glob(f"{OTHER_SOFTWARE}*/*.json"))]:
         with contextlib.suppress(store.Damaged):
-            spreads.append(spread(store.read_json(path)))
+            rows = path.with_suffix(".csv")
+            spreads.append(spread(store.read_json(path), store.read(rows, ()) if rows.exists() else pd.DataFrame()))
     return max(spreads)
 
 
 def between_runs(frames: Iterable[pd.DataFrame]) -> Noise:
     """The factor within which `USUAL` of the latencies of one system at one point in two runs differ, by bands of
-    latency; 1 where the runs share fewer than `LEAST`. By how much one run's card is slower than the other's, the
-    median of what the limit took, is no noise. In CUDA graphs: an eager latency depends on the host. frames: layer rows
-    of one run each."""
-    columns = [*SAME, "run_id", "p50_us", "stream_us"]
-    rows = pd.concat([pd.DataFrame(columns=columns), *(_comparable(frame)[columns] for frame in frames)])
+    latency; 1 where the runs share fewer than `LEAST`. By how much one row's card is slower than the other's, by the
+    fixed read on both or else by the median of what the limit took, is no noise. In CUDA graphs: an eager latency
+    depends on the host. frames: layer rows of one run each."""
+    columns = [*SAME, "run_id", "p50_us", "stream_us", CARD_US]
+    rows = pd.concat(
+        [pd.DataFrame(columns=columns), *(_comparable(frame).reindex(columns=columns) for frame in frames)]
+    )
     pairs = rows.merge(rows, on=SAME, suffixes=("", "_other"))
     pairs = pairs[pairs["run_id"] < pairs["run_id_other"]].astype(dict.fromkeys(NUMBERS, float))
     if len(pairs) < LEAST:
         return Noise()
     cards = (pairs["stream_us"] / pairs["stream_us_other"]).groupby([pairs["run_id"], pairs["run_id_other"]])
-    change = np.abs(np.log(pairs["p50_us"] / pairs["p50_us_other"] / cards.transform("median")))
+    slower = (pairs[CARD_US] / pairs[f"{CARD_US}_other"]).fillna(cards.transform("median"))
+    change = np.abs(np.log(pairs["p50_us"] / pairs["p50_us_other"] / slower))
     bands = pd.cut(pairs["p50_us"], BANDS_US, labels=False)
     usual = [
         part if len(part) >= LEAST else change for part in (change[bands == band] for band in range(len(BANDS_US) - 1))

@@ -11,13 +11,15 @@ from ..analysis.compare import plain, ratios, timed, to_best
 from ..analysis.headline import Standing, against_best, peers, standing
 from ..analysis.names import FAST, INVARIANT, label_of, model_label, models_in_order
 from ..analysis.noise import percents
+from ..table.card_speed import CARD_US
 from .tables import Table
 
 
 def standings(frame: pd.DataFrame) -> dict[str, Any]:
     """Of the headline study's rows: `every` point, those of `several` tokens, and `eager` to eager, each a `Standing`
-    or None; the `noise` of each, in per cent; `invariant`, the latency of the batch-invariant mode over that
-    of `fast` at each point, empty without. Empty if there is no row of `fast`."""
+    or None; the `noise` of each, in per cent; `reads`, the fixed read in us on the cards of both sides; `invariant`,
+    the latency of the batch-invariant mode over that of `fast` at each point, empty without. Empty if there is no row
+    of `fast`."""
     if frame.empty or timed(frame[frame["implementation"] == FAST], "best").empty:
         return {}
     rows = plain(frame)
@@ -27,8 +29,15 @@ def standings(frame: pd.DataFrame) -> dict[str, Any]:
         "several": standing(best[best["tokens"] > 1]),
         "eager": eager(frame),
         "noise": percents(best),
+        "reads": reads_of(best),
         "invariant": ratios(rows, FAST, [INVARIANT], "best")["ratio"],
     }
+
+
+def reads_of(pairs: pd.DataFrame) -> pd.Series:
+    """What the fixed read takes on the cards of the rows of `against_best`, in us; empty where no process tells it."""
+    found = [pairs[name].astype(float) for name in (CARD_US, f"{CARD_US}_other") if name in pairs]
+    return pd.concat(found).dropna() if found else pd.Series(dtype=float)
 
 
 def eager(frame: pd.DataFrame) -> Standing | None:

@@ -117,7 +117,7 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
     if timed:
         after = _drift(job, memory or GpuMemory())
         send("process", drift={
-            "implementation": implementation.name,
+            "implementation": implementation.name, "device_uuid": job["environment"]["device_uuid"],
             "stream_before_us": before["us"], "stream_after_us": after["us"],
             "sm_clock_before_mhz": before["clock"], "sm_clock_after_mhz": after["clock"], "cases_timed_again": again,
         })  # fmt: skip

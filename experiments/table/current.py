@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from . import store
+from .card_speed import with_cards
 from .kind import Kind
 from .limits import with_limits
 
@@ -59,7 +60,8 @@ def current_run(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def limited(rows: pd.DataFrame, kind: Kind, record: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of a run, with their limits if the kind has some."""
+    """The rows of a run, with the speed of their cards, and with their limits if the kind has some."""
+    rows = with_cards(rows, record)
     return with_limits(rows, record.get("matrix_tflops", {})) if kind.limited else rows
 
 

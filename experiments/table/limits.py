@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from .card_speed import CARD_US, slower
+
 LIMIT = "stream"
 """The system that only reads the active experts' weights: its time is the limit of all others."""
 
@@ -17,7 +19,8 @@ BELOW_MARK = "‼"
 def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.DataFrame:
     """The rows with `stream_us` and `limit_us`, those that are written where `stream` has no other latency now.
 
-    stream_us: latency of `stream` for the case in the same run, in a graph rather than eager. limit_us: the larger of
+    stream_us: latency of `stream` for the case in the same run, in a graph rather than eager, on a card as fast as that
+    of the row (`card_speed`). limit_us: the larger of
     that and the time of the arithmetic. matrix_tflops: by dtype, and by weight format where the GPU multiplies it as it
     is, the matrix rate that the run measured.
     """
@@ -26,7 +29,9 @@ def with_limits(rows: pd.DataFrame, matrix_tflops: Mapping[str, float]) -> pd.Da
     stream = rows[(rows["implementation"] == LIMIT) & (rows["status"] == "ok") & rows["p50_us"].notna()]
     stream = stream.sort_values("launch", ascending=False, kind="stable").drop_duplicates(["run_id", "case_hash"])
     point = ["run_id", "case_hash"]
-    measured = rows[point].merge(stream[[*point, "p50_us"]], on=point, how="left")["p50_us"].set_axis(rows.index)
+    card = [CARD_US] if CARD_US in rows else []
+    both = rows[[*point, *card]].merge(stream[[*point, "p50_us", *card]], on=point, how="left", suffixes=("", "_other"))
+    measured = (both["p50_us"] * slower(both)).set_axis(rows.index)
     written = _column(rows, "stream_us")
     stream_us = measured.fillna(written)
     rates = dict(matrix_tflops)

@@ -76,3 +76,23 @@ def test_of_a_folder_the_larger_of_both_counts(tmp_path):
     assert noise.spread(record) == pytest.approx(1.01)
     (device / "skew.csv").write_text("damaged\n1\n", encoding="utf-8")
     assert noise.measured(device).factors == pytest.approx((most + 1,) * 4)
+
+
+def test_processes_are_compared_on_their_own_card(tmp_path):
+    """Cards of which one is faster are no noise, as rows of both are compared by it."""
+    rows = pd.DataFrame({"implementation": ["fast", "vllm"], "device_uuid": ["a", "b"], "timestamp_utc": ["1", "2"]})
+    record = {
+        "processes": [
+            {"implementation": name, "stream_before_us": us} for name, us in (("fast", 233.0), ("vllm", 240.0))
+        ]
+    }
+    assert noise.spread(record) == pytest.approx(240 / 233)
+    assert noise.spread(record, rows) == 1.0
+    record["processes"] += [{"implementation": "vllm", "device_uuid": "b", "stream_before_us": us} for us in (240, 252)]
+    assert noise.spread(record, rows) == pytest.approx(1.05)
+
+
+def test_rows_of_one_run_on_two_cards_are_no_noise():
+    first = run("headline", "a", card_us=240.0)
+    second = run("skew", "b", 233 / 240, card_us=233.0)
+    assert noise.between_runs([first, second]).factors == pytest.approx((1.0,) * 4)
