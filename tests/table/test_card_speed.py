@@ -11,7 +11,8 @@ from tritonmoe_bench.experiments.table.limits import with_limits
 def row(implementation, card, p50_us=100.0, stamp="2026-01-01T00:00:00Z", **other):
     return {
         "run_id": "r", "study": "headline", "case_hash": "c", "model": "m", "dtype": "bf16", "num_experts": 8,
-        "tokens": 1, "skew": 0.0, "implementation": implementation, "launch": "graph", "status": "ok", "reason": "", "flops": 1.0,
+        "tokens": 1, "skew": 0.0, "implementation": implementation, "launch": "graph", "status": "ok", "reason": "",
+        "flops": 1.0,
         "device_uuid": card, "git_commit": "a", "timestamp_utc": stamp,
         "p50_us": p50_us, "p20_us": p50_us, "p80_us": p50_us, **other,
     }  # fmt: skip
