@@ -84,8 +84,8 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
 
     Columns: those of `system`'s row, other, ratio (latency of the other / of the system; of rows of two cards, as if
     both were as fast: `table/card_speed.py`), low and high, the least and most that the p20 to p80 of both leave open,
-    further apart by what separates two processes where the rows say it (`noise.py`). Raises NoEvidence if no case has
-    both.
+    further apart by what separates two processes where the rows say it (`noise.py`), and by the two cards, as not all of
+    a latency may be memory traffic. Raises NoEvidence if no case has both.
     """
     others = list(others)
     rows = timed(frame, launch)
@@ -101,8 +101,8 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
     pairs["other"] = pairs["implementation_other"]
     own_card = slower(pairs)
     pairs["ratio"] = pairs["p50_us_other"] / pairs["p50_us"] * own_card
-    pairs["low"] = pairs["p20_us_other"] / pairs["p80_us"] * own_card / apart(pairs)
-    pairs["high"] = pairs["p80_us_other"] / pairs["p20_us"] * own_card * apart(pairs)
+    pairs["low"] = pairs["p20_us_other"] / pairs["p80_us"] * own_card.clip(upper=1) / apart(pairs)
+    pairs["high"] = pairs["p80_us_other"] / pairs["p20_us"] * own_card.clip(lower=1) * apart(pairs)
     order = ["model", "dtype", "num_experts", "tokens", "skew", "other", "case_hash", "launch"]
     return pairs.sort_values(order, kind="stable").reset_index(drop=True)
 
