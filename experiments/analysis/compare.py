@@ -84,8 +84,8 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
 
     Columns: those of `system`'s row, other, ratio (latency of the other / of the system; of rows of two cards, as if
     both were as fast: `table/card_speed.py`), low and high, the least and most that the p20 to p80 of both leave open,
-    further apart by what separates two processes where the rows say it (`noise.py`), and by the two cards, as not all of
-    a latency may be memory traffic. Raises NoEvidence if no case has both.
+    further apart by what separates two processes where the rows say it (`noise.py`), and by the two cards, as not all
+    of a latency may be memory traffic. Raises NoEvidence if no case has both.
     """
     others = list(others)
     rows = timed(frame, launch)
