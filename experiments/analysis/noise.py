@@ -2,7 +2,7 @@
 
 Each system runs in a process of its own, which times one fixed read before its points; and some systems are timed at
 one point in two studies, whose runs may be of two days. A run's own percentiles hold the noise inside a process alone.
-A layer of 30 µs differs by more per cent from run to run than one of 3 ms, so the noise goes by latency.
+Layers of tens of µs and of some ms differ by other shares from run to run, so the noise goes by latency.
 """
 
 from __future__ import annotations
@@ -78,25 +78,31 @@ def between_processes(device: Path) -> float:
 
 def between_runs(frames: Iterable[pd.DataFrame]) -> Noise:
     """The factor within which `USUAL` of the latencies of one system at one point in two runs differ, by bands of
-    latency; 1 where the runs share fewer than `LEAST`. By how much one row's card is slower than the other's, by the
-    fixed read on both or else by the median of what the limit took, is no noise. In CUDA graphs: an eager latency
-    depends on the host. frames: layer rows of one run each."""
+    latency; 1 where the runs share fewer than `LEAST`. A point has one vote, however many runs share it. By how much
+    one row's card is slower than the other's, by the fixed read on both or else by the median of what the limit took,
+    is no noise. In CUDA graphs: an eager latency depends on the host. frames: layer rows of one run each."""
     columns = [*SAME, "run_id", "p50_us", "stream_us", CARD_US]
     rows = pd.concat(
         [pd.DataFrame(columns=columns), *(_comparable(frame).reindex(columns=columns) for frame in frames)]
     )
     pairs = rows.merge(rows, on=SAME, suffixes=("", "_other"))
     pairs = pairs[pairs["run_id"] < pairs["run_id_other"]].astype(dict.fromkeys(NUMBERS, float))
-    if len(pairs) < LEAST:
+    votes = 1 / pairs.groupby(SAME)["run_id"].transform("size")
+    if votes.sum() < LEAST:
         return Noise()
     cards = (pairs["stream_us"] / pairs["stream_us_other"]).groupby([pairs["run_id"], pairs["run_id_other"]])
     slower = (pairs[CARD_US] / pairs[f"{CARD_US}_other"]).fillna(cards.transform("median"))
     change = np.abs(np.log(pairs["p50_us"] / pairs["p50_us_other"] / slower))
     bands = pd.cut(pairs["p50_us"], BANDS_US, labels=False)
-    usual = [
-        part if len(part) >= LEAST else change for part in (change[bands == band] for band in range(len(BANDS_US) - 1))
-    ]
-    return Noise(tuple(float(np.exp(np.quantile(part, USUAL))) for part in usual))
+    own = [bands == band for band in range(len(BANDS_US) - 1)]
+    parts = [part if votes[part].sum() >= LEAST else bands.notna() for part in own]
+    return Noise(tuple(float(np.exp(_usual(change[part], votes[part]))) for part in parts))
+
+
+def _usual(values: pd.Series, votes: pd.Series) -> float:
+    """The least value that at least `USUAL` of the votes do not exceed."""
+    ordered = values.sort_values()
+    return ordered[votes[ordered.index].cumsum() >= USUAL * votes.sum() - 1e-9].iloc[0]
 
 
 def _comparable(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from ..analysis.noise import percents
 from ..table.card_speed import CARD_US
 from .tables import Table
 
+TIE = "tie"
+
 
 def standings(frame: pd.DataFrame) -> dict[str, Any]:
     """Of the headline study's rows: `every` point, those of `several` tokens, and `eager` to eager, each a `Standing`
@@ -86,6 +88,7 @@ def lead_table(frame: pd.DataFrame) -> Table | None:
 def _cell(pairs: pd.DataFrame) -> str:
     ordered = pairs.sort_values("ratio", kind="stable")
     texts = list(dict.fromkeys(_lead(row) for row in ordered.itertuples()))
+    texts.sort(key=lambda text: text != TIE)  # of a larger lead too, where the noise is larger
     if len(texts) < 2:
         return "".join(texts) or "-"
     first, last = texts[0], texts[-1]
@@ -93,4 +96,4 @@ def _cell(pairs: pd.DataFrame) -> str:
 
 
 def _lead(pair: Any) -> str:
-    return "tie" if pair.low <= 1 <= pair.high else f"{100 * (pair.ratio - 1):+.0f} %"
+    return TIE if pair.low <= 1 <= pair.high else f"{100 * (pair.ratio - 1):+.0f} %"

@@ -41,6 +41,15 @@ def test_the_noise_goes_by_latency_where_a_band_has_points_enough():
     assert set(found.of(pd.DataFrame({"energy_mj": [1.0]}))[noise.APART]) == {1.1}
 
 
+def test_a_point_has_one_vote_however_many_runs_share_it():
+    """One point that is slow in one of six runs makes many pairs."""
+    runs = [run(f"study{n}", str(n)) for n in range(2)]
+    runs += [run(f"study{n}", str(n), 1.5 if n == 5 else 1.0, points=1) for n in range(2, 6)]
+    assert noise.between_runs(runs).factors == pytest.approx((1.0,) * 4)
+    runs += [run(f"study{n}", str(n), [1.0, 1.2, 1.2], points=3) for n in range(6, 8)]
+    assert noise.between_runs(runs).factors == pytest.approx((1.2,) * 4)
+
+
 def test_a_card_on_which_all_is_slower_is_no_noise():
     slower = run("skew", "b", 1.1, stream_us=55.0)
     assert noise.between_runs([run("headline", "a"), slower]).factors == pytest.approx((1.0,) * 4)
