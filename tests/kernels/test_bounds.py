@@ -1,6 +1,7 @@
 """In the interpreter every kernel test runs with bounds checked: an access outside of a tensor fails it unasked."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def few_tokens(tiles):
 
 
 def one_token_with_every_expert(tiles):
-    """So that all counters of the joined path are used."""
+    """So that all counters of both GEMMs in one grid are used."""
     x, router, gate_up, down, _ = layer()
     return fast_moe(x[:1], router, gate_up, down, 3, tiles=tiles)
 
@@ -74,6 +75,7 @@ FORWARDS = {
     "paper_fused_graph": lambda: paper_moe(*layer(), fused=True, schedule="gpu"),
     "paper_unfused": lambda: paper_moe(*layer(), fused=False, schedule="host"),
     "fast": lambda: fast_moe(*layer(), tiles=make_tiles(16)),
+    "fast_one_grid": lambda: one_token_with_every_expert(replace(make_tiles(16), one_grid=True)),
     "fast_bulk": lambda: fast_moe(*layer(), tiles=make_tiles(64, swap=True, bulk=True)),
     "fast_few": lambda: few_tokens(SMALL_FEW),
     "fast_joined": lambda: one_token_with_every_expert(SMALL_JOINED),
