@@ -47,7 +47,7 @@ def _stream_ordered_kernel(
         tl.store(out + task, tl.sum(total, axis=0))
         if REST > 0:
             count(arrivals, place)
-    else:
+    elif REST > 0:
         place = (task - places * CHUNKS) // REST
         base = weights + tl.load(active + place).to(tl.int64) * words
         start = FIRST + (task - places * CHUNKS) % REST * (WORDS * STEPS)
