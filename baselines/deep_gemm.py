@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -43,6 +44,7 @@ HEIGHTS = (64, 128)
 class DeepGemm(Implementation):
     name = "deep_gemm"
     revision = 2  # 1: with an older router of `fast`
+    revisions_up_to = MappingProxyType({16: 2, 128: 3})  # that of revision 12 of `fast`
     family = "library"
     source = f"PyPI sgl-deep-gemm {VERSION}: m_grouped_fp8_fp4_gemm_nt_contiguous, m_grouped_bf16_gemm_nt_contiguous"
     quants = ("none", "fp8_block")

@@ -28,6 +28,8 @@ SLOT_TOKENS = 64
 
 SCHEDULED = 8
 """The revision of the systems that take the path with a schedule alone: raised whenever `Fast.revision` is."""
+SCHEDULED_UP_TO = MappingProxyType({16: SCHEDULED, 128: SCHEDULED + 1})
+"""Of so many tokens, whose router is another: as revision 12 of `Fast`."""
 
 
 OUTPUT_CENTRIC = 9
@@ -65,9 +67,10 @@ class Fast(Implementation):
     # 11, but for one token: the joined path for larger matrices too, with sums of down in parts where they are long, up
     #    to 16 tokens there. With a schedule both GEMMs are one grid for matrices of up to 3 * 2**22 weights in 16 bits,
     #    and for small experts in fp8_block, whose tiles are low up to 8 or 16 rows an expert.
+    # 12, for 17 to 128 tokens: the router's programs have 64 tokens, four warps and all of their piece on its way.
     revision = 11
-    # Of rows of so few tokens that the output-centric path may serve them, apart from the others.
-    revisions_up_to = MappingProxyType({1: 10, 32: 11})
+    # Of rows of so few tokens that a path or a router of their own serves them.
+    revisions_up_to = MappingProxyType({1: 10, 16: 11, 128: 12})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

@@ -13,7 +13,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .fast import SCHEDULED, Fast
+from .fast import SCHEDULED, SCHEDULED_UP_TO, Fast
 
 if TYPE_CHECKING:
     from tritonmoe_bench.kernels.fast.tile_types import FastTiles
@@ -26,6 +26,7 @@ class FastA8(Implementation):
     family = Fast.family
     source = Fast.source
     revision = SCHEDULED
+    revisions_up_to = SCHEDULED_UP_TO
     needs_gpu = Fast.needs_gpu
     quants = ("mxfp4", "int4")
 

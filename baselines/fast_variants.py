@@ -7,6 +7,7 @@ A study runs them only where it names them (experiments/sweeping/plan.py).
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -18,7 +19,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .fast import OUTPUT_CENTRIC, SCHEDULED, Fast
+from .fast import OUTPUT_CENTRIC, SCHEDULED, SCHEDULED_UP_TO, Fast
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ class _FastVariant(Implementation):
     family = "fastvariant"
     source = Fast.source
     revision = SCHEDULED
+    revisions_up_to = SCHEDULED_UP_TO
     needs_gpu = Fast.needs_gpu
 
     def version(self) -> str:
@@ -72,6 +74,7 @@ class OutputCentric(_FastVariant):
 
     name = "fastvariant_output_centric"
     revision = OUTPUT_CENTRIC
+    revisions_up_to = MappingProxyType({16: OUTPUT_CENTRIC, 128: OUTPUT_CENTRIC + 1})
 
     def check(self, case: Case) -> Check:
         if case.tokens > MAX_DECODE_TOKENS:
@@ -94,7 +97,8 @@ class Joined(_FastVariant):
     """The path with both GEMMs in one grid, as far as it goes."""
 
     name = "fastvariant_joined"
-    revision = 2  # 1: with each sum of down in one part
+    revision = 3  # 1: with each sum of down in one part; 2: with an older router, for more than 16 tokens
+    revisions_up_to = MappingProxyType({16: 2})
 
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.fast.tile_types import JOINED_TOKENS

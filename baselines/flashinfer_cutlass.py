@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -54,6 +55,7 @@ Tactics = tuple[int, int]
 class FlashinferCutlass(ConfiguredInBuild):
     name = "flashinfer_cutlass"
     family = "library"
+    revisions_up_to = MappingProxyType({16: 1, 128: 2})  # with the router of revision 12 of `fast`
     source = "PyPI flashinfer-python: cutlass_fused_moe (csrc/fused_moe/cutlass_backend), compiled here"
     quants = ("none", "fp8_block")
 

@@ -52,7 +52,12 @@ def stream(weights: torch.Tensor, active: torch.Tensor, tile: StreamTile = STREA
     weights: int32 [num_experts, words]; active: int32 [num_active], rows of `weights` to read; both contiguous.
     Raises ValueError for another dtype, rank, layout or device.
     """
-    check_words(weights, active)
+    if weights.dtype != torch.int32 or weights.dim() != 2 or not weights.is_contiguous():
+        raise ValueError(f"weights must be a contiguous int32 matrix, got {weights.dtype} {tuple(weights.shape)}")
+    if active.dtype != torch.int32 or active.dim() != 1 or active.numel() == 0:
+        raise ValueError(f"active must be a non-empty int32 vector, got {active.dtype} {tuple(active.shape)}")
+    if not active.is_contiguous() or active.device != weights.device:
+        raise ValueError(f"active must be contiguous on {weights.device}, got {active.stride()} on {active.device}")
     chunks = triton.cdiv(weights.shape[1], tile.words * tile.steps)
     out = torch.empty(chunks * active.numel(), dtype=torch.int32, device=weights.device)
     grid = (chunks, active.numel())
@@ -60,13 +65,3 @@ def stream(weights: torch.Tensor, active: torch.Tensor, tile: StreamTile = STREA
         weights, active, out, weights.shape[1], WORDS=tile.words, STEPS=tile.steps, num_warps=tile.num_warps
     )
     return out
-
-
-def check_words(weights: torch.Tensor, active: torch.Tensor) -> None:
-    """Raises ValueError for weights or active that `stream` does not take."""
-    if weights.dtype != torch.int32 or weights.dim() != 2 or not weights.is_contiguous():
-        raise ValueError(f"weights must be a contiguous int32 matrix, got {weights.dtype} {tuple(weights.shape)}")
-    if active.dtype != torch.int32 or active.dim() != 1 or active.numel() == 0:
-        raise ValueError(f"active must be a non-empty int32 vector, got {active.dtype} {tuple(active.shape)}")
-    if not active.is_contiguous() or active.device != weights.device:
-        raise ValueError(f"active must be contiguous on {weights.device}, got {active.stride()} on {active.device}")

@@ -19,7 +19,7 @@ from ..table.columns import FORWARD_KEY
 from ..table.current import newest, read_run
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
-from ..workload.config import VARIANTS, load_model, model_names, systems
+from ..workload.config import VARIANT, load_model, model_names, systems
 from ..workload.layer import LAYERS
 from ..workload.recorded import DRAWN
 from ..workload.shards import shard
@@ -112,7 +112,7 @@ def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
     for path in map(newest, sorted(folder.glob("*.csv"))):
         if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
             rows = apart.of(ordered(read_run(path, KINDS["layer"])[0]))
-            rows = rows[~rows["implementation"].str.startswith(VARIANTS) & (rows["routing"] == DRAWN)]
+            rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
             if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
                 # An empty cell makes pandas read its whole column as floats.
                 runs[path.stem] = rows.dropna(subset=WHOLE).astype(dict.fromkeys(WHOLE, int))

@@ -40,8 +40,6 @@ MODEL_LABELS = {
 """Labels of the models, in the order of panels: the paper's first."""
 SYSTEMS = {
     "stream": ("measured limit (stream)", "limit"),
-    "stream_routed": ("stream behind the routing", "limit"),
-    "stream_ordered": ("stream in a layer's order", "limit"),
     "fast": ("fast", "fast"),
     "fast_invariant": ("fast, batch-invariant", "fast"),
     "fast_a8": ("fast, 8-bit activations", "fast"),

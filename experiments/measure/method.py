@@ -18,13 +18,14 @@ from ..workload.config import CONF
 from ..workload.settings import TimingSettings
 from .measurement import kinds
 
-METHOD = {"workload": 1, "latency": 2, "energy": 2, "traffic": 1, "tune": 1, "endtoend": 1}
+METHOD = {"workload": 1, "latency": 2, "energy": 2, "traffic": 1, "tune": 1, "endtoend": 1, "trace": 1}
 """workload: routing, activations, weights. 1: first.
 latency: timing of forwards and stages. 2: a sweep waits, between two cases, for the SM clock to recover.
 energy: power and energy. 2: power is the slope through the steps of the energy counter, not its first and last step.
 traffic: bytes by model, interpreter and hardware counters. 1: first.
 tune: search for tiles. 1: first.
-endtoend: decode steps of whole models. 1: first."""
+endtoend: decode steps of whole models. 1: first.
+trace: time of each kernel of a forward. 1: first."""
 
 
 def method_revision(kind: str, timing: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> str:

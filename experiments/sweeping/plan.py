@@ -16,7 +16,7 @@ from ..measure.method import method_revision
 from ..table.limits import LIMIT
 from ..workload.arguments import WANTED
 from ..workload.case import DTYPE_NAMES, Case
-from ..workload.config import VARIANTS, GridConfig, ModelConfig, PlanError, SweepConfig, load_model, systems
+from ..workload.config import VARIANT, GridConfig, ModelConfig, PlanError, SweepConfig, load_model, systems
 from ..workload.layer import PLAIN_LAYER
 from ..workload.recorded import DRAWN, chosen, spelled_out
 from ..workload.shards import shard, shared_part
@@ -81,7 +81,7 @@ def make_plan(config: SweepConfig, known_implementations: Sequence[str]) -> Plan
     if study.kind not in measurements():
         raise PlanError(f"study.kind={study.kind}: allowed are {', '.join(measurements())}")
     measurement = measurements()[study.kind]
-    everything = [name for name in known_implementations if not name.startswith(VARIANTS)]
+    everything = [name for name in known_implementations if not name.startswith(VARIANT)]
     usual = _names("study.implementations", study.implementations or None, everything, known_implementations)
     implementations = _names("implementations", config.implementations, usual, known_implementations)
     modes = _names("modes", config.modes, study.modes, measurement.modes)

@@ -29,7 +29,6 @@ from tritonmoe_bench.kernels.fast import choose, choose_packed, tuned
 from tritonmoe_bench.kernels.fast.layer import fast_moe
 from tritonmoe_bench.kernels.gating import GATINGS
 from tritonmoe_bench.kernels.stream import STREAM_TILES, stream
-from tritonmoe_bench.kernels.stream_ordered import stream_ordered
 
 from ..implementation.contract import Implementation, Status
 from ..implementation.registry import get, implementations
@@ -199,11 +198,7 @@ def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
 
         def read(tile: Any = tile) -> None:
             words = torch.empty((8, 2**20), dtype=torch.int32, device="cuda")
-            active, arrivals = (torch.empty(4, dtype=torch.int32, device="cuda") for _ in range(2))
-            stream(words, active, tile)
-            stream_ordered(words, active, tile)
-            if not torch.version.hip:
-                stream_ordered(words, active, tile, 2**18, arrivals)
+            stream(words, torch.empty(4, dtype=torch.int32, device="cuda"), tile)
 
         yield "stream", None, read
 

@@ -17,7 +17,7 @@ import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.choose_packed import choose_packed_tiles, format_tiles
-from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, experts_of_program, pieces
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, TALL, experts_of_program, pieces
 from tritonmoe_bench.kernels.fast.routing import lanes, tokens_of_program
 from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles, JoinedTiles
 from tritonmoe_bench.kernels.formats import formats
@@ -121,7 +121,7 @@ def _logits(case: Case, on_gpu: bool) -> list[Entry]:
     elif tokens <= FEW_TOKENS:
         x_reads, weight_reads = reads(x, num_experts), reads(weight)
     else:
-        token_programs = -(-tokens // min(max(16, triton.next_power_of_2(tokens)), 64))
+        token_programs = -(-tokens // TALL)
         expert_programs = -(-num_experts // experts_of_program(tokens, num_experts))
         x_reads, weight_reads = reads(x, expert_programs), reads(weight, token_programs)
     return [

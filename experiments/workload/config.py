@@ -23,8 +23,8 @@ from .settings import TimingSettings
 CONF = ROOT / "conf"
 PAPER_MODELS = ("mixtral", "deepseek_v3", "qwen2_paper")
 """The models of the TritonMoE paper."""
-VARIANTS = ("fastvariant_", "stream_")
-"""How the names of ablations, of `fast` and of `stream`, begin: they run only where they are named."""
+VARIANT = "fastvariant_"
+"""How the names of ablations begin, which run only where they are named."""
 SHARED = {"counters": "traffic"}
 """Studies that write into the CSV of another one: each other file of conf/ has its own name in it."""
 

@@ -21,17 +21,17 @@ FEW_TOKENS = 4
 SPLIT_TOKENS = 128
 """Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is faster, where it may be called."""
 NARROW_TOKENS = 16
-"""Up to so many tokens pieces, and the experts of a program, are `NARROW` times finer, so that all of the GPU reads."""
+"""Up to so many tokens pieces are `NARROW` times finer, so that all of the GPU reads, and a program has so many."""
+TALL = 64
+"""Tokens of a program beyond: what `wgmma` multiplies at once, by four warps, is faster than fewer even for 17."""
 PIECE = 512
-"""The least of the hidden dimension that a program sums, where it is split."""
-MAX_PARTS = 8
+"""The least of the hidden dimension that a program sums, where it is split. All of it is on its way at once."""
+MAX_PARTS = 16
 NARROW = 2
 STEP = 128
-"""Columns of a step of a piece."""
+"""Columns of a step of a piece, twice as many where few experts leave room for them."""
 LANES = 8192
 """Products that a program of a few tokens holds at once."""
-INVARIANT_BLOCK = 32
-"""Tokens of a program where a token's logits are to be the same bits in any batch."""
 
 
 @triton.jit
@@ -88,19 +88,19 @@ def _split_logits_kernel(
 
 def pieces(tokens: int, hidden: int, invariant: bool = False) -> tuple[int, int]:
     """(parts, the most that each sums of the hidden dimension), where it is split."""
-    finer = _finer(tokens, invariant)
-    parts = min(MAX_PARTS * finer, cdiv(hidden, PIECE // finer)) if tokens <= SPLIT_TOKENS or invariant else 1
-    span = cdiv(cdiv(hidden, parts), STEP) * STEP
+    piece, step = (PIECE // NARROW, STEP) if _is_narrow(tokens, invariant) else (PIECE, 2 * STEP)
+    parts = min(MAX_PARTS, cdiv(hidden, piece)) if tokens <= SPLIT_TOKENS or invariant else 1
+    span = cdiv(cdiv(hidden, parts), step) * step
     return cdiv(hidden, span), span
 
 
 def experts_of_program(tokens: int, num_experts: int, invariant: bool = False) -> int:
     """Whose logits a program sums, where the hidden dimension is split."""
-    return min(max(16, next_power_of_2(num_experts)), 32 // _finer(tokens, invariant))
+    return 16 if num_experts <= 128 or _is_narrow(tokens, invariant) else 32
 
 
-def _finer(tokens: int, invariant: bool) -> int:
-    return NARROW if tokens <= NARROW_TOKENS and not invariant else 1
+def _is_narrow(tokens: int, invariant: bool) -> bool:
+    return tokens <= NARROW_TOKENS and not invariant
 
 
 def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool = False) -> torch.Tensor:
@@ -124,16 +124,19 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
             BLOCK_K=block_k, num_warps=4 if block_t * block_k <= LANES // 2 else 8, **launch_options(x.device),
         )  # fmt: skip
         return logits
-    block_k = STEP if router_weight.dtype == x.dtype else STEP // 2
     parts, span = pieces(tokens, hidden, invariant)
-    block_t = INVARIANT_BLOCK if invariant else min(max(16, next_power_of_2(tokens)), 64)
+    block_t = NARROW_TOKENS if _is_narrow(tokens, invariant) else TALL
     block_e = experts_of_program(tokens, num_experts, invariant)
+    on_nvidia = target_of(x.device).nvidia_major > 0
+    block_k = 2 * STEP if block_t == TALL and block_e == 16 and on_nvidia else STEP
+    if router_weight.dtype != x.dtype:
+        block_k //= 2
     logits = torch.empty(parts, tokens, num_experts, dtype=torch.float32, device=x.device)
     launch(
         _split_logits_kernel, (cdiv(tokens, block_t), cdiv(num_experts, block_e), parts),
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
-        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_warps=4 if block_t == 16 else 8,
-        num_stages=min(span // block_k + 1, 5) if block_t == 16 else 3,
-        PRECISION="tf32x3" if target_of(x.device).nvidia_major else "ieee", **launch_options(x.device),
+        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_warps=4,
+        num_stages=min(span // block_k + 1, 5 if block_k == STEP and (on_nvidia or block_t < TALL) else 3),
+        PRECISION="tf32x3" if on_nvidia else "ieee", **launch_options(x.device),
     )  # fmt: skip
     return logits

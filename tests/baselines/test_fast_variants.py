@@ -11,7 +11,7 @@ from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.implementation.contract import Status
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.workload.case import Case
-from tritonmoe_bench.experiments.workload.config import GridConfig, PlanError, StudyConfig, SweepConfig
+from tritonmoe_bench.experiments.workload.config import VARIANT, GridConfig, PlanError, StudyConfig, SweepConfig
 from tritonmoe_bench.experiments.workload.reference import moe_forward, relative_error
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
@@ -25,7 +25,6 @@ NAMES = {
     "output_centric", "joined", "expert_centric", "gather", "permute", "dynamic", "fixed16", "fixed32", "fixed64",
     "fixed128",
 }  # fmt: skip
-VARIANT = "fastvariant_"
 VARIANTS = {name: item for name, item in registry.implementations().items() if name.startswith(VARIANT)}
 H200 = Target(227 * 1024, 9)
 

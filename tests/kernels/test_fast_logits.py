@@ -109,19 +109,19 @@ def test_both_sides_of_every_choice_by_tokens(tokens, expected, device, monkeypa
 
 
 @pytest.mark.parametrize(("whole", "more", "parts"), [(0, 64, 1), (1, 0, 1), (1, 1, 2), (4, 0, 4), (40, 0, 0)])
-@pytest.mark.parametrize(("tokens", "finer"), [(FEW_TOKENS + 1, NARROW), (NARROW_TOKENS + 1, 1)])
-def test_each_part_sums_its_own_piece(whole, more, parts, tokens, finer, device):
+@pytest.mark.parametrize(("tokens", "piece"), [(FEW_TOKENS + 1, PIECE // NARROW), (NARROW_TOKENS + 1, PIECE)])
+def test_each_part_sums_its_own_piece(whole, more, parts, tokens, piece, device):
     """Of the hidden dimension as so many of the least pieces and some more; parts: 0 for as many as there may be."""
-    hidden, parts = whole * PIECE // finer + more, parts or MAX_PARTS * finer
+    hidden, parts = whole * piece + more, parts or MAX_PARTS
     # Small integers, whose sums are exact in float32, in any order and however a matrix unit rounds.
     x, router = (part.round().clamp(-8, 8) for part in inputs(tokens, 4, hidden, "fp16", device))
     logits = launch_logits(x, router)
     assert logits.shape[0] == parts
-    span = triton.cdiv(triton.cdiv(hidden, parts), 128) * 128
-    for part, piece in enumerate(logits):
+    span = triton.cdiv(triton.cdiv(hidden, parts), piece // 2) * (piece // 2)
+    for part, sums in enumerate(logits):
         columns = slice(part * span, min((part + 1) * span, hidden))
         expected = x[:, columns].double() @ router[:, columns].double().T
-        assert torch.equal(piece.double(), expected)
+        assert torch.equal(sums.double(), expected)
 
 
 @pytest.mark.parametrize("tokens", [FEW_TOKENS, FEW_TOKENS + 1, SPLIT_TOKENS + 1])

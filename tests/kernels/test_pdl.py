@@ -11,16 +11,15 @@ from tritonmoe_bench.kernels import pdl
 from tritonmoe_bench.kernels.pdl import launch_options
 from tritonmoe_bench.kernels.target import target_of
 
-KERNEL_FOLDER = Path(pdl.__file__).parent
 KERNELS = {
     function.name: function
-    for path in [*sorted((KERNEL_FOLDER / "fast").glob("*.py")), KERNEL_FOLDER / "stream_ordered.py"]
+    for path in sorted((Path(pdl.__file__).parent / "fast").glob("*.py"))
     for function in ast.parse(path.read_text(encoding="utf-8")).body
     if isinstance(function, ast.FunctionDef) and function.name.endswith("_kernel")
 }
 LAUNCHED_FROM = {
     ast.unparse(call.args[0])
-    for path in KERNEL_FOLDER.rglob("*.py")
+    for path in Path(pdl.__file__).parent.rglob("*.py")
     for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     if isinstance(call, ast.Call)
     and ast.unparse(call.func) == "launch"

@@ -1,0 +1,58 @@
+"""Kernels of a forward out of a trace: each has the time from the end of the one before it to its own."""
+
+import pytest
+
+from tritonmoe_bench.experiments.measure.trace import Run, rows_of, runs_of, short_name
+
+
+def forwards(replays, count):
+    """Of two kernels, the second of which starts 1 us before the first ends; a replay begins 50 us after the last."""
+    runs, now = [], 0.0
+    for _ in range(replays):
+        now += 50.0
+        for _ in range(count):
+            runs += [Run("route", now - 2, now + 3), Run("experts", now + 2, now + 10)]
+            now += 10.0
+    return runs
+
+
+def test_times_between_ends_add_up_to_the_forward_and_first_forwards_do_not_count():
+    first, second = rows_of(forwards(2, 4), 2, 4)
+    assert (first["kernel_name"], first["p50_us"], first["start_us"], first["samples"]) == ("route", 3.0, -2.0, 6)
+    assert (second["kernel_name"], second["p50_us"], second["start_us"], second["place"]) == ("experts", 7.0, -1.0, 2)
+
+
+@pytest.mark.parametrize("runs", [[], forwards(2, 4)[:-1]])
+def test_a_trace_that_lacks_kernels_is_refused(runs):
+    with pytest.raises(ValueError, match="the profiler saw"):
+        rows_of(runs, 2, 4)
+
+
+def test_forwards_of_other_kernels_are_refused():
+    runs = forwards(2, 4)
+    runs[4] = Run("other", runs[4].start, runs[4].end)
+    with pytest.raises(ValueError, match="their kernel 1 is other, route"):
+        rows_of(runs, 2, 4)
+
+
+def test_only_what_runs_on_the_gpu_counts_in_the_order_of_its_end():
+    events = [
+        {"cat": "kernel", "name": "_top_k_kernel", "ts": 5.0, "dur": 4.0},
+        {"cat": "cuda_runtime", "name": "cudaGraphLaunch", "ts": 0.0, "dur": 1.0},
+        {"cat": "gpu_memset", "name": "Memset (Device)", "ts": 1.0, "dur": 2.0},
+        {"name": "a mark without a category", "ts": 0.0},
+    ]
+    assert runs_of({"traceEvents": events}) == [Run("Memset", 1.0, 3.0), Run("_top_k_kernel", 5.0, 9.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("_joined_kernel", "_joined_kernel"),
+        ("void vllm::moe::topkGating<8, 128, 4>(float const*, bool const*)", "topkGating"),
+        ("void (anonymous namespace)::moe_sum_kernel<c10::BFloat16, 8>(void*)", "moe_sum_kernel"),
+        ("Memset (Device)", "Memset"),
+    ],
+)
+def test_names_lose_what_says_nothing(name, short):
+    assert short_name(name) == short
