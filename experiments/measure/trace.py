@@ -75,8 +75,14 @@ class Trace(Measurement):
         timed = rows[rows["p50_us"].notna()] if len(rows) else rows
         if timed.empty:
             return ""
-        numbered = timed.assign(kernel_name=timed["place"].astype(str) + " " + timed["kernel_name"])
-        return by_point(numbered, "p50_us", columns="kernel_name", also=["implementation"]).round(1).to_string()
+        words = timed["kernel_name"] + timed["p50_us"].map(" {:.1f}".format)
+        forwards = timed.assign(words=words).sort_values("place", kind="stable")
+        joined = forwards.groupby(["case_hash", "implementation"])["words"].agg(", ".join)
+        first = timed.drop_duplicates(["case_hash", "implementation"])
+        told = first.assign(kernels=[joined[key] for key in zip(first["case_hash"], first["implementation"])])
+        kernels = by_point(told, "kernels", also=["implementation"], columns="launch").stack()
+        lines = [f"{' '.join(map(str, key))}: {value}" for key, value in zip(kernels.index, kernels)]
+        return "\n".join([" ".join(map(str, kernels.index.names)) + ": kernels, us each", *lines])
 
 
 @dataclass(frozen=True)

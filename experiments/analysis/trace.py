@@ -1,0 +1,38 @@
+"""The study `trace` as its table needs it: what a forward spends on routing, on its experts, and on their outputs.
+
+Needs neither matplotlib nor torch.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .names import LIMIT
+
+EXPERT_KERNELS = ("gate_up", "down", "joined", "one_grid", "fused_moe")
+"""What the names of kernels that read experts' weights hold."""
+PARTS = ("routing", "experts", "outputs")
+POINT = ["run_id", "case_hash", "model", "dtype", "tokens", "skew"]
+
+
+def parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per case and system whose kernels say where the experts begin and end: times of a forward's parts, in us.
+
+    Columns beside those of the case: routing, all before the first kernel that reads experts' weights; experts, from
+    there to the last one, less `reading`; outputs, all behind; reading, the kernel of `stream` in the same run;
+    kernels, how many there are.
+    """
+    traced = rows[(rows["status"] == "ok") & rows["p50_us"].notna()]
+    stream = traced[traced["implementation"] == LIMIT].set_index(["run_id", "case_hash"])["p50_us"]
+    found = []
+    for key, kernels in traced[traced["implementation"] != LIMIT].groupby([*POINT, "implementation"], sort=False):
+        kernels = kernels.sort_values("place")
+        reads = kernels["kernel_name"].map(lambda name: any(word in name for word in EXPERT_KERNELS)).to_numpy()
+        reading = stream.get(key[:2])
+        if not reads.any() or reading is None:
+            continue
+        times = kernels["p50_us"].to_numpy(float)
+        first, last = reads.argmax(), len(reads) - reads[::-1].argmax()
+        routing, experts, outputs = times[:first].sum(), times[first:last].sum(), times[last:].sum()
+        found.append([*key, routing, experts - reading, outputs, reading, len(times)])
+    return pd.DataFrame(found, columns=[*POINT, "implementation", *PARTS, "reading", "kernels"])
