@@ -8,7 +8,7 @@ ARGS ?=
 comma := ,
 space := $(comma:,=) $(comma:,=)
 PAPER_STUDIES := throughput skew experts stages
-ALL_STUDIES := headline throughput quant paper_code native granular endtoend skew shards decode fusion heights stages energy experts recorded counters
+ALL_STUDIES := headline throughput quant paper_code native granular endtoend skew shards decode fusion heights stages energy experts recorded counters trace
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # In the interpreter every row has to be right; on a GPU a system that fails is a row like any other.
 STRICT := $(if $(GPU),,strict=true)

@@ -129,13 +129,14 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
     block_e = experts_of_program(tokens, num_experts, invariant)
     on_nvidia = target_of(x.device).nvidia_major > 0
     block_k = 2 * STEP if block_t == TALL and block_e == 16 and on_nvidia else STEP
+    num_warps = 4
     if router_weight.dtype != x.dtype:
-        block_k //= 2
+        block_k, num_warps = block_k // 2, 8 if block_t == TALL else 4
     logits = torch.empty(parts, tokens, num_experts, dtype=torch.float32, device=x.device)
     launch(
         _split_logits_kernel, (cdiv(tokens, block_t), cdiv(num_experts, block_e), parts),
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
-        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_warps=4,
+        BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_warps=num_warps,
         num_stages=min(span // block_k + 1, 5 if block_k == STEP and (on_nvidia or block_t < TALL) else 3),
         PRECISION="tf32x3" if on_nvidia else "ieee", **launch_options(x.device),
     )  # fmt: skip
