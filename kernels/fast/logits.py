@@ -137,7 +137,7 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
         _split_logits_kernel, (cdiv(tokens, block_t), cdiv(num_experts, block_e), parts),
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
         BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_warps=num_warps,
-        num_stages=min(span // block_k + 1, 5 if block_k == STEP and (on_nvidia or block_t < TALL) else 3),
+        num_stages=min(span // block_k + 1, 5 if block_k <= STEP and (on_nvidia or block_t < TALL) else 3),
         PRECISION="tf32x3" if on_nvidia else "ieee", **launch_options(x.device),
     )  # fmt: skip
     return logits
