@@ -112,7 +112,8 @@ class Fast(Implementation):
 
         from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_place
         from tritonmoe_bench.kernels.fast.experts import Experts
-        from tritonmoe_bench.kernels.fast.few import launch_few_down, launch_few_gate_up
+        from tritonmoe_bench.kernels.fast.few_down import launch_few_down
+        from tritonmoe_bench.kernels.fast.few_gate_up import launch_few_gate_up
         from tritonmoe_bench.kernels.fast.forward import launch_combine
         from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
         from tritonmoe_bench.kernels.fast.joined import launch_joined

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from tritonmoe_bench.kernels.fast.choose_packed import default_activations
-from tritonmoe_bench.kernels.fast.few import SCALED_APART as SCALED_COLUMNS
+from tritonmoe_bench.kernels.fast.few_parts import SCALED_APART as SCALED_COLUMNS
 from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FewTile, FewTiles
 from tritonmoe_bench.kernels.fast.w4 import padded
 from tritonmoe_bench.kernels.formats import formats, four_bits

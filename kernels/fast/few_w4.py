@@ -21,7 +21,7 @@ from ..integers import cdiv, next_power_of_2
 from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
 from .epilogue import PLAIN, Epilogue, activate
-from .few import grid_of, owned
+from .few_parts import grid_of, owned
 from .local import Local, expert_of, lookup
 from .tile_types import FewTile, FewTiles
 from .w4 import operands, padded

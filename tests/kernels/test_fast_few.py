@@ -10,12 +10,13 @@ from fast_cases import SMALL_FEW, Spy, make_tiles
 from moe_cases import assert_accurate, make_layer, random
 
 from tritonmoe_bench.baselines.fast import Fast
-from tritonmoe_bench.kernels.fast import choose, logits, routing, tuned
-from tritonmoe_bench.kernels.fast import few as fast_few
+from tritonmoe_bench.kernels.fast import choose, few_down, few_gate_up, logits, routing, tuned
 from tritonmoe_bench.kernels.fast import layer as fast
 from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_tiles, few_tokens
 from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
-from tritonmoe_bench.kernels.fast.few import LONGEST, launch_few_down, launch_few_gate_up, unrolled
+from tritonmoe_bench.kernels.fast.few_down import launch_few_down
+from tritonmoe_bench.kernels.fast.few_gate_up import launch_few_gate_up
+from tritonmoe_bench.kernels.fast.few_parts import LONGEST, unrolled
 from tritonmoe_bench.kernels.fast.tile_types import FewTile, FewTiles
 from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
@@ -155,7 +156,7 @@ def test_agrees_with_the_path_of_tiles(device):
 
 def test_launches_four_kernels(device, monkeypatch):
     names = []
-    for module in (logits, routing, fast_few, fast):
+    for module in (logits, routing, few_gate_up, few_down, fast):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Spy(getattr(module, name), names))
     make_layer(device, tokens=2, experts=4, top_k=2, hidden=40, ffn=24).fast(tiles=SMALL_FEW)
