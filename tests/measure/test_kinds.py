@@ -13,8 +13,8 @@ from tritonmoe_bench.experiments.table.columns import names
 
 
 def test_every_kind_is_found_and_tune_is_none_that_a_sweep_runs():
-    assert list(kinds()) == ["layer", "endtoend", "energy", "stages", "traffic", "tune"]
-    assert list(measurements()) == ["layer", "endtoend", "energy", "stages", "traffic"]
+    assert list(kinds()) == ["layer", "endtoend", "energy", "stages", "trace", "traffic", "tune"]
+    assert list(measurements()) == ["layer", "endtoend", "energy", "stages", "trace", "traffic"]
 
 
 def test_kinds_are_found_without_torch():
