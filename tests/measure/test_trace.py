@@ -1,8 +1,10 @@
 """Kernels of a forward out of a trace: each has the time from the end of the one before it to its own."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from tritonmoe_bench.experiments.measure.trace import Run, rows_of, runs_of, short_name
+from tritonmoe_bench.experiments.measure.trace import FLUSHED, Run, Trace, rows_of, runs_of, short_name
 
 
 def forwards(replays, count):
@@ -56,3 +58,18 @@ def test_only_what_runs_on_the_gpu_counts_in_the_order_of_its_end():
 )
 def test_names_lose_what_says_nothing(name, short):
     assert short_name(name) == short
+
+
+@pytest.mark.parametrize(
+    ("timed", "sets", "host_sync", "status", "reason"),
+    [
+        (False, 4, "", "unavailable", "needs an NVIDIA GPU"),
+        (True, 4, "it waits for the counts", "unsupported", "it waits for the counts"),
+        (True, 0, "", "unsupported", FLUSHED),
+    ],
+)
+def test_what_cannot_be_traced_is_a_row_that_says_why(timed, sets, host_sync, status, reason):
+    bench = SimpleNamespace(timed=timed, cold_sets=lambda case: sets)
+    [row] = Trace().measure(SimpleNamespace(host_sync=host_sync), None, ["graph"], bench)
+    assert (row["launch"], row["place"], row["kernel_name"]) == ("graph", "0", "all")
+    assert (row["status"], row["reason"]) == (status, reason)
