@@ -2,7 +2,7 @@
 
 Kernels of a forward overlap: one may stand ready long before the one ahead of it ends. So a kernel is given the time
 from the end of the kernel before it to its own end, and all of them together make the forward. Seen by CUPTI through
-PyTorch's profiler, which lengthens a forward by one or two per cent: `forward_us` is its latency without.
+PyTorch's profiler, which can change what it sees: `forward_us` is the latency without, to compare the sum with.
 """
 
 from __future__ import annotations

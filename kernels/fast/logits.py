@@ -23,9 +23,10 @@ SPLIT_TOKENS = 128
 NARROW_TOKENS = 16
 """Up to so many tokens pieces are `NARROW` times finer, so that all of the GPU reads, and a program has so many."""
 TALL = 64
-"""Tokens of a program beyond: what `wgmma` multiplies at once, by four warps, is faster than fewer even for 17."""
+"""Tokens of a program beyond: as many as `wgmma` multiplies at once, by four warps; faster even where 32 are there."""
 PIECE = 512
-"""The least of the hidden dimension that a program sums, where it is split. All of it is on its way at once."""
+"""The least of the hidden dimension that a program sums, where it is split. On NVIDIA's GPUs so much is on its way at
+once."""
 MAX_PARTS = 16
 NARROW = 2
 STEP = 128
