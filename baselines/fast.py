@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 SLOT_TOKENS = 64
 """Up to so many tokens slots are faster for the shared expert than GEMMs of its own beside the others."""
 
-SCHEDULED = 8
+SCHEDULED = 10
 """The revision of the systems that take the path with a schedule alone: raised whenever `Fast.revision` is."""
-SCHEDULED_UP_TO = MappingProxyType({16: SCHEDULED, 128: SCHEDULED + 1})
-"""Of so many tokens, whose router is another: as revision 12 of `Fast`."""
+SCHEDULED_UP_TO = MappingProxyType({16: 8, 128: 9})
+"""Of so many tokens, whose router is another: that of revision 12 of `Fast` up to 128."""
 
 
 OUTPUT_CENTRIC = 9
@@ -68,7 +68,9 @@ class Fast(Implementation):
     #    to 16 tokens there. With a schedule both GEMMs are one grid for matrices of up to 3 * 2**22 weights in 16 bits,
     #    and for small experts in fp8_block, whose tiles are low up to 8 or 16 rows an expert.
     # 12, for 17 to 128 tokens: the router's programs have 64 tokens, four warps and all of their piece on its way.
-    revision = 11
+    # 13, above 128 tokens: logits of up to 512 tokens by our own kernel, where PyTorch's GEMM had been; two placing
+    #    programs a multiprocessor where there are more than 128 experts.
+    revision = 13
     # Of rows of so few tokens that a path or a router of their own serves them.
     revisions_up_to = MappingProxyType({1: 10, 16: 11, 128: 12})
     source = "kernels/fast/layer.py"

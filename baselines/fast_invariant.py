@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import Case, Check, Forward, Implementation, Weights
@@ -18,7 +19,8 @@ class FastInvariant(Implementation):
     name = "fast_invariant"
     family = Fast.family
     source = Fast.source
-    revision = SCHEDULED + 1  # with another router, at every number of tokens
+    revision = SCHEDULED
+    revisions_up_to = MappingProxyType({128: 9})  # with the router of revision 12 of `fast`; beyond, placing is another
     needs_gpu = Fast.needs_gpu
 
     def version(self) -> str:

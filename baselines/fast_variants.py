@@ -49,14 +49,14 @@ class _FastVariant(Implementation):
     def tiles(self, case: Case) -> AnyTiles:
         """Of the path with a schedule and a grid for each GEMM: those of `fast`, or that it would take if it had no
         other path."""
-        from tritonmoe_bench.kernels.fast.choose import ONE_GRID_LIGHTEST, tiled
+        from tritonmoe_bench.kernels.fast.choose import ONE_GRID_LIGHTEST, row_block_tiles
         from tritonmoe_bench.kernels.fast.tile_types import FastTiles
         from tritonmoe_bench.kernels.target import target_of
 
         chosen = _chosen(case, case.tokens)
         if isinstance(chosen, FastTiles) and chosen != ONE_GRID_LIGHTEST:  # which lose with a grid for each
             return replace(chosen, one_grid=False)
-        return tiled(target_of(_device()), *_shape(case), case.tokens)
+        return row_block_tiles(target_of(_device()), *_shape(case), case.tokens)
 
     def build(self, case: Case, weights: Weights) -> Forward:
         from tritonmoe_bench.kernels.fast.layer import fast_moe

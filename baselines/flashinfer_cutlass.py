@@ -55,7 +55,8 @@ Tactics = tuple[int, int]
 class FlashinferCutlass(ConfiguredInBuild):
     name = "flashinfer_cutlass"
     family = "library"
-    revisions_up_to = MappingProxyType({16: 1, 128: 2})  # with the router of revision 12 of `fast`
+    revision = 3  # with the router of revision 13 of `fast`
+    revisions_up_to = MappingProxyType({16: 1, 128: 2})  # that of revision 12
     source = "PyPI flashinfer-python: cutlass_fused_moe (csrc/fused_moe/cutlass_backend), compiled here"
     quants = ("none", "fp8_block")
 

@@ -14,12 +14,13 @@ from .gating import GATINGS, Gating
 
 if TYPE_CHECKING:
     from .fast.layer import fast_experts, fast_moe
+    from .fast.tiled import tiled, untiled
     from .paper.pipeline import paper_moe, paper_stages
     from .paper.tiles import GemmTile, Tiles, default_tiles
 
 __all__ = [
     "ACTIVATIONS", "GATINGS", "Activation", "Gating", "GemmTile", "Tiles", "default_tiles", "fast_experts", "fast_moe",
-    "paper_moe", "paper_stages",
+    "paper_moe", "paper_stages", "tiled", "untiled",
 ]  # fmt: skip
 
 _MODULE_OF = {
@@ -30,6 +31,8 @@ _MODULE_OF = {
     "fast_moe": "fast.layer",
     "paper_moe": "paper.pipeline",
     "paper_stages": "paper.pipeline",
+    "tiled": "fast.tiled",
+    "untiled": "fast.tiled",
 }
 
 

@@ -37,21 +37,21 @@ def peers(rows: pd.DataFrame) -> list[str]:
     return [name for name in compare.systems(rows) if names.family_of(name) not in OWN]
 
 
-def against_best(rows: pd.DataFrame, systems: list[str]) -> pd.DataFrame:
-    """The rows of `compare.ratios` of `fast`, best launch mode each, over the fastest of the systems at each case.
+def against_best(rows: pd.DataFrame, systems: list[str], ours: str = FAST) -> pd.DataFrame:
+    """The rows of `compare.ratios` of ours, best launch mode each, over the fastest of the systems at each case.
 
     Like against like: to a system with 8-bit activations ours is the faster of `fast` and `fast_a8`, to all others
-    `fast`. Both are called `fast` here; `activations` says which it was.
+    `fast`. Both are called as `ours` here; `activations` says which it was.
     """
     others = rows["implementation"].isin(systems)
     eight = others & (rows["activations"] == "a8") & rows["case_hash"].isin(_cases(rows, EIGHT_BITS))
-    own = rows["implementation"] == FAST
-    pairs = compare.ratios(rows[own | (others & ~eight)], FAST, systems, "best")
+    own = rows["implementation"] == ours
+    pairs = compare.ratios(rows[own | (others & ~eight)], ours, systems, "best")
     if eight.any():
-        ours = rows[own | (rows["implementation"] == EIGHT_BITS)].assign(
-            implementation=FAST
+        both = rows[own | (rows["implementation"] == EIGHT_BITS)].assign(
+            implementation=ours
         )  # of which the faster counts
-        pairs = pd.concat([pairs, compare.ratios(pd.concat([ours, rows[eight]]), FAST, systems, "best")])
+        pairs = pd.concat([pairs, compare.ratios(pd.concat([both, rows[eight]]), ours, systems, "best")])
     order = ["model", "dtype", "skew", "tokens", "case_hash"]
     return compare.to_best(pairs).sort_values(order, kind="stable")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ..table.limits import LIMIT as LIMIT
 
-FAST, INVARIANT, EIGHT_BITS = "fast", "fast_invariant", "fast_a8"
+FAST, TILED, INVARIANT, EIGHT_BITS = "fast", "fast_tiled", "fast_invariant", "fast_a8"
 PAPER, UNFUSED = "paper_fused", "paper_unfused"
 OWN_CODE, OWN_UNFUSED = "tritonmoe", "tritonmoe_unfused"
 """The paper's own code; names of its further paths begin as the first."""
@@ -41,6 +41,7 @@ MODEL_LABELS = {
 SYSTEMS = {
     "stream": ("measured limit (stream)", "limit"),
     "fast": ("fast", "fast"),
+    "fast_tiled": ("fast, tiled weights", "fast"),
     "fast_invariant": ("fast, batch-invariant", "fast"),
     "fast_a8": ("fast, 8-bit activations", "fast"),
     "paper_fused": ("paper fused", "paper"),

@@ -40,7 +40,7 @@ class Trace(Measurement):
     """results/<device>/trace.csv: one row per case, system and kernel of its forward."""
 
     kind = "trace"
-    depends = ("workload", "trace")
+    depends = ("workload", "latency", "trace")
     modes = ("graph",)
     key = (*FORWARD_KEY, "place")
     blank = MappingProxyType({"timing_method": "none", "place": "0", "kernel_name": "all"})

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..analysis.compare import plain, ratios, timed, to_best
 from ..analysis.headline import Standing, against_best, peers, standing
-from ..analysis.names import FAST, INVARIANT, label_of, model_label, models_in_order
+from ..analysis.names import FAST, INVARIANT, TILED, label_of, model_label, models_in_order
 from ..analysis.noise import percents
 from ..table.card_speed import CARD_US
 from .tables import Table
@@ -20,12 +20,13 @@ TIE = "tie"
 def standings(frame: pd.DataFrame) -> dict[str, Any]:
     """Of the headline study's rows: `every` point, those of `several` tokens, and `eager` to eager, each a `Standing`
     or None; the `noise` of each, in per cent; `reads`, the fixed read in us on the cards of both sides; `invariant`,
-    the latency of the batch-invariant mode over that of `fast` at each point, empty without. Empty if there is no row
-    of `fast`."""
+    the latency of the batch-invariant mode over that of `fast` at each point, empty without; `tiled` and
+    `tiled_several`, as `every` and `several` with tiled weights, and `tiled_gain`, the speed with them over that of
+    `fast` at each point. Empty if there is no row of `fast`."""
     if frame.empty or timed(frame[frame["implementation"] == FAST], "best").empty:
         return {}
     rows = plain(frame)
-    best = against_best(rows, peers(rows))
+    best, tiled = (against_best(rows, peers(rows), ours) for ours in (FAST, TILED))
     return {
         "every": standing(best),
         "several": standing(best[best["tokens"] > 1]),
@@ -33,6 +34,9 @@ def standings(frame: pd.DataFrame) -> dict[str, Any]:
         "noise": percents(best),
         "reads": reads_of(best),
         "invariant": ratios(rows, FAST, [INVARIANT], "best")["ratio"],
+        "tiled": standing(tiled),
+        "tiled_several": standing(tiled[tiled["tokens"] > 1]),
+        "tiled_gain": ratios(rows, TILED, [FAST], "best")["ratio"],
     }
 
 

@@ -192,7 +192,7 @@ def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
     for implementation in pipelines():
         for case in cases(implementation, brief):
             yield implementation.name, case, functools.partial(forward, implementation, case)
-    for tokens in (1, 64):
+    for tokens in (1, 64, 256):
         yield fast.name, replace(FLOAT32_ROUTER, tokens=tokens), functools.partial(with_float32_router, tokens)
     for tile in STREAM_TILES:
 

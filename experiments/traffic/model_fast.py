@@ -133,7 +133,7 @@ def _logits(case: Case, on_gpu: bool) -> list[Entry]:
 
 def _parts(case: Case) -> int:
     """Pieces of the hidden dimension that the logits come in."""
-    return pieces(case.tokens, case.hidden_dim)[0] if FEW_TOKENS < case.tokens <= SPLIT_TOKENS else 1
+    return pieces(case.tokens, case.hidden_dim, case.num_experts)[0] if FEW_TOKENS < case.tokens <= SPLIT_TOKENS else 1
 
 
 def _top_k(case: Case, on_gpu: bool, joined: bool) -> list[Entry]:

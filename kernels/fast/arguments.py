@@ -25,7 +25,8 @@ from .e4m3 import GROUP
 from .experts import Experts
 from .packed import activations_of, check_packed, few_fit
 from .route import Chosen, Router, joinable
-from .tile_types import JOINED_TOKENS, FastTiles, FewTiles, JoinedTiles
+from .tile_types import JOINED_TOKENS, AnyTiles, FastTiles, FewTiles, JoinedTiles
+from .tiled import TILE
 
 FLOATS = (*DTYPES, torch.float32)
 """Types of biases and routing weights."""
@@ -58,7 +59,7 @@ def check_arguments(
         _check_bias("router_bias", route.bias, (num_experts,), x)
     else:
         _check_chosen(route, x)
-    ffn = experts.down.shape[2]
+    ffn = experts.ffn
     tokens = x.numel() // hidden
     _check_tiles(tiles, x, experts, invariant, tokens, route.top_k * max(hidden, ffn))
     if isinstance(tiles, JoinedTiles):
@@ -76,8 +77,12 @@ def check_arguments(
 
 def _check_weights(x: torch.Tensor, experts: Experts, num_experts: int) -> None:
     hidden = x.shape[-1]
-    down = check_tensor("down", experts.down, (num_experts, hidden, "ffn"), (x.dtype,), x)
-    gate_up = check_tensor("gate_up", experts.gate_up, (num_experts, 2 * down.shape[2], hidden), (x.dtype,), x)
+    in_tiles = getattr(experts.down, "ndim", 3) == 5
+    if in_tiles and hidden % TILE:
+        raise ValueError(f"tiled weights are of whole tiles of {TILE}, and x has hidden={hidden}: pad both with zeros")
+    across, tile = (hidden // TILE, (TILE, TILE)) if in_tiles else (hidden, ())
+    down = check_tensor("down", experts.down, (num_experts, across, "ffn", *tile), (x.dtype,), x)
+    gate_up = check_tensor("gate_up", experts.gate_up, (num_experts, 2 * down.shape[2], across, *tile), (x.dtype,), x)
     for name, weights in (("gate_up", gate_up), ("down", down)):
         check_expert_size(name, weights)
         check_contiguous(name, weights)
@@ -114,8 +119,16 @@ def _check_tiles(tiles: object, x: torch.Tensor, experts: Experts, invariant: bo
             raise ValueError(f"one_grid is for weights of 16 bits and fp8_block, got {experts.gate_up.name}")
     if isinstance(tiles, FewTiles) and experts.packed and not few_fit(experts):
         raise ValueError("FewTiles over weights of four bits take them as prepared() gives them: call it on both")
+    if tiles is not None and experts.in_tiles and any(step % TILE for step in _steps(tiles)):
+        raise ValueError(f"tiled weights take tiles whose steps are whole {TILE} columns, got {tiles}")
     if invariant and tiles is not None and (not isinstance(tiles, FastTiles) or tiles.dynamic):
         raise ValueError("invariant=True takes one tile for all blocks: FastTiles with dynamic=False, or none")
+
+
+def _steps(tiles: AnyTiles) -> tuple[int, ...]:
+    if isinstance(tiles, FastTiles):
+        return tuple(step for tile in (tiles.gate_up, tiles.down) for step in (tile.block_k, tile.small_k))
+    return tiles.gate_up.step, tiles.down.step
 
 
 def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, experts: Experts, tokens: int) -> None:
@@ -123,8 +136,12 @@ def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, e
         raise ValueError("JoinedTiles need a GPU of NVIDIA's, which starts the programs of a grid in their order")
     if tokens > JOINED_TOKENS:
         raise ValueError(f"JoinedTiles take up to {JOINED_TOKENS} tokens, got {tokens}")
-    if tiles.splits > 1 and (experts.packed or experts.down.shape[2] % tiles.splits):
-        raise ValueError(f"JoinedTiles split sums of 16-bit weights into equal parts alone, got splits={tiles.splits}")
+    whole = TILE if experts.in_tiles else 1
+    if tiles.splits > 1 and (experts.packed or experts.ffn % (tiles.splits * whole)):
+        raise ValueError(
+            f"JoinedTiles split sums of 16-bit weights into equal parts alone, of whole tiles if they are tiled, got "
+            f"splits={tiles.splits}"
+        )
     if not joinable(route, experts):
         raise ValueError("JoinedTiles cannot weight the input of a token that may be given an expert twice")
     if not isinstance(experts.gate_up, Packed):

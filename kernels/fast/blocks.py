@@ -22,6 +22,10 @@ _FREE_REGISTERS = {"maxnreg": 255}
 """An option of NVIDIA's alone: the most there can be. Unasked, its assembler gives the placing kernel fewer than it
 needs, at some sizes, with Triton 3.6 and 3.7, and it spills."""
 
+TWO_WAVES = 128
+"""Of more experts than that there are more placing programs than multiprocessors, of which one holds two if each has
+four warps."""
+
 EXPERT, ROW, ROWS, FIRST, NEIGHBOURS, LINES = (tl.constexpr(number) for number in range(6))
 """Lines of the table of row blocks, and how many they are. A block has an expert, its first row and its rows. It runs
 beside its neighbours, which share its weight tiles in the cache: the first of them, and how many they are."""
@@ -123,8 +127,8 @@ def launch_place(
         _place_kernel, (num_experts,), experts, expert_map, order, table, arrivals, num_slots, num_blocks, num_global,
         NUM_EXPERTS=num_experts, LOCAL=here, BLOCK_M=block_m, GROUP_M=GROUP_M,
         BLOCK_E=max(next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
-        num_warps=4 if block_s <= 1024 else 8, **_FREE_REGISTERS if target_of(device).nvidia_major else {},
-        **launch_options(device),
+        num_warps=4 if block_s <= 1024 or num_experts > TWO_WAVES else 8,
+        **_FREE_REGISTERS if target_of(device).nvidia_major else {}, **launch_options(device),
     )  # fmt: skip
     return order, table, arrivals
 

@@ -66,21 +66,30 @@ LONG = 6144
 
 
 def choose_tiles(
-    device: torch.device, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
+    device: torch.device,
+    num_experts: int,
+    top_k: int,
+    hidden_dim: int,
+    ffn_dim: int,
+    tokens: int,
+    in_tiles: bool = False,
 ) -> AnyTiles:
     """The measured tiles for this device, layer and batch where there are such, else `heuristic_tiles`.
 
-    Raises ValueError if the device's table cannot be read.
+    in_tiles: of weights that are `tiled`. Raises ValueError if the device's table cannot be read.
     """
     if device.type == "cpu":
         return INTERPRETER
     shape = (num_experts, top_k, hidden_dim, ffn_dim)
-    return tuned_tiles(device, shape, tokens) or heuristic_tiles(target_of(device), *shape, tokens)
+    tiles = tuned_tiles(device, shape, tokens) or heuristic_tiles(target_of(device), *shape, tokens)
+    if in_tiles and isinstance(tiles, FewTiles):
+        return replace(tiles, gate_up=few_gate_up_in_tiles(hidden_dim))
+    return tiles
 
 
 def invariant_tiles(device: torch.device, shape: tuple[int, int, int, int]) -> FastTiles:
     """One tile for all blocks of a layer in any batch. shape: (num_experts, top_k, hidden_dim, ffn_dim)."""
-    tiles = INTERPRETER if device.type == "cpu" else tiled(target_of(device), *shape, tokens=1)
+    tiles = INTERPRETER if device.type == "cpu" else row_block_tiles(target_of(device), *shape, tokens=1)
     return replace(tiles, dynamic=False)
 
 
@@ -98,10 +107,10 @@ def heuristic_tiles(
     if joins:
         return JOINED_FULLER if tokens > 16 and hidden_dim * ffn_dim <= FEW_SMALL else JOINED
     if target.nvidia_major != 9 or hidden_dim * ffn_dim > FEW_WEIGHTS or hidden_dim >= LONG:
-        return tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+        return row_block_tiles(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
     if tokens * top_k <= ONE_GRID_ROWS * num_experts and ffn_dim >= ONE_GRID_FFN:
         return ONE_GRID_LIGHTEST
-    tiles = tiled(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
+    tiles = row_block_tiles(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
     return replace(tiles, one_grid=tiles.gate_up.num_warps == tiles.down.num_warps)
 
 
@@ -144,7 +153,18 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
     return FewTiles(gate_up, FewTile(8, 512, 4, 4 if ffn_dim % 512 == 0 and ffn_dim > 2048 else 6))
 
 
-def tiled(target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int) -> FastTiles:
+def few_gate_up_in_tiles(hidden_dim: int) -> FewTile:
+    """Gate and up for a few tokens of `tiled` weights, of which a row is in pieces of 128 bytes: more on their way."""
+    if hidden_dim >= LONG:
+        return FewTile(1, 2048, 4, 2)
+    if hidden_dim <= 2048:
+        return FewTile(1, 512, 1, 2)
+    return FewTile(1, 512, 1, 4) if hidden_dim < 4096 and hidden_dim % 512 == 0 else FewTile(2, 512, 2, 2)
+
+
+def row_block_tiles(
+    target: Target, num_experts: int, top_k: int, hidden_dim: int, ffn_dim: int, tokens: int
+) -> FastTiles:
     """The tiles of the path with a schedule, however few the tokens."""
     shared = target.shared_memory_bytes
     if shared < 150 * 1024:

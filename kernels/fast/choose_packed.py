@@ -11,7 +11,7 @@ from ..formats.fp8_block import Fp8Block
 from ..formats.int4 import Int4
 from ..formats.mxfp4 import Mxfp4
 from ..target import INTERPRETER, MORE_WARPS, Target, target_of
-from .choose import FEW_SMALL, FEW_WEIGHTS, LONG, few_tiles, few_tokens, may_join, tiled
+from .choose import FEW_SMALL, FEW_WEIGHTS, LONG, few_tiles, few_tokens, may_join, row_block_tiles
 from .tile_types import (
     JOINED_TOKENS,
     AnyTiles,
@@ -46,7 +46,7 @@ def scheduled_tiles(
     """The tiles of the path with a schedule, for a layer that cannot take the one it would get. kind: of its weights,
     None for 16 bits."""
     if kind is None:
-        return tiled(target, *shape, tokens)
+        return row_block_tiles(target, *shape, tokens)
     if kind is Fp8Block:
         return fp8_scheduled(target, *shape, tokens, None)
     return w4_tiles(target, tokens * shape[1] / shape[0])

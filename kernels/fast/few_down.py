@@ -15,12 +15,14 @@ from .epilogue import PLAIN, Epilogue
 from .few_parts import APART, SCALED_APART, _products, _scales, grid_of, owned, unrolled
 from .local import Local, expert_of, lookup
 from .tile_types import FewTile
+from .tiled import along, is_tiled, matrices, places
 
 
 @triton.jit
 def _few_step(
     experts, expert_map, num_global, down, scales, slot, i, n, k, block,
-    LOCAL: tl.constexpr, STEPS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, WHOLE: tl.constexpr,
+    LOCAL: tl.constexpr, STEPS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, TILED: tl.constexpr,
+    STEP: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Rows n of the i-th step of a token's slots, [BLOCK_N, STEP], and their scales, if there are; 0 outside, and for a
     slot without an expert here. slot: the first one of the token. WHOLE: nothing of any step is outside."""
@@ -31,7 +33,10 @@ def _few_step(
     else:
         expert = expert_of(experts, expert_map, num_global, slot + i // STEPS, True, LOCAL)
         end = tl.where(expert < LOCAL, K, 0)
-    rows = down + (expert.to(tl.int64) * N + n[:, None]) * K + k[None, :] + start
+    if TILED:
+        rows = down + expert.to(tl.int64) * (N * K) + places(n, k, K, True) + along(start, True)
+    else:
+        rows = down + (expert.to(tl.int64) * N + n[:, None]) * K + k[None, :] + start
     tile = tl.load(rows) if WHOLE else tl.load(rows, mask=(n < N)[:, None] & (k < end - start)[None, :], other=0.0)
     if scales is None:
         return tile, tile  # stands in
@@ -92,7 +97,7 @@ def _few_bias(
 @triton.jit(do_not_specialize=["num_global"])
 def _few_down_kernel(
     hidden, down, scales, bias, y, experts, expert_map, weights, num_global,
-    LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    LOCAL: tl.constexpr, TOP_K: tl.constexpr, N: tl.constexpr, K: tl.constexpr, TILED: tl.constexpr,
     BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
     SEVERAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -113,11 +118,8 @@ def _few_down_kernel(
     DEPTH: tl.constexpr = min(STAGES, ALL)
     tiles = ()
     for s in tl.static_range(DEPTH):
-        tiles = tiles + (
-            _few_step(
-                experts, expert_map, num_global, down, scales, slot, s, n, k, block, LOCAL, STEPS, N, K, STEP, WHOLE
-            ),
-        )
+        tiles = tiles + (_few_step(experts, expert_map, num_global, down, scales, slot, s, n, k, block,
+                                   LOCAL, STEPS, N, K, TILED, STEP, WHOLE),)  # fmt: skip
     biases = tl.zeros([BLOCK_N], dtype=tl.float32)
     if bias is not None:
         biases = _few_bias(bias, experts, expert_map, weights, num_global, slot, n, LOCAL, TOP_K, N, BLOCK_N)
@@ -142,7 +144,7 @@ def _few_down_kernel(
             own = values[0]
             if i < ALL:
                 step = _few_step(experts, expert_map, num_global, down, scales, slot, i, n, k, block,
-                                 LOCAL, STEPS, N, K, STEP, WHOLE)  # fmt: skip
+                                 LOCAL, STEPS, N, K, TILED, STEP, WHOLE)  # fmt: skip
                 own = _few_values(experts, expert_map, num_global, hidden, slot, i, n, k,
                                   LOCAL, STEPS, K, STEP, SCALED)  # fmt: skip
             tiles = tiles[1:] + (step,)
@@ -162,13 +164,13 @@ def launch_few_down(
     local: Local | None = None,
 ) -> torch.Tensor:
     """y [tokens, hidden], which it writes; hidden is weighted already, and weights are for the bias alone."""
-    (tokens, top_k), (n, k) = experts.shape, down.shape[1:]
+    (tokens, top_k), (_, n, k) = experts.shape, matrices(down)
     expert_map, num_global, here = lookup(local)
     launch(
         _few_down_kernel, grid_of(tokens, cdiv(n, tile.block_n), tokens > 1),
         hidden, *operands(down), epilogue.down_bias, y, experts, expert_map,
         None if epilogue.weights_on_input or epilogue.down_bias is None else weights, num_global,
-        LOCAL=here, TOP_K=top_k, N=n, K=k, **tile.constants(), RUN=unrolled(cdiv(k, tile.step), top_k, tile, down),
-        SEVERAL=tokens > 1, **launch_options(hidden.device),
+        LOCAL=here, TOP_K=top_k, N=n, K=k, TILED=is_tiled(down), **tile.constants(),
+        RUN=unrolled(cdiv(k, tile.step), top_k, tile, down), SEVERAL=tokens > 1, **launch_options(hidden.device),
     )  # fmt: skip
     return y

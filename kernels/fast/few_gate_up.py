@@ -15,25 +15,27 @@ from .epilogue import PLAIN, Epilogue, activate
 from .few_parts import SCALED_APART, _products, _scales, grid_of, owned, unrolled
 from .local import Local, expert_of, lookup
 from .tile_types import FewTile
+from .tiled import along, is_tiled, matrices, places
 
 
 @triton.jit
 def _few_gate_up_step(
     row, gate, scales, expert, block, n, k, start,
-    FFN: tl.constexpr, K: tl.constexpr, STEP: tl.constexpr, WHOLE: tl.constexpr,
+    FFN: tl.constexpr, K: tl.constexpr, TILED: tl.constexpr, STEP: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """A step of neurons n: gate's and up's weights [BLOCK_N, STEP], their scales, if there are, and x, [1, STEP] or
     [STEP] (see `_few_values`). WHOLE: nothing of any step is outside."""
     own = row if scales is not None else row[None, :]
     in_row = k if scales is not None else k[None, :]
+    at = along(start, TILED)
     if WHOLE:
-        gate_tile = tl.load(gate + start)
-        up_tile = tl.load(gate + FFN * K + start)
+        gate_tile = tl.load(gate + at)
+        up_tile = tl.load(gate + FFN * K + at)
         values = tl.load(own + start)
     else:
         inside = (n < FFN)[:, None] & (k < K - start)[None, :]
-        gate_tile = tl.load(gate + start, mask=inside, other=0.0)
-        up_tile = tl.load(gate + FFN * K + start, mask=inside, other=0.0)
+        gate_tile = tl.load(gate + at, mask=inside, other=0.0)
+        up_tile = tl.load(gate + FFN * K + at, mask=inside, other=0.0)
         values = tl.load(own + start, mask=in_row < K - start, other=0.0)
     if scales is None:
         return gate_tile, up_tile, gate_tile, up_tile, values  # the tiles stand in
@@ -45,8 +47,8 @@ def _few_gate_up_step(
 @triton.jit
 def _few_gate_up(
     x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert, column,
-    TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr, ON_INPUT: tl.constexpr,
-    BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
+    TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, TILED: tl.constexpr, ACTIVATION: tl.constexpr,
+    ON_INPUT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
     """A few neurons of a slot, by its expert."""
     STEPS: tl.constexpr = (K + STEP - 1) // STEP
@@ -54,12 +56,17 @@ def _few_gate_up(
     block = column * BLOCK_N // 128
     k = tl.arange(0, STEP)  # [STEP]
     row = x + (slot // TOP_K).to(tl.int64) * stride_token + k
-    gate = gate_up + (expert * (2 * FFN) + n[:, None]) * K + k[None, :]  # [BLOCK_N, STEP]
+    if TILED:
+        gate = gate_up + expert * (2 * FFN * K) + places(n, k, K, True)  # [BLOCK_N, STEP]
+    else:
+        gate = gate_up + (expert * (2 * FFN) + n[:, None]) * K + k[None, :]
     WHOLE: tl.constexpr = K % STEP == 0 and FFN % BLOCK_N == 0
     DEPTH: tl.constexpr = min(STAGES, STEPS) if STAGES > 1 else 0
     flying = ()
     for s in tl.static_range(DEPTH):
-        flying = flying + (_few_gate_up_step(row, gate, scales, expert, block, n, k, s * STEP, FFN, K, STEP, WHOLE),)
+        flying = flying + (
+            _few_gate_up_step(row, gate, scales, expert, block, n, k, s * STEP, FFN, K, TILED, STEP, WHOLE),
+        )
     APART: tl.constexpr = 1 if scales is None else SCALED_APART
     gate_sum = tl.zeros([BLOCK_N, STEP // APART], dtype=tl.float32)
     up_sum = tl.zeros([BLOCK_N, STEP // APART], dtype=tl.float32)
@@ -67,7 +74,7 @@ def _few_gate_up(
         for j in tl.static_range(RUN):
             i = first + j + DEPTH
             if DEPTH == 0:
-                now = _few_gate_up_step(row, gate, scales, expert, block, n, k, i * STEP, FFN, K, STEP, WHOLE)
+                now = _few_gate_up_step(row, gate, scales, expert, block, n, k, i * STEP, FFN, K, TILED, STEP, WHOLE)
             else:
                 now = flying[0]
             gate_tile, up_tile, gate_scales, up_scales, values = now
@@ -83,7 +90,8 @@ def _few_gate_up(
             if DEPTH > 0:
                 step = flying[0]
                 if i < STEPS:
-                    step = _few_gate_up_step(row, gate, scales, expert, block, n, k, i * STEP, FFN, K, STEP, WHOLE)
+                    step = _few_gate_up_step(row, gate, scales, expert, block, n, k, i * STEP,
+                                             FFN, K, TILED, STEP, WHOLE)  # fmt: skip
                 flying = flying[1:] + (step,)
     gate_value = tl.sum(gate_sum, axis=1)
     up_value = tl.sum(up_sum, axis=1)
@@ -103,8 +111,9 @@ def _few_gate_up(
 @triton.jit(do_not_specialize=["num_global"])
 def _few_gate_up_kernel(
     x, gate_up, scales, bias, hidden, experts, expert_map, weights, stride_token, num_global,
-    LOCAL: tl.constexpr, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr,
-    ON_INPUT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
+    LOCAL: tl.constexpr, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, TILED: tl.constexpr,
+    ACTIVATION: tl.constexpr, ON_INPUT: tl.constexpr,
+    BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, RUN: tl.constexpr,
     SEVERAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """hidden[slot] = act(gate, up) * weight of the slot, [N, FFN]; a slot without an expert here has none."""
@@ -114,12 +123,12 @@ def _few_gate_up_kernel(
     if LOCAL is None:
         expert = tl.load(experts + slot).to(tl.int64)
         _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert, column,
-                     TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES, RUN)  # fmt: skip
+                     TOP_K, FFN, K, TILED, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES, RUN)  # fmt: skip
     else:
         expert = expert_of(experts, expert_map, num_global, slot, True, LOCAL).to(tl.int64)
         if expert < LOCAL:
             _few_gate_up(x, gate_up, scales, bias, hidden, weights, stride_token, slot, expert, column,
-                         TOP_K, FFN, K, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES, RUN)  # fmt: skip
+                         TOP_K, FFN, K, TILED, ACTIVATION, ON_INPUT, BLOCK_N, STEP, STAGES, RUN)  # fmt: skip
 
 
 def launch_few_gate_up(
@@ -133,14 +142,15 @@ def launch_few_gate_up(
 ) -> torch.Tensor:
     """hidden [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]. Of x's dtype, so
     that down has registers for more rows a program; over fp8_block float32, which is faster there."""
-    ffn, k, several = gate_up.shape[1] // 2, gate_up.shape[2], experts.shape[0] > 1
+    (_, both, k), several = matrices(gate_up), experts.shape[0] > 1
+    ffn = both // 2
     dtype = x.dtype if isinstance(gate_up, torch.Tensor) else torch.float32
     hidden = torch.empty(experts.numel(), ffn, dtype=dtype, device=x.device)
     expert_map, num_global, here = lookup(local)
     launch(
         _few_gate_up_kernel, grid_of(experts.numel(), cdiv(ffn, tile.block_n), several),
         x, *operands(gate_up), epilogue.gate_up_bias, hidden, experts, expert_map, weights, x.stride(0), num_global,
-        LOCAL=here, TOP_K=experts.shape[1], FFN=ffn, K=k, ACTIVATION=epilogue.constants,
+        LOCAL=here, TOP_K=experts.shape[1], FFN=ffn, K=k, TILED=is_tiled(gate_up), ACTIVATION=epilogue.constants,
         ON_INPUT=epilogue.weights_on_input, **tile.constants(), RUN=unrolled(cdiv(k, tile.step), 1, tile, gate_up),
         SEVERAL=several, **launch_options(x.device),
     )  # fmt: skip

@@ -135,10 +135,14 @@ def _forward(x, route, experts, tiles, invariant, y) -> None:
 
 def layer_tiles(x: torch.Tensor, route: Router | Chosen, experts: Experts, invariant: bool = False) -> AnyTiles:
     """The tiles that a layer gets for x [tokens, hidden]."""
-    shape = (route.num_experts, route.top_k, x.shape[1], experts.down.shape[2])
+    shape = (route.num_experts, route.top_k, x.shape[1], experts.ffn)
     if invariant:
         return invariant_packed_tiles(x, experts, shape) if experts.packed else invariant_tiles(x.device, shape)
-    tiles = packed_tiles(x, experts, shape) if experts.packed else choose_tiles(x.device, *shape, x.shape[0])
+    tiles = (
+        packed_tiles(x, experts, shape)
+        if experts.packed
+        else choose_tiles(x.device, *shape, x.shape[0], experts.in_tiles)
+    )
     if not isinstance(tiles, JoinedTiles) or joinable(route, experts):
         return tiles
     kind = type(experts.gate_up) if isinstance(experts.gate_up, Packed) else None

@@ -19,6 +19,7 @@ from ..pdl import launch_options, release_next, wait_for_previous
 from .blocks import EXPERT, FIRST, NEIGHBOURS, ROW, ROWS, Blocks
 from .epilogue import PLAIN, Epilogue, inner_of, scatter, store
 from .tile_types import FastTiles
+from .tiled import along, is_tiled, matrices, places
 
 
 @triton.jit
@@ -81,14 +82,14 @@ def _product(
     N: tl.constexpr, K: tl.constexpr, MATRICES: tl.constexpr,
     # tile
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr, SUMMED: tl.constexpr,
+    STAGES: tl.constexpr, SWAP: tl.constexpr, BULK: tl.constexpr, TILED: tl.constexpr, SUMMED: tl.constexpr,
 ):  # fmt: skip
     """Rows of activations times a column of an expert's matrices: float32 [HEIGHT, WIDTH] and [TAIL, WIDTH].
 
     a, a_tail: pointers to the beginning of each row, [HEIGHT] and [TAIL]. weights: [experts * MATRICES, N, K], a
-    pointer or, if BULK, a descriptor. The matrices of an expert are one operand of WIDTH = MATRICES * BLOCK_N weight
-    rows, so that one wide instruction reads `a` once for all of them. SUMMED: how many columns of the K are summed,
-    from the pointers on.
+    pointer or, if BULK, a descriptor; TILED: in tiles. The matrices of an expert are one operand of WIDTH = MATRICES *
+    BLOCK_N weight rows, so that one wide instruction reads `a` once for all of them. SUMMED: how many columns of the K
+    are summed, from the pointers on.
     """
     WIDTH: tl.constexpr = MATRICES * BLOCK_N
     k = tl.arange(0, BLOCK_K)  # [BLOCK_K]
@@ -102,15 +103,18 @@ def _product(
         tail = tl.zeros([WIDTH, TAIL] if SWAP else [TAIL, WIDTH], dtype=tl.float32)
     if not BULK:
         own = weights + expert.to(tl.int64) * (MATRICES * N * K)
-        b = own + ((n + lane // BLOCK_N * N)[:, None] * K + k[None, :])  # [WIDTH, BLOCK_K]
+        b = own + places(n + lane // BLOCK_N * N, k, K, TILED)  # [WIDTH, BLOCK_K]
     for step in tl.range(0, tl.cdiv(SUMMED, BLOCK_K), num_stages=STAGES):
         in_k = k < SUMMED - step * BLOCK_K
         if BULK:
-            box = weights.load([MATRICES * expert, column * BLOCK_N, step * BLOCK_K])
+            if TILED:
+                box = weights.load([MATRICES * expert, column * (BLOCK_N // BLOCK_K), step, 0, 0])
+            else:
+                box = weights.load([MATRICES * expert, column * BLOCK_N, step * BLOCK_K])
             b_tile = box.reshape(WIDTH, BLOCK_K)
         else:
             b_tile = _load(b, n < N, in_k, N % BLOCK_N == 0, SUMMED % BLOCK_K == 0)
-            b += BLOCK_K
+            b += along(BLOCK_K, TILED)
         a_tile = _load(a, in_rows, in_k, False, SUMMED % BLOCK_K == 0)
         a += BLOCK_K
         total = _multiply(a_tile, b_tile, total, SWAP)
@@ -137,7 +141,7 @@ def _gate_up_tile(
     # shape
     stride_token, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     # tile
-    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BULK: tl.constexpr,
+    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BULK: tl.constexpr, TILED: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
     """hidden[r] = act(gate @ x[token of r], up @ x[token of r]) for the rows r of a block, with the bias, and x times
@@ -150,7 +154,7 @@ def _gate_up_tile(
         m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
         a_tail = x + (tl.load(order + row + m_tail, mask=m_tail < rows, other=0) // TOP_K).to(tl.int64) * stride_token
     both, both_tail = _product(a, a_tail, m < rows, m_tail < rows, gate_up, expert, column,
-                               FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK, K)  # fmt: skip
+                               FFN, K, 2, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK, TILED, K)  # fmt: skip
     order += row
     inner = inner_of(both, order, weights, bias, m, m < rows, expert, column, FFN, HEIGHT, BLOCK_N, ACTIVATION)
     store(hidden, row + m, m < rows, inner, column, FFN, BLOCK_N)
@@ -169,7 +173,7 @@ def _down_tile(
     # shape
     N: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr, BULK: tl.constexpr,
+    BLOCK_N: tl.constexpr, BULK: tl.constexpr, TILED: tl.constexpr,
     HEIGHT: tl.constexpr, TAIL: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr, SWAP: tl.constexpr,
 ):  # fmt: skip
     """out[slot of r] = down @ hidden[r] for the rows r of a block, plus the bias, times weights[slot of r], if there
@@ -182,7 +186,7 @@ def _down_tile(
         m_tail = HEIGHT + tl.arange(0, TAIL)  # [TAIL]
         a_tail = hidden + (row + m_tail).to(tl.int64) * K
     total, tail = _product(a, a_tail, m < rows, m_tail < rows, down, expert, column,
-                           N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK, K)  # fmt: skip
+                           N, K, 1, HEIGHT, TAIL, BLOCK_N, BLOCK_K, STAGES, SWAP, BULK, TILED, K)  # fmt: skip
     scatter(out, order + row, weights, bias, m, m < rows, total, expert, column, N, BLOCK_N)
     if TAIL > 0:
         scatter(out, order + row, weights, bias, m_tail, m_tail < rows, tail, expert, column, N, BLOCK_N)
@@ -206,14 +210,15 @@ def _gate_up_kernel(
     # shape
     stride_token, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr,
     # tile
-    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
+    ACTIVATION: tl.constexpr, BLOCK_N: tl.constexpr, BULK: tl.constexpr, TILED: tl.constexpr, LADDER: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(PDL)
     release_next(PDL)
     expert, row, rows, column, _ = _locate(table, num_blocks, tl.cdiv(FFN, BLOCK_N), tl.program_id(0))
     if rows > 0:
         arguments = (x, gate_up, bias, hidden, order, weights, expert, row, rows, column, stride_token)
-        _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, ACTIVATION, BLOCK_N, BULK), LADDER)
+        _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, ACTIVATION, BLOCK_N, BULK, TILED), LADDER)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
@@ -225,7 +230,7 @@ def _down_kernel(
     # shape
     N: tl.constexpr, K: tl.constexpr,
     # tile
-    BLOCK_N: tl.constexpr, BULK: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_N: tl.constexpr, BULK: tl.constexpr, TILED: tl.constexpr, LADDER: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     # The gate and up kernel waited for the routing before it let this one start, so `table` is there, while the rows
     # of `hidden` are not.
@@ -234,7 +239,7 @@ def _down_kernel(
     release_next(PDL)
     if rows > 0:
         arguments = (hidden, down, bias, out, order, weights, expert, row, rows, column)
-        _climb(_down_tile, arguments, rows, (N, K, BLOCK_N, BULK), LADDER)
+        _climb(_down_tile, arguments, rows, (N, K, BLOCK_N, BULK, TILED), LADDER)
 
 
 def launch_gate_up(
@@ -246,14 +251,16 @@ def launch_gate_up(
     epilogue: Epilogue = PLAIN,
 ) -> torch.Tensor:
     """hidden [N, ffn] in expert order, in the dtype of x."""
-    tile, ffn, k = tiles.gate_up, gate_up.shape[1] // 2, gate_up.shape[2]
+    tile, (_, both, k) = tiles.gate_up, matrices(gate_up)
+    ffn = both // 2
     hidden = torch.empty(x.shape[0] * top_k, ffn, dtype=x.dtype, device=x.device)
     num_blocks = blocks.table.shape[1]
     launch(
         _gate_up_kernel, (num_blocks * cdiv(ffn, tile.block_n),),
-        x, tile.operand(gate_up.view(-1, ffn, k), 2), epilogue.gate_up_bias, hidden,
+        x, tile.operand(gate_up, 2), epilogue.gate_up_bias, hidden,
         blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks, x.stride(0),
-        TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants, **tiles.constants(tile), **launch_options(x.device),
+        TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants, TILED=is_tiled(gate_up), **tiles.constants(tile),
+        **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
@@ -262,13 +269,13 @@ def launch_down(
     hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tiles: FastTiles, epilogue: Epilogue = PLAIN
 ) -> torch.Tensor:
     """out [N, hidden] in slot order, in the dtype of hidden, as far as `Epilogue.for_down` weighted by the routing."""
-    tile, n, k = tiles.down, *down.shape[1:]
+    tile, (_, n, k) = tiles.down, matrices(down)
     out = torch.empty(hidden.shape[0], n, dtype=hidden.dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]
     launch(
         _down_kernel, (num_blocks * cdiv(n, tile.block_n),),
         hidden, tile.operand(down), epilogue.down_bias, out,
         blocks.order, epilogue.for_down(blocks.weights, out.dtype), blocks.table, num_blocks,
-        N=n, K=k, **tiles.constants(tile), **launch_options(hidden.device),
+        N=n, K=k, TILED=is_tiled(down), **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out

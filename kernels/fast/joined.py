@@ -31,6 +31,7 @@ from .gemm_w4 import _unpacked_product, store_permuted
 from .local import Local, expert_of, lookup
 from .one_grid import count, wait_for
 from .tile_types import JoinedTiles
+from .tiled import along, is_tiled, matrices
 from .w4 import constants, padded
 
 
@@ -114,8 +115,8 @@ def _weighted(values, weights, slot, has):
 def _joined_gate_up(
     x, x_scales, gate_up, scales, bias, weights, hidden, hidden_scales, experts, arrivals, stride_token, tokens, task,
     COLUMNS: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr,
-    CHOICES: tl.constexpr, BY_EXPERT: tl.constexpr, FORMAT: tl.constexpr, ACTIVATION: tl.constexpr,
-    HEIGHT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr,
+    CHOICES: tl.constexpr, BY_EXPERT: tl.constexpr, FORMAT: tl.constexpr, TILED: tl.constexpr,
+    ACTIVATION: tl.constexpr, HEIGHT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """hidden[slot] = act(gate, up) of an expert's slots, one column of tiles; then counts it for the expert's place."""
     place = task // COLUMNS
@@ -126,7 +127,7 @@ def _joined_gate_up(
         a = x + token * stride_token
         if scales is None:
             both, _ = _product(a, a, has, has, gate_up, expert, column, FFN, K, 2,
-                               HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False, K)  # fmt: skip
+                               HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False, TILED, K)  # fmt: skip
         elif FORMAT is not None:
             lane = tl.arange(0, 2 * BLOCK_N)  # [2 * BLOCK_N]
             n = column * BLOCK_N + lane % BLOCK_N
@@ -151,7 +152,7 @@ def _joined_gate_up(
 def _joined_down(
     hidden, hidden_scales, down, scales, bias, weights, out, experts, arrivals, tokens, task,
     NEEDED: tl.constexpr, N: tl.constexpr, K: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr,
-    CHOICES: tl.constexpr, BY_EXPERT: tl.constexpr, FORMAT: tl.constexpr,
+    CHOICES: tl.constexpr, BY_EXPERT: tl.constexpr, FORMAT: tl.constexpr, TILED: tl.constexpr,
     HEIGHT: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """out[part, slot] = down @ hidden[slot] of an expert's slots, one column of tiles and one part of the sum, once so
@@ -166,8 +167,8 @@ def _joined_down(
         row = slot.to(tl.int64)
         a = hidden + row * (K if FORMAT is None else (K + 127) // 128 * 128)
         if scales is None:
-            total, _ = _product(a + first, a + first, has, has, down + first, expert, column, N, K, 1,
-                                HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False, K // SPLITS)  # fmt: skip
+            total, _ = _product(a + first, a + first, has, has, down + along(first, TILED), expert, column, N, K, 1,
+                                HEIGHT, 0, BLOCK_N, STEP, STAGES, True, False, TILED, K // SPLITS)  # fmt: skip
         elif FORMAT is not None:
             n = column * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
             total, _ = _unpacked_product(
@@ -192,7 +193,8 @@ def _joined_kernel(
     experts, gate_up_weights, down_weights, arrivals, stride_token, tokens, places,
     NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, CHOICES: tl.constexpr, BY_EXPERT: tl.constexpr,
     # shape
-    FFN: tl.constexpr, K: tl.constexpr, UP_FORMAT: tl.constexpr, DOWN_FORMAT: tl.constexpr, ACTIVATION: tl.constexpr,
+    FFN: tl.constexpr, K: tl.constexpr, UP_FORMAT: tl.constexpr, DOWN_FORMAT: tl.constexpr, TILED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     # tiles
     HEIGHT: tl.constexpr, UP_N: tl.constexpr, UP_STEP: tl.constexpr, UP_STAGES: tl.constexpr,
     DOWN_N: tl.constexpr, DOWN_STEP: tl.constexpr, DOWN_STAGES: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
@@ -207,13 +209,13 @@ def _joined_kernel(
         _joined_gate_up(
             x, x_scales, gate_up, gate_up_scales, gate_up_bias, gate_up_weights, hidden, hidden_scales, experts,
             arrivals, stride_token, tokens, task, COLUMNS, FFN, K, NUM_EXPERTS, TOP_K, CHOICES, BY_EXPERT, UP_FORMAT,
-            ACTIVATION, HEIGHT, UP_N, UP_STEP, UP_STAGES,
+            TILED, ACTIVATION, HEIGHT, UP_N, UP_STEP, UP_STAGES,
         )  # fmt: skip
     else:
         _joined_down(
             hidden, hidden_scales, down, down_scales, down_bias, down_weights, out, experts, arrivals, tokens,
             task - first, COLUMNS, K, FFN, NUM_EXPERTS, TOP_K, CHOICES, BY_EXPERT, DOWN_FORMAT,
-            HEIGHT, DOWN_N, DOWN_STEP, DOWN_STAGES, SPLITS,
+            TILED, HEIGHT, DOWN_N, DOWN_STEP, DOWN_STAGES, SPLITS,
         )  # fmt: skip
 
 
@@ -235,8 +237,8 @@ def launch_joined(
     none; weights: the same shape. arrivals: int32 [N], zeros, which it uses up.
     """
     gate_up, down, epilogue = experts.gate_up, experts.down, experts.epilogue
-    (tokens, top_k), num_experts, slots = chosen.shape, gate_up.shape[0], chosen.numel()
-    ffn, k = gate_up.shape[1] // 2, gate_up.shape[2]
+    (tokens, top_k), slots, (num_experts, both, k) = chosen.shape, chosen.numel(), matrices(gate_up)
+    ffn = both // 2
     by_expert = slots > num_experts
     places = num_experts if by_expert else slots
     width = padded(ffn) if isinstance(gate_up, FourBits) else ffn
@@ -250,7 +252,8 @@ def launch_joined(
         *_operands(down), epilogue.down_bias, out,
         chosen, epilogue.for_gate_up(weights), epilogue.for_down(weights, dtype), arrivals, x.stride(0), tokens, places,
         NUM_EXPERTS=num_experts, TOP_K=top_k, CHOICES=next_power_of_2(top_k), BY_EXPERT=by_expert,
-        FFN=ffn, K=k, UP_FORMAT=_format(gate_up), DOWN_FORMAT=_format(down), ACTIVATION=epilogue.constants,
+        FFN=ffn, K=k, UP_FORMAT=_format(gate_up), DOWN_FORMAT=_format(down), TILED=is_tiled(gate_up),
+        ACTIVATION=epilogue.constants,
         HEIGHT=16 if tokens <= 16 else 32,
         UP_N=up.block_n, UP_STEP=up.step, UP_STAGES=up.stages,
         DOWN_N=back.block_n, DOWN_STEP=back.step, DOWN_STAGES=back.stages, SPLITS=splits,

@@ -79,10 +79,11 @@ def fast_experts(
     weight * (down(act(gate x + bias, up x + bias)) + bias), in the dtype of x.
 
     x: float16 or bfloat16 [..., hidden], any leading dimensions and strides. gate_up: [num_experts, 2 * ffn, hidden],
-    gate rows then up rows; down: [num_experts, hidden, ffn], both contiguous, in the dtype of x, or both packed
-    (kernels/formats). topk_ids: int32 or int64, topk_weights: float32 or 16 bits, both [..., top_k] or [tokens, top_k],
-    top_k up to 32. A slot whose id is below 0 or not below num_experts adds exactly 0: an expert of another GPU, or
-    padding. expert_map: int32 [global experts], the expert here of each global id, or -1.
+    gate rows then up rows; down: [num_experts, hidden, ffn], both contiguous, in the dtype of x; or both as `tiled`
+    gives them, which memory reads faster; or both packed (kernels/formats). topk_ids: int32 or int64, topk_weights:
+    float32 or 16 bits, both [..., top_k] or [tokens, top_k], top_k up to 32. A slot whose id is below 0 or not below
+    num_experts adds exactly 0: an expert of another GPU, or padding. expert_map: int32 [global experts], the expert
+    here of each global id, or -1.
     activation: an `Activation` or its name (``silu``, ``gelu_tanh``, ``gpt_oss``). gate_up_bias: [num_experts,
     2 * ffn], gate then up; down_bias: [num_experts, hidden]; float32 or 16 bits, added in float32. weights_on_input:
     the weight multiplies what gate and up take instead of what down gives (Llama-4), in float32.

@@ -1,6 +1,6 @@
 """The router's logits: x [tokens, hidden], router_weight [num_experts, hidden] -> float32 [parts, tokens, num_experts].
 
-The parts are sums over pieces of the hidden dimension, for whoever reads them to add up: a batch of up to 128 tokens
+The parts are sums over pieces of the hidden dimension, for whoever reads them to add up: a batch of up to 512 tokens
 has too few logits to fill a GPU, and its pieces keep more of it busy. All sums run in a fixed order.
 """
 
@@ -18,8 +18,12 @@ from ..target import target_of
 
 FEW_TOKENS = 4
 """Up to so many tokens each program reads one expert's whole row."""
-SPLIT_TOKENS = 128
-"""Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is faster, where it may be called."""
+SPLIT_TOKENS = 512
+"""Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is as fast, where it may be called."""
+WIDE_TOKENS = 128
+"""Above so many tokens a program has twice the experts, and reads the tokens for half as many programs."""
+MANY_EXPERTS = 128
+"""Above so many experts a program has twice as many again."""
 NARROW_TOKENS = 16
 """Up to so many tokens pieces are `NARROW` times finer, so that all of the GPU reads, and a program has so many."""
 TALL = 64
@@ -87,9 +91,14 @@ def _split_logits_kernel(
     tl.store(place, total, mask=(token < num_tokens)[:, None] & (expert < num_experts)[None, :])
 
 
-def pieces(tokens: int, hidden: int, invariant: bool = False) -> tuple[int, int]:
+def pieces(tokens: int, hidden: int, num_experts: int, invariant: bool = False) -> tuple[int, int]:
     """(parts, the most that each sums of the hidden dimension), where it is split."""
-    piece, step = (PIECE // NARROW, STEP) if _is_narrow(tokens, invariant) else (PIECE, 2 * STEP)
+    if _is_narrow(tokens, invariant):
+        piece, step = PIECE // NARROW, STEP
+    elif tokens <= WIDE_TOKENS or invariant:
+        piece, step = PIECE, 2 * STEP
+    else:
+        piece, step = PIECE * (2 if num_experts > MANY_EXPERTS else 1), STEP
     parts = min(MAX_PARTS, cdiv(hidden, piece)) if tokens <= SPLIT_TOKENS or invariant else 1
     span = cdiv(cdiv(hidden, parts), step) * step
     return cdiv(hidden, span), span
@@ -97,7 +106,10 @@ def pieces(tokens: int, hidden: int, invariant: bool = False) -> tuple[int, int]
 
 def experts_of_program(tokens: int, num_experts: int, invariant: bool = False) -> int:
     """Whose logits a program sums, where the hidden dimension is split."""
-    return 16 if num_experts <= 128 or _is_narrow(tokens, invariant) else 32
+    if _is_narrow(tokens, invariant):
+        return 16
+    least = 16 if tokens <= WIDE_TOKENS or invariant else 32
+    return least if num_experts <= MANY_EXPERTS else 2 * least
 
 
 def _is_narrow(tokens: int, invariant: bool) -> bool:
@@ -125,7 +137,7 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
             BLOCK_K=block_k, num_warps=4 if block_t * block_k <= LANES // 2 else 8, **launch_options(x.device),
         )  # fmt: skip
         return logits
-    parts, span = pieces(tokens, hidden, invariant)
+    parts, span = pieces(tokens, hidden, num_experts, invariant)
     block_t = NARROW_TOKENS if _is_narrow(tokens, invariant) else TALL
     block_e = experts_of_program(tokens, num_experts, invariant)
     on_nvidia = target_of(x.device).nvidia_major > 0
@@ -133,12 +145,13 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
     num_warps = 4
     if router_weight.dtype != x.dtype:
         block_k, num_warps = block_k // 2, 8 if block_t == TALL else 4
+    most = 3 if block_k > STEP or (block_t == TALL and not on_nvidia) else 4 if block_e > 32 else 5
     logits = torch.empty(parts, tokens, num_experts, dtype=torch.float32, device=x.device)
     launch(
         _split_logits_kernel, (cdiv(tokens, block_t), cdiv(num_experts, block_e), parts),
         x, router_weight, logits, tokens, x.stride(0), num_experts, K=hidden, SPAN=span,
         BLOCK_T=block_t, BLOCK_E=block_e, BLOCK_K=block_k, num_warps=num_warps,
-        num_stages=min(span // block_k + 1, 5 if block_k <= STEP and (on_nvidia or block_t < TALL) else 3),
+        num_stages=min(span // block_k + 1, most),
         PRECISION="tf32x3" if on_nvidia else "ieee", **launch_options(x.device),
     )  # fmt: skip
     return logits

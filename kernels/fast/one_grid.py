@@ -22,6 +22,7 @@ from .experts import Experts
 from .gemm import _climb, _down_tile, _gate_up_tile, _locate
 from .gemm_fp8 import _down_fp8_tile, _gate_up_fp8_tile
 from .tile_types import FastTiles
+from .tiled import is_tiled, matrices
 
 
 @triton.jit
@@ -46,6 +47,7 @@ def _one_grid_kernel(
     order, gate_up_weights, down_weights, table, arrivals, num_blocks,
     # shape
     stride_token, TOP_K: tl.constexpr, FFN: tl.constexpr, K: tl.constexpr, ACTIVATION: tl.constexpr,
+    TILED: tl.constexpr,
     # tiles
     UP_N: tl.constexpr, UP_BULK: tl.constexpr, UP_LADDER: tl.constexpr,
     DOWN_N: tl.constexpr, DOWN_BULK: tl.constexpr, DOWN_LADDER: tl.constexpr, PDL: tl.constexpr,
@@ -61,7 +63,7 @@ def _one_grid_kernel(
             if gate_up_scales is None:
                 arguments = (x, gate_up, gate_up_bias, hidden, order, gate_up_weights, expert, row, rows, column,
                              stride_token)  # fmt: skip
-                _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, ACTIVATION, UP_N, UP_BULK), UP_LADDER)
+                _climb(_gate_up_tile, arguments, rows, (TOP_K, FFN, K, ACTIVATION, UP_N, UP_BULK, TILED), UP_LADDER)
             else:
                 scaled = (x, x_scales, gate_up, gate_up_scales, gate_up_bias, hidden, hidden_scales, stride_token,
                           order, gate_up_weights, expert, row, rows, column)  # fmt: skip
@@ -73,7 +75,7 @@ def _one_grid_kernel(
             wait_for(arrivals, block, COLUMNS)
             if down_scales is None:
                 plain = (hidden, down, down_bias, out, order, down_weights, expert, row, rows, column)
-                _climb(_down_tile, plain, rows, (K, FFN, DOWN_N, DOWN_BULK), DOWN_LADDER)
+                _climb(_down_tile, plain, rows, (K, FFN, DOWN_N, DOWN_BULK, TILED), DOWN_LADDER)
             else:
                 packed = (hidden, hidden_scales, down, down_scales, down_bias, out, order, down_weights,
                           expert, row, rows, column)  # fmt: skip
@@ -95,7 +97,7 @@ def launch_one_grid(
     arrivals, which it uses up.
     """
     gate_up, down, epilogue = experts.gate_up, experts.down, experts.epilogue
-    up, back, (_, both, k), device = tiles.gate_up, tiles.down, gate_up.shape, x.device
+    up, back, (_, both, k), device = tiles.gate_up, tiles.down, matrices(gate_up), x.device
     ffn, slots, num_blocks = both // 2, x.shape[0] * top_k, blocks.table.shape[1]
     hidden = torch.empty(slots, ffn, dtype=x.dtype, device=device)
     scales = None if x_scales is None else torch.empty(slots, ffn // up.block_n, dtype=torch.float32, device=device)
@@ -106,13 +108,13 @@ def launch_one_grid(
     else:
         assert isinstance(gate_up, torch.Tensor)
         assert isinstance(down, torch.Tensor)
-        inward, outward = (up.operand(gate_up.view(-1, ffn, k), 2), None), (back.operand(down), None)
+        inward, outward = (up.operand(gate_up, 2), None), (back.operand(down), None)
     launch(
         _one_grid_kernel, (num_blocks * (cdiv(ffn, up.block_n) + cdiv(k, back.block_n)),),
         x, x_scales, *inward, epilogue.gate_up_bias, hidden, scales, *outward, epilogue.down_bias, out,
         blocks.order, epilogue.for_gate_up(blocks.weights), epilogue.for_down(blocks.weights, dtype),
         blocks.table, blocks.arrivals, num_blocks, x.stride(0),
-        TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants,
+        TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants, TILED=is_tiled(gate_up),
         UP_N=up.block_n, UP_BULK=up.bulk, UP_LADDER=tiles.ladder(up),
         DOWN_N=back.block_n, DOWN_BULK=back.bulk, DOWN_LADDER=tiles.ladder(back),
         num_warps=up.num_warps, **launch_options(device),

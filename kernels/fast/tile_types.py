@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .tiled import TILE, is_tiled, matrices
+
 Rung: TypeAlias = "tuple[int, int, int, int, bool]"
 """A tile of an expert GEMM: height, tail (more rows beside the height, which share its weights), step, loads in flight,
 whether the weights are the left operand."""
@@ -39,10 +41,16 @@ class FastTile:
             raise ValueError(f"bulk needs small_k equal to block_k={self.block_k}, got {self.small_k}")
 
     def fitting(self, weights: torch.Tensor) -> FastTile:
-        """This tile, without bulk copies unless weights and rows [matrices, n, k] begin at whole 16 bytes."""
+        """This tile, without bulk copies unless weights and rows [matrices, n, k] begin at whole 16 bytes; over tiled
+        weights, which have steps of a tile then, also without those that lose: of the left operand."""
+        if not self.bulk:
+            return self
+        if is_tiled(weights):
+            fits = self.block_k == TILE and self.block_n % TILE == 0 and not self.swap and weights.data_ptr() % 16 == 0
+            return self if fits else replace(self, bulk=False)
         size = weights.element_size()
         places = (weights.data_ptr(), weights.shape[2] * size, weights.stride(0) * size)
-        return replace(self, bulk=False) if self.bulk and any(place % 16 for place in places) else self
+        return replace(self, bulk=False) if any(place % 16 for place in places) else self
 
     def highest(self, block_m: int) -> int:
         """The height of the tile that holds block_m rows."""
@@ -63,13 +71,20 @@ class FastTile:
         return min(rows, 128), max(rows - 128, 0), self.block_k, self.stages, self.swap
 
     def operand(self, weights: torch.Tensor, at_once: int = 1) -> torch.Tensor | TensorDescriptor:
-        """What a kernel takes for weights [matrices, n, k]: the tensor, or a descriptor that loads the same tile of so
-        many neighbouring matrices at once."""
+        """What a kernel takes for weights [experts, at_once * n, k]: the tensor, or a descriptor that loads the same
+        tile of an expert's at_once matrices together."""
         if not self.bulk:
             return weights
-        if weights.shape[2] * weights.element_size() % 16:
-            raise ValueError(f"bulk tiles need weight rows of whole 16 bytes, got {weights.shape[2]} elements")
-        return TensorDescriptor.from_tensor(weights, [at_once, self.block_n, self.block_k])
+        experts, rows, k = matrices(weights)
+        if is_tiled(weights):
+            if self.block_k != TILE:
+                raise ValueError(f"bulk tiles over tiled weights need steps of {TILE} columns, got {self.block_k}")
+            each = weights.view(experts * at_once, rows // at_once // TILE, k // TILE, TILE, TILE)
+            return TensorDescriptor.from_tensor(each, [at_once, self.block_n // TILE, 1, TILE, TILE])
+        if k * weights.element_size() % 16:
+            raise ValueError(f"bulk tiles need weight rows of whole 16 bytes, got {k} elements")
+        each = weights.view(experts * at_once, rows // at_once, k)
+        return TensorDescriptor.from_tensor(each, [at_once, self.block_n, self.block_k])
 
     def __str__(self) -> str:
         flags = "".join(f"/{name}" for name in ("swap", "bulk") if getattr(self, name))

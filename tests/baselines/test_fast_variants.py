@@ -17,7 +17,7 @@ from tritonmoe_bench.experiments.workload.routing import activations, draw_routi
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import target
 from tritonmoe_bench.kernels.fast import choose, forward, gemm
-from tritonmoe_bench.kernels.fast.choose import choose_tiles, tiled
+from tritonmoe_bench.kernels.fast.choose import choose_tiles, row_block_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles, JoinedTile, JoinedTiles
 from tritonmoe_bench.kernels.target import Target
 
@@ -126,7 +126,7 @@ def test_on_an_h200_only_what_is_named_differs(model, tokens, h200):
     if isinstance(own, FewTiles | JoinedTiles):
         path = "output_centric" if isinstance(own, FewTiles) else "joined"
         assert VARIANTS[VARIANT + path].tiles(point) == own
-        own = tiled(H200, *model, tokens)
+        own = row_block_tiles(H200, *model, tokens)
     own = replace(own, one_grid=False)
     for name in ("expert_centric", "gather", "permute", "dynamic"):
         assert VARIANTS[VARIANT + name].tiles(point) == own

@@ -129,7 +129,7 @@ def test_the_path_of_a_few_tokens_has_revisions_of_its_own(checkout):
     assert [revisions.scope(name) for name in ours if name.startswith("fast up to")] == [
         ("fast", most) for most in FEW_MOST
     ]
-    assert revisions.scope("fast_invariant") == ("fast_invariant", None)
+    assert revisions.scope("fast_tiled") == ("fast_tiled", None)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_own_experts_weights_and_counters(device):
 def test_weights_on_the_input_of_a_token_with_several_experts_take_a_schedule(device, monkeypatch):
     """They cannot be summed where an expert is given twice."""
     monkeypatch.setattr(forward, "choose_tiles", lambda *_: SMALL_JOINED)
-    monkeypatch.setattr(choose_packed, "tiled", lambda *_: make_tiles(16))
+    monkeypatch.setattr(choose_packed, "row_block_tiles", lambda *_: make_tiles(16))
     ids = torch.tensor([[0, 0], [1, 2], [2, 2]], device=device)
     routed = make_routed(device, tokens=3, experts=3, top_k=2, hidden=40, ffn=24, ids=ids).having(weights_on_input=True)
     routed.assert_right()

@@ -9,7 +9,7 @@ from moe_cases import assert_accurate, make_layer, random
 
 from tritonmoe_bench.kernels import fast_moe
 from tritonmoe_bench.kernels.fast import choose, gemm
-from tritonmoe_bench.kernels.fast.choose import INTERPRETER, choose_tiles, tiled
+from tritonmoe_bench.kernels.fast.choose import INTERPRETER, choose_tiles, row_block_tiles
 from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
 from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS, FastTile, FastTiles, FewTiles
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
@@ -27,7 +27,7 @@ TOKENS = [1, 2, 3, 8, 32, 128, 512, 8192]
 def chosen(shared_kib: int, major: int) -> list[tuple[tuple[int, ...], list[FastTiles]]]:
     """Each shape of MODELS, and its tiles at each of TOKENS, on a GPU of such shared memory and compute capability."""
     target = Target(shared_kib * 1024, major)
-    return [(shape, [tiled(target, *shape, tokens) for tokens in TOKENS]) for shape in MODELS]
+    return [(shape, [row_block_tiles(target, *shape, tokens) for tokens in TOKENS]) for shape in MODELS]
 
 
 CHOSEN = {

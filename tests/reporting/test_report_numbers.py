@@ -127,6 +127,21 @@ def test_the_price_of_invariance_is_that_of_its_rows(written):
     assert "invariant=True" not in (written / "README.md").read_text(encoding="utf-8").split("claims:end")[0]
 
 
+def test_what_tiled_weights_give_is_that_of_their_rows(written):
+    rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
+    own = rows[rows["implementation"] == "fast"]
+    faster = own.assign(
+        implementation="fast_tiled", **{name: 0.8 * own[name] for name in ("p50_us", "p20_us", "p80_us")}
+    )
+    assert lead.standings(rows)["tiled"] is None
+    assert len(lead.standings(rows)["tiled_gain"]) == 0
+    standings = lead.standings(pd.concat([rows, faster]))
+    assert standings["tiled"].mean == pytest.approx(1.25 * standings["every"].mean)
+    assert standings["tiled"].points == standings["every"].points
+    assert "`fast` runs at 1.25 times its speed with them" in say("answer.j2", "tiles", standings=standings)
+    assert "`fast_tiled`" not in (written / "README.md").read_text(encoding="utf-8").split("claims:end")[0]
+
+
 def test_leads_are_those_of_the_rows_and_ties_are_called_ties(written):
     rows = pd.read_csv(written / "results" / DEVICE / "headline.csv")
     rows.loc[rows["implementation"] == "fast", ["p50_us", "p20_us", "p80_us"]] /= 2
