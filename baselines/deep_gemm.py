@@ -44,7 +44,7 @@ HEIGHTS = (64, 128)
 class DeepGemm(Implementation):
     name = "deep_gemm"
     revision = 4  # with the router of revision 13 of `fast`; 1: with an older one
-    revisions_up_to = MappingProxyType({16: 2, 128: 3})  # that of revision 12
+    revisions_up_to = MappingProxyType({2: 5, 16: 2, 128: 3})  # those of 14 and 12
     family = "library"
     source = f"PyPI sgl-deep-gemm {VERSION}: m_grouped_fp8_fp4_gemm_nt_contiguous, m_grouped_bf16_gemm_nt_contiguous"
     quants = ("none", "fp8_block")

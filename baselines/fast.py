@@ -28,8 +28,8 @@ SLOT_TOKENS = 64
 
 SCHEDULED = 10
 """The revision of the systems that take the path with a schedule alone: raised whenever `Fast.revision` is."""
-SCHEDULED_UP_TO = MappingProxyType({16: 8, 128: 9})
-"""Of so many tokens, whose router is another: that of revision 12 of `Fast` up to 128."""
+SCHEDULED_UP_TO = MappingProxyType({2: 11, 16: 8, 128: 9})
+"""Of so many tokens, whose router is another: that of revision 12 of `Fast` up to 128, of 14 at one and two."""
 
 
 OUTPUT_CENTRIC = 9
@@ -70,9 +70,10 @@ class Fast(Implementation):
     # 12, for 17 to 128 tokens: the router's programs have 64 tokens, four warps and all of their piece on its way.
     # 13, above 128 tokens: logits of up to 512 tokens by our own kernel, where PyTorch's GEMM had been; two placing
     #    programs a multiprocessor where there are more than 128 experts.
+    # 14, for one and two tokens: logits by as many warps as there are loads for.
     revision = 13
     # Of rows of so few tokens that a path or a router of their own serves them.
-    revisions_up_to = MappingProxyType({1: 10, 16: 11, 128: 12})
+    revisions_up_to = MappingProxyType({2: 14, 16: 11, 128: 12})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

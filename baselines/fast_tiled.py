@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -28,8 +29,8 @@ class FastTiled(Implementation):
     name = "fast_tiled"
     family = Fast.family
     source = Fast.source
-    # 1: with the router of revision 13 of `fast`.
     revision = 1
+    revisions_up_to = MappingProxyType({2: 2})  # with the router of revision 14 of `fast`
     needs_gpu = Fast.needs_gpu
 
     def __init__(self) -> None:

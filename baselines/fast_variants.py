@@ -74,7 +74,7 @@ class OutputCentric(_FastVariant):
 
     name = "fastvariant_output_centric"
     revision = OUTPUT_CENTRIC
-    revisions_up_to = MappingProxyType({16: OUTPUT_CENTRIC, 128: OUTPUT_CENTRIC + 1})
+    revisions_up_to = MappingProxyType({2: OUTPUT_CENTRIC + 2, 16: OUTPUT_CENTRIC, 128: OUTPUT_CENTRIC + 1})
 
     def check(self, case: Case) -> Check:
         if case.tokens > MAX_DECODE_TOKENS:
@@ -98,7 +98,7 @@ class Joined(_FastVariant):
 
     name = "fastvariant_joined"
     revision = 3  # 1: with each sum of down in one part; 2: with an older router, for more than 16 tokens
-    revisions_up_to = MappingProxyType({16: 2})
+    revisions_up_to = MappingProxyType({2: 4, 16: 2})  # 4: with the router of revision 14 of `fast`
 
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.fast.tile_types import JOINED_TOKENS

@@ -56,7 +56,7 @@ class FlashinferCutlass(ConfiguredInBuild):
     name = "flashinfer_cutlass"
     family = "library"
     revision = 3  # with the router of revision 13 of `fast`
-    revisions_up_to = MappingProxyType({16: 1, 128: 2})  # that of revision 12
+    revisions_up_to = MappingProxyType({2: 4, 16: 1, 128: 2})  # those of 14 and 12
     source = "PyPI flashinfer-python: cutlass_fused_moe (csrc/fused_moe/cutlass_backend), compiled here"
     quants = ("none", "fp8_block")
 

@@ -138,10 +138,8 @@ def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, e
         raise ValueError(f"JoinedTiles take up to {JOINED_TOKENS} tokens, got {tokens}")
     whole = TILE if experts.in_tiles else 1
     if tiles.splits > 1 and (experts.packed or experts.ffn % (tiles.splits * whole)):
-        raise ValueError(
-            f"JoinedTiles split sums of 16-bit weights into equal parts alone, of whole tiles if they are tiled, got "
-            f"splits={tiles.splits}"
-        )
+        parts = f"equal parts{' of whole tiles' if experts.in_tiles else ''} alone"
+        raise ValueError(f"JoinedTiles split sums of 16-bit weights into {parts}, got splits={tiles.splits}")
     if not joinable(route, experts):
         raise ValueError("JoinedTiles cannot weight the input of a token that may be given an expert twice")
     if not isinstance(experts.gate_up, Packed):

@@ -116,6 +116,13 @@ def _is_narrow(tokens: int, invariant: bool) -> bool:
     return tokens <= NARROW_TOKENS and not invariant
 
 
+def _few_warps(tokens: int, products: int) -> int:
+    """Of a program that holds so many products at once: for a token or two so many that each thread loads once."""
+    if tokens <= 2:
+        return max(1, min(16, products // 256))
+    return 4 if products <= LANES // 2 else 8
+
+
 def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool = False) -> torch.Tensor:
     """float32 [parts, tokens, num_experts]; router_weight in the dtype of x, or float32, which is not rounded.
 
@@ -134,7 +141,7 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
         launch(
             _few_logits_kernel, (num_experts,),
             x, router_weight, logits, x.stride(0), num_experts, TOKENS=tokens, K=hidden, BLOCK_T=block_t,
-            BLOCK_K=block_k, num_warps=4 if block_t * block_k <= LANES // 2 else 8, **launch_options(x.device),
+            BLOCK_K=block_k, num_warps=_few_warps(tokens, block_t * block_k), **launch_options(x.device),
         )  # fmt: skip
         return logits
     parts, span = pieces(tokens, hidden, num_experts, invariant)

@@ -130,7 +130,7 @@ def test_both_or_none_and_in_whole_tiles(device):
     with pytest.raises(ValueError, match="whole 64 columns"):
         fast_moe(layer.x, router, tiled(gate_up), tiled(down), top_k, gate, tiles=halves)
     quarters = JoinedTiles(JoinedTile(32, 64, 2), JoinedTile(64, 64, 2), splits=4)
-    with pytest.raises(ValueError, match="of whole tiles if they are tiled, got splits=4"):
+    with pytest.raises(ValueError, match="into equal parts of whole tiles alone, got splits=4"):
         fast_moe(layer.x, router, tiled(gate_up), tiled(down), top_k, gate, tiles=quarters)
 
 
