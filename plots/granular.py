@@ -1,4 +1,5 @@
-"""What a forward costs beyond reading its weights, against tokens: `fast` and the fastest other system of each point.
+"""What a forward costs beyond reading its weights, against tokens: `fast`, over weights as they are and in tiles, and
+the fastest other system of each point.
 
 A panel for each shape and weight format; uniform routing and the strongest skew.
 """
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from tritonmoe_bench.experiments.analysis import compare, names
 from tritonmoe_bench.experiments.analysis.headline import against_best, peers, standing
-from tritonmoe_bench.experiments.analysis.names import FAST
+from tritonmoe_bench.experiments.analysis.names import FAST, TILED
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting.texts import say
 
@@ -22,9 +23,11 @@ from .parts import caption, layout, style
 NAME = "granular"
 TITLE = "Latency beyond the reading of the weights: few tokens, many small experts"
 STUDIES = ("granular",)
+OVER_TILES, OTHER = "fast over tiled weights", "best other system"
 KINDS = {
     FAST: style.Look(FAST, "fast", "#c1002f", "*"),
-    "best other system": style.Look("best other system", "serving", "#00684a", "o"),
+    OVER_TILES: style.Look(OVER_TILES, "fast", "#d98200", "D"),
+    OTHER: style.Look(OTHER, "serving", "#00684a", "o"),
 }
 """In the order of the legend."""
 
@@ -61,17 +64,18 @@ def draw(results: Results) -> Figure:
 
 
 def beyond(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of `fast`, and of the fastest other system of each case, the rows with a measured limit: `kind` is which of
-    `KINDS`, `beyond` the latency less that of `stream`, in us."""
+    """Of `fast`, over weights as they are and in tiles, and of the fastest other system of each case, the rows with a
+    measured limit: `kind` is which of `KINDS`, `beyond` the latency less that of `stream`, in us."""
     timed = compare.timed(rows, "best")
-    own = timed[timed["implementation"] == FAST]
+    own, in_tiles = (timed[timed["implementation"] == name] for name in (FAST, TILED))
     others = compare.fastest_first(timed[timed["implementation"].isin(peers(timed))]).drop_duplicates("case_hash")
-    both = pd.concat([part.assign(kind=kind) for part, kind in zip((own, others), KINDS)], ignore_index=True)
-    return both.assign(beyond=both["p50_us"] - both["stream_us"]).dropna(subset="beyond")
+    parts = zip((own, in_tiles, others), KINDS)
+    every = pd.concat([part.assign(kind=kind) for part, kind in parts], ignore_index=True)
+    return every.assign(beyond=every["p50_us"] - every["stream_us"]).dropna(subset="beyond")
 
 
 def medians(points: pd.DataFrame) -> dict[str, float]:
-    """The median of `beyond` by kind, over the cases that both have; of what there is where none has both."""
+    """The median of `beyond` by kind, over the cases that all have; of what there is where none has all."""
     table = points.pivot(index="case_hash", columns="kind", values="beyond")
     table = table if table.dropna().empty else table.dropna()
     return {kind: float(table[kind].median()) for kind in KINDS if kind in table}
