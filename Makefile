@@ -68,7 +68,7 @@ endif
 sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep MODEL=mixtral SKEW=1.2
 	$(RUN) experiments/sweep.py $(or $(strip $(KEYS) $(ARGS)),study=throughput)
 
-studies: $(READY)  ## every study there is, on this machine's GPU (127 minutes at most on an H200)
+studies: $(READY)  ## every study there is, on this machine's GPU (131 minutes at most on an H200)
 	$(RUN) experiments/sweep.py -m study=$(call list,$(ALL_STUDIES)) $(ARGS)
 
 tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]

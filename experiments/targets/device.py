@@ -135,6 +135,7 @@ def _without_storage() -> None:
     # Each expert's first row, where the host reads the offsets of a schedule: as if each had one.
     fake.numpy = lambda tensor: np.arange(tensor.numel(), dtype=np.int32).reshape(tuple(tensor.shape))
     fake.__getitem__ = _index
+    fake.contiguous = _contiguous
     layer.is_traced = lambda x: False  # they are to be launched, not traced
     multiply = torch.mm
 
@@ -142,6 +143,11 @@ def _without_storage() -> None:
         return multiply(a, b) if out_dtype is None else multiply(a, b).to(out_dtype)
 
     torch.mm = mm  # type: ignore[assignment]
+
+
+def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """Without the copy, for which PyTorch asks for the tensor's GPU."""
+    return tensor if tensor.is_contiguous() else torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def _index(tensor: torch.Tensor, index: Any) -> torch.Tensor:
