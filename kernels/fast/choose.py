@@ -83,7 +83,8 @@ def choose_tiles(
     shape = (num_experts, top_k, hidden_dim, ffn_dim)
     tiles = tuned_tiles(device, shape, tokens) or heuristic_tiles(target_of(device), *shape, tokens)
     if in_tiles and isinstance(tiles, FewTiles):
-        return replace(tiles, gate_up=few_gate_up_in_tiles(hidden_dim))
+        stages = min(tiles.down.stages, 4) if MORE_WARPS else tiles.down.stages
+        return FewTiles(few_gate_up_in_tiles(hidden_dim), replace(tiles.down, stages=stages))
     return tiles
 
 

@@ -147,11 +147,14 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
     parts, span = pieces(tokens, hidden, num_experts, invariant)
     block_t = NARROW_TOKENS if _is_narrow(tokens, invariant) else TALL
     block_e = experts_of_program(tokens, num_experts, invariant)
-    on_nvidia = target_of(x.device).nvidia_major > 0
+    target = target_of(x.device)
+    on_nvidia = target.nvidia_major > 0
     block_k = 2 * STEP if block_t == TALL and block_e == 16 and on_nvidia else STEP
     num_warps = 4
     if router_weight.dtype != x.dtype:
         block_k, num_warps = block_k // 2, 8 if block_t == TALL else 4
+        if target.nvidia_major == 8:  # whose matrix units take both operands from registers, of which there are too few
+            block_e = min(block_e, 32)
     most = 3 if block_k > STEP or (block_t == TALL and not on_nvidia) else 4 if block_e > 32 else 5
     logits = torch.empty(parts, tokens, num_experts, dtype=torch.float32, device=x.device)
     launch(
