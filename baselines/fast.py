@@ -68,9 +68,9 @@ class Fast(Implementation):
     #    to 16 tokens there. With a schedule both GEMMs are one grid for matrices of up to 3 * 2**22 weights in 16 bits,
     #    and for small experts in fp8_block, whose tiles are low up to 8 or 16 rows an expert.
     # 12, for 17 to 128 tokens: the router's programs have 64 tokens, four warps and all of their piece on its way.
-    # 13, above 128 tokens: logits of up to 512 tokens by our own kernel, where PyTorch's GEMM had been; two placing
-    #    programs a multiprocessor where there are more than 128 experts.
-    # 14, for one and two tokens: logits by as many warps as there are loads for.
+    # 13, above 128 tokens: logits of up to 512 tokens by our own kernel, where PyTorch's GEMM had been; above 1024
+    #    slots two placing programs a multiprocessor where there are more than 128 experts.
+    # 14, for one and two tokens: logits by twice to four times the warps.
     revision = 13
     # Of rows of so few tokens that a path or a router of their own serves them.
     revisions_up_to = MappingProxyType({2: 14, 16: 11, 128: 12})

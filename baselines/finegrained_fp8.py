@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import Case, Check, Forward, Weights, unavailable, unsupported
@@ -41,7 +41,8 @@ OPERATORS = "finegrained_fp8"
 
 class FinegrainedFp8(CheckoutSystem):
     name = "finegrained_fp8"
-    revision = 2  # 1: with an older router of `fast`
+    revision = 3  # with the routers of revisions 12 and 13 of `fast`; 1: with an older one
+    revisions_up_to = MappingProxyType({2: 4, 16: 2})  # 4: that of revision 14
     family = "library"
     source = "github.com/huggingface/kernels-community, finegrained-fp8: moe_fused_batched, moe_fused_grouped"
     quants = ("fp8_block",)

@@ -36,8 +36,9 @@ WHOLE = (
 FEW = "`revisions_up_to` of Fast (baselines/fast.py)"
 """What to raise for the path that a few tokens take, whose names say so."""
 OWNERS = {
-    "kernels/fast": "`revision` of Fast, SCHEDULED of its variants, and `revision` of DeepGemm and FlashinferCutlass "
-    "for the router and e4m3 (baselines/fast.py, deep_gemm.py, flashinfer_cutlass.py)",
+    "kernels/fast": "`revision` of Fast, SCHEDULED of its variants, and `revision` of DeepGemm, FlashinferCutlass "
+    "and FinegrainedFp8 for the router and e4m3 (baselines/fast.py, deep_gemm.py, flashinfer_cutlass.py, "
+    "finegrained_fp8.py)",
     "kernels/paper": "`revision` of the paper's pipelines (baselines/paper.py)",
     "kernels": "`revision` of every system of ours that runs it (baselines/fast.py, paper.py, stream.py)",
     "experiments": "the version in METHOD (experiments/measure/method.py) that it belongs to",

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..analysis.compare import panel_rows, panels, plain, ratios, timed, to_best
 from ..analysis.headline import SHAKY, against_best, geometric_mean, peers, standing
-from ..analysis.names import FAST, LIMIT, MEGABLOCKS, model_label
+from ..analysis.names import FAST, LIMIT, MEGABLOCKS, TILED, model_label
 from ..table.limits import below_limit
 from .tables import Table, latency_text, ratio_text, share_text
 from .texts import NOISE_MARK, say
@@ -31,7 +31,7 @@ def field_sentences(frame: pd.DataFrame) -> list[str]:
     rows = plain(frame)
     best, paths = against_best(rows, peers(rows)), against_best(rows, list(MEGABLOCKS))
     eager = to_best(ratios(rows, FAST, MEGABLOCKS, "eager"))
-    everyone = [str(name) for name in rows["implementation"].unique() if name not in (FAST, LIMIT)]
+    everyone = [str(name) for name in rows["implementation"].unique() if name not in (FAST, TILED, LIMIT)]
     of_all = against_best(rows, everyone)
     sentences = [
         say("field.j2", "over_best_peer", standing=standing(best)),

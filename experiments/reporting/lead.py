@@ -21,12 +21,14 @@ def standings(frame: pd.DataFrame) -> dict[str, Any]:
     """Of the headline study's rows: `every` point, those of `several` tokens, and `eager` to eager, each a `Standing`
     or None; the `noise` of each, in per cent; `reads`, the fixed read in us on the cards of both sides; `invariant`,
     the latency of the batch-invariant mode over that of `fast` at each point, empty without; `tiled` and
-    `tiled_several`, as `every` and `several` with tiled weights, and `tiled_gain`, the speed with them over that of
-    `fast` at each point. Empty if there is no row of `fast`."""
+    `tiled_several`, as `every` and `several` with tiled weights; `tiled_gain`, the speed with them over that of `fast`
+    at each point; `tiled_sure` and `tiled_worse`, at how many it is larger and smaller beyond the noise. Empty if there
+    is no row of `fast`."""
     if frame.empty or timed(frame[frame["implementation"] == FAST], "best").empty:
         return {}
     rows = plain(frame)
     best, tiled = (against_best(rows, peers(rows), ours) for ours in (FAST, TILED))
+    gain = ratios(rows, TILED, [FAST], "best")
     return {
         "every": standing(best),
         "several": standing(best[best["tokens"] > 1]),
@@ -36,7 +38,9 @@ def standings(frame: pd.DataFrame) -> dict[str, Any]:
         "invariant": ratios(rows, FAST, [INVARIANT], "best")["ratio"],
         "tiled": standing(tiled),
         "tiled_several": standing(tiled[tiled["tokens"] > 1]),
-        "tiled_gain": ratios(rows, TILED, [FAST], "best")["ratio"],
+        "tiled_gain": gain["ratio"],
+        "tiled_sure": int((gain["low"] > 1).sum()),
+        "tiled_worse": int((gain["high"] < 1).sum()),
     }
 
 

@@ -25,7 +25,7 @@ from .e4m3 import GROUP
 from .experts import Experts
 from .packed import activations_of, check_packed, few_fit
 from .route import Chosen, Router, joinable
-from .tile_types import JOINED_TOKENS, AnyTiles, FastTiles, FewTiles, JoinedTiles
+from .tile_types import JOINED_TOKENS, FastTiles, FewTiles, JoinedTiles, steps_of
 from .tiled import TILE
 
 FLOATS = (*DTYPES, torch.float32)
@@ -119,16 +119,10 @@ def _check_tiles(tiles: object, x: torch.Tensor, experts: Experts, invariant: bo
             raise ValueError(f"one_grid is for weights of 16 bits and fp8_block, got {experts.gate_up.name}")
     if isinstance(tiles, FewTiles) and experts.packed and not few_fit(experts):
         raise ValueError("FewTiles over weights of four bits take them as prepared() gives them: call it on both")
-    if tiles is not None and experts.in_tiles and any(step % TILE for step in _steps(tiles)):
+    if tiles is not None and experts.in_tiles and any(step % TILE for step in steps_of(tiles)):
         raise ValueError(f"tiled weights take tiles whose steps are whole {TILE} columns, got {tiles}")
     if invariant and tiles is not None and (not isinstance(tiles, FastTiles) or tiles.dynamic):
         raise ValueError("invariant=True takes one tile for all blocks: FastTiles with dynamic=False, or none")
-
-
-def _steps(tiles: AnyTiles) -> tuple[int, ...]:
-    if isinstance(tiles, FastTiles):
-        return tuple(step for tile in (tiles.gate_up, tiles.down) for step in (tile.block_k, tile.small_k))
-    return tiles.gate_up.step, tiles.down.step
 
 
 def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, experts: Experts, tokens: int) -> None:

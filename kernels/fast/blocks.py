@@ -23,8 +23,8 @@ _FREE_REGISTERS = {"maxnreg": 255}
 needs, at some sizes, with Triton 3.6 and 3.7, and it spills."""
 
 TWO_WAVES = 128
-"""Of more experts than that there are more placing programs than multiprocessors, of which one holds two if each has
-four warps."""
+"""Of more experts than that there are about as many placing programs as multiprocessors or more; of more than 1024
+slots, one multiprocessor holds two of them if each has four warps."""
 
 EXPERT, ROW, ROWS, FIRST, NEIGHBOURS, LINES = (tl.constexpr(number) for number in range(6))
 """Lines of the table of row blocks, and how many they are. A block has an expert, its first row and its rows. It runs

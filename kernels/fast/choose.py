@@ -16,7 +16,9 @@ from .tile_types import (
     FewTiles,
     JoinedTile,
     JoinedTiles,
+    steps_of,
 )
+from .tiled import TILE
 from .tuned import tuned_tiles
 
 INTERPRETER = FastTiles(64, FastTile(256, 256, 4, 1, 256, 1), FastTile(256, 256, 4, 1, 256, 1))
@@ -76,12 +78,16 @@ def choose_tiles(
 ) -> AnyTiles:
     """The measured tiles for this device, layer and batch where there are such, else `heuristic_tiles`.
 
-    in_tiles: of weights that are `tiled`. Raises ValueError if the device's table cannot be read.
+    in_tiles: of weights that are `tiled`, for which steps are whole tiles. Raises ValueError if the device's table
+    cannot be read.
     """
     if device.type == "cpu":
         return INTERPRETER
     shape = (num_experts, top_k, hidden_dim, ffn_dim)
-    tiles = tuned_tiles(device, shape, tokens) or heuristic_tiles(target_of(device), *shape, tokens)
+    measured = tuned_tiles(device, shape, tokens)
+    if measured and in_tiles and any(step % TILE for step in steps_of(measured)):
+        measured = None
+    tiles = measured or heuristic_tiles(target_of(device), *shape, tokens)
     if in_tiles and isinstance(tiles, FewTiles):
         stages = min(tiles.down.stages, 4) if MORE_WARPS else tiles.down.stages
         return FewTiles(few_gate_up_in_tiles(hidden_dim), replace(tiles.down, stages=stages))
@@ -155,7 +161,7 @@ def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewT
 
 
 def few_gate_up_in_tiles(hidden_dim: int) -> FewTile:
-    """Gate and up for a few tokens of `tiled` weights, of which a row is in pieces of 128 bytes: more on their way."""
+    """Gate and up for a few tokens of `tiled` weights, of which a row is in pieces of 128 bytes."""
     if hidden_dim >= LONG:
         return FewTile(1, 2048, 4, 2)
     if hidden_dim <= 2048:

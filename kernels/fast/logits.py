@@ -29,8 +29,8 @@ NARROW_TOKENS = 16
 TALL = 64
 """Tokens of a program beyond: as many as `wgmma` multiplies at once, by four warps; faster even where 32 are there."""
 PIECE = 512
-"""The least of the hidden dimension that a program sums, where it is split. On NVIDIA's GPUs so much is on its way at
-once."""
+"""The least of the hidden dimension that a program of 17 to 128 tokens sums, and of more by up to `MANY_EXPERTS`; half
+of it for fewer tokens, twice as much for more experts. On NVIDIA's GPUs a piece of 512 is on its way at once."""
 MAX_PARTS = 16
 NARROW = 2
 STEP = 128
@@ -117,7 +117,8 @@ def _is_narrow(tokens: int, invariant: bool) -> bool:
 
 
 def _few_warps(tokens: int, products: int) -> int:
-    """Of a program that holds so many products at once: for a token or two so many that each thread loads once."""
+    """Of a program that holds so many products at once: for a token or two so many that a thread has eight of them, as
+    far as there may be."""
     if tokens <= 2:
         return max(1, min(16, products // 256))
     return 4 if products <= LANES // 2 else 8
@@ -153,7 +154,7 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
     num_warps = 4
     if router_weight.dtype != x.dtype:
         block_k, num_warps = block_k // 2, 8 if block_t == TALL else 4
-        if target.nvidia_major == 8:  # whose matrix units take both operands from registers, of which there are too few
+        if on_nvidia and target.nvidia_major not in (9, 10):  # others have operands in registers, and too few of those
             block_e = min(block_e, 32)
     most = 3 if block_k > STEP or (block_t == TALL and not on_nvidia) else 4 if block_e > 32 else 5
     logits = torch.empty(parts, tokens, num_experts, dtype=torch.float32, device=x.device)

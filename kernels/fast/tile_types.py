@@ -213,3 +213,10 @@ class FastTiles:
     def __str__(self) -> str:
         flags = f"{'' if self.dynamic else ' fixed'}{' one_grid' if self.one_grid else ''}"
         return f"m{self.block_m}{flags} gate_up={self.gate_up} down={self.down}"
+
+
+def steps_of(tiles: AnyTiles) -> tuple[int, ...]:
+    """How many columns each tile sums in a step."""
+    if isinstance(tiles, FastTiles):
+        return tuple(step for tile in (tiles.gate_up, tiles.down) for step in (tile.block_k, tile.small_k))
+    return tiles.gate_up.step, tiles.down.step

@@ -13,7 +13,7 @@ from moe_cases import assert_accurate, make_layer, rounded_logits
 
 from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.kernels import pdl
-from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS
+from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, WIDE_TOKENS
 from tritonmoe_bench.kernels.target import INTERPRETER
 
 pytestmark = [
@@ -25,7 +25,7 @@ SHAPE = {"experts": 16, "top_k": 4, "hidden": 256, "ffn": 192}
 MANY_DOWN_PROGRAMS = {"experts": 8, "top_k": 2, "hidden": 4096, "ffn": 64}
 """Few programs compute gate and up, and many down: most multiprocessors have seen nothing of the forward until then."""
 SHAPES = {"even": SHAPE, "many_down_programs": MANY_DOWN_PROGRAMS}
-TOKENS = [1, FEW_TOKENS, FEW_TOKENS + 1, 32, SPLIT_TOKENS, SPLIT_TOKENS + 1, 512]
+TOKENS = [1, FEW_TOKENS, FEW_TOKENS + 1, 32, WIDE_TOKENS, WIDE_TOKENS + 1, SPLIT_TOKENS, SPLIT_TOKENS + 1]
 """The output-centric path, logits by each kernel and by PyTorch, tiles for few, some and many rows."""
 DEEP = {
     "long_ffn": {"experts": 4, "top_k": 2, "hidden": 1024, "ffn": 6144},
@@ -253,7 +253,7 @@ assert error <= 1.5 * allowed, (error, allowed)
 """A process in which nothing has met cuBLAS when the capture begins."""
 
 
-@pytest.mark.parametrize("tokens", [1, SPLIT_TOKENS, SPLIT_TOKENS + 1, 512])
+@pytest.mark.parametrize("tokens", [1, WIDE_TOKENS, SPLIT_TOKENS, SPLIT_TOKENS + 1])
 def test_a_first_call_inside_of_a_capture(tokens):
     code = FIRST_CALL.format(tokens=tokens)
     done = subprocess.run(

@@ -12,11 +12,14 @@ from tritonmoe_bench.kernels import cublas
 from tritonmoe_bench.kernels.fast import logits as fast_logits
 from tritonmoe_bench.kernels.fast.logits import (
     FEW_TOKENS,
+    MANY_EXPERTS,
     MAX_PARTS,
     NARROW,
     NARROW_TOKENS,
     PIECE,
     SPLIT_TOKENS,
+    STEP,
+    WIDE_TOKENS,
     launch_logits,
 )
 
@@ -33,6 +36,10 @@ SHAPES = [
     (70, 33, 1500),
     (SPLIT_TOKENS, 8, 1100),
     (8, 8, MAX_PARTS * PIECE + 900),
+    (WIDE_TOKENS, MANY_EXPERTS + 3, 1500),
+    (WIDE_TOKENS + 1, MANY_EXPERTS + 3, 1500),
+    (WIDE_TOKENS + 1, 16, 1100),
+    (300, 260, 2100),
     (SPLIT_TOKENS + 1, 5, 77),
     (200, 60, 700),
 ]
@@ -109,15 +116,23 @@ def test_both_sides_of_every_choice_by_tokens(tokens, expected, device, monkeypa
 
 
 @pytest.mark.parametrize(("whole", "more", "parts"), [(0, 64, 1), (1, 0, 1), (1, 1, 2), (4, 0, 4), (40, 0, 0)])
-@pytest.mark.parametrize(("tokens", "piece"), [(FEW_TOKENS + 1, PIECE // NARROW), (NARROW_TOKENS + 1, PIECE)])
-def test_each_part_sums_its_own_piece(whole, more, parts, tokens, piece, device):
+@pytest.mark.parametrize(
+    ("tokens", "experts", "piece", "step"),
+    [
+        (FEW_TOKENS + 1, 4, PIECE // NARROW, STEP),
+        (NARROW_TOKENS + 1, 4, PIECE, 2 * STEP),
+        (WIDE_TOKENS + 1, 4, PIECE, STEP),
+        (WIDE_TOKENS + 1, MANY_EXPERTS + 3, 2 * PIECE, STEP),
+    ],
+)
+def test_each_part_sums_its_own_piece(whole, more, parts, tokens, experts, piece, step, device):
     """Of the hidden dimension as so many of the least pieces and some more; parts: 0 for as many as there may be."""
     hidden, parts = whole * piece + more, parts or MAX_PARTS
     # Small integers, whose sums are exact in float32, in any order and however a matrix unit rounds.
-    x, router = (part.round().clamp(-8, 8) for part in inputs(tokens, 4, hidden, "fp16", device))
+    x, router = (part.round().clamp(-8, 8) for part in inputs(tokens, experts, hidden, "fp16", device))
     logits = launch_logits(x, router)
     assert logits.shape[0] == parts
-    span = triton.cdiv(triton.cdiv(hidden, parts), piece // 2) * (piece // 2)
+    span = triton.cdiv(triton.cdiv(hidden, parts), step) * step
     for part, sums in enumerate(logits):
         columns = slice(part * span, min((part + 1) * span, hidden))
         expected = x[:, columns].double() @ router[:, columns].double().T

@@ -10,7 +10,7 @@ from moe_cases import make_layer, random
 
 from tritonmoe_bench.kernels import fast_moe, tiled, untiled
 from tritonmoe_bench.kernels.fast import choose
-from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_gate_up_in_tiles, heuristic_tiles
+from tritonmoe_bench.kernels.fast.choose import choose_tiles, heuristic_tiles
 from tritonmoe_bench.kernels.fast.tile_types import (
     FastTile,
     FastTiles,
@@ -18,6 +18,7 @@ from tritonmoe_bench.kernels.fast.tile_types import (
     FewTiles,
     JoinedTile,
     JoinedTiles,
+    steps_of,
 )
 from tritonmoe_bench.kernels.fast.tiled import TILE, is_tiled, matrices
 from tritonmoe_bench.kernels.target import MORE_WARPS, Target
@@ -145,15 +146,43 @@ def test_bulk_copies_of_tiles_are_of_one_tile_a_step_and_never_of_the_left_opera
         FastTile(64, 128, 4, 2, 128, 2, bulk=True).operand(weights)
 
 
-def test_gate_and_up_of_a_few_tokens_have_tiles_of_their_own(monkeypatch):
-    hopper = Target(227 * 1024, 9)
-    monkeypatch.setattr(choose, "target_of", lambda device: hopper)
+IN_TILES = {
+    (8, 2, 4096, 14336): FewTile(2, 512, 2, 2),
+    (64, 8, 3584, 2560): FewTile(1, 512, 1, 4),
+    (32, 4, 2880, 2880): FewTile(2, 512, 2, 2),
+    (128, 8, 2048, 768): FewTile(1, 512, 1, 2),
+    (256, 8, 7168, 2048): FewTile(1, 2048, 4, 2),
+}
+"""The shapes of layers, and their tiles of gate and up at one token."""
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A device that is taken for a Hopper GPU, with no tuned table."""
+    target = Target(227 * 1024, 9)
+    monkeypatch.setattr(choose, "target_of", lambda device: target)
     monkeypatch.setattr(choose, "tuned_tiles", lambda *_: None)
-    device = torch.device("cuda", 0)
-    for shape in ((8, 2, 4096, 14336), (64, 8, 3584, 2560), (32, 4, 2880, 2880), (128, 8, 2048, 768)):
-        plain = heuristic_tiles(hopper, *shape, 1)
-        in_tiles = choose_tiles(device, *shape, 1, in_tiles=True)
-        assert in_tiles.gate_up == few_gate_up_in_tiles(shape[2])
-        assert in_tiles.down == replace(plain.down, stages=min(plain.down.stages, 4 if MORE_WARPS else 6))
-        assert in_tiles.gate_up.step % TILE == 0
-        assert choose_tiles(device, *shape, 64, in_tiles=True) == choose_tiles(device, *shape, 64)
+    return torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("shape", IN_TILES, ids=str)
+def test_gate_and_up_of_a_few_tokens_have_tiles_of_their_own(shape, hopper):
+    plain, in_tiles = (choose_tiles(hopper, *shape, 1, in_tiles=tiles) for tiles in (False, True))
+    assert in_tiles.gate_up == IN_TILES[shape]
+    assert in_tiles.down == replace(plain.down, stages=min(plain.down.stages, 4 if MORE_WARPS else 6))
+
+
+@pytest.mark.parametrize("shape", IN_TILES, ids=str)
+def test_all_steps_that_are_chosen_are_whole_tiles(shape, hopper):
+    for tokens in (1, 2, 4, 16, 32, 64, 128, 512, 4096):
+        tiles = choose_tiles(hopper, *shape, tokens, in_tiles=True)
+        assert all(step % TILE == 0 for step in steps_of(tiles))
+        if tokens > 4:
+            assert tiles == choose_tiles(hopper, *shape, tokens)
+
+
+def test_measured_tiles_of_other_steps_are_passed_over(hopper, monkeypatch):
+    half, shape = FastTile(64, 32, 4, 2, 64, 2), (8, 2, 4096, 14336)
+    monkeypatch.setattr(choose, "tuned_tiles", lambda *_: FastTiles(64, half, EVEN))
+    assert choose_tiles(hopper, *shape, 64) == FastTiles(64, half, EVEN)
+    assert choose_tiles(hopper, *shape, 64, in_tiles=True) == heuristic_tiles(Target(227 * 1024, 9), *shape, 64)
