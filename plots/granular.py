@@ -26,7 +26,7 @@ STUDIES = ("granular",)
 OVER_TILES, OTHER = "fast over tiled weights", "best other system"
 KINDS = {
     FAST: style.Look(FAST, "fast", "#c1002f", "*"),
-    OVER_TILES: style.Look(OVER_TILES, "fast", "#d98200", "D"),
+    OVER_TILES: style.Look(OVER_TILES, "fast", "#b86e00", "D"),
     OTHER: style.Look(OTHER, "serving", "#00684a", "o"),
 }
 """In the order of the legend."""

@@ -63,7 +63,7 @@ GOLDEN = {
 }
 
 
-FEW_MOST = [1, 16, 128]
+FEW_MOST = [2, 16, 128]
 """To so many tokens Fast has a path or a router of its own."""
 
 
