@@ -47,7 +47,7 @@ setup: $(READY)  ## make .venv with everything that the other targets need
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	@touch $@
 
-test: $(READY)  ## every test; with no GPU in Triton's interpreter (20 minutes on two cores)
+test: $(READY)  ## every test; with no GPU in Triton's interpreter (23 minutes on two cores)
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, and who may import whom (20 s)

@@ -39,7 +39,7 @@ def draw(results: Results) -> Figure:
     if points.empty:
         raise study.lacks("latency of fast or of another system beside a measured limit")
     skews = sorted({points["skew"].min(), points["skew"].max()})
-    pairs = against_best(rows, peers(rows))
+    kinds, pairs = set(points["kind"]), against_best(rows, peers(rows))
     title = say("figures.j2", "granular", medians=medians(points), standing=standing(pairs))
     models = names.models_in_order(points["model"])
     panels = sorted(set(zip(points["quant"] != "none", points["model"], points["quant"])),
@@ -59,8 +59,9 @@ def draw(results: Results) -> Figure:
         "granular_notes",
         dtype=rows["dtype"].iloc[0],
         skews=[f"{skew:g}" for skew in sorted(points["skew"].unique())],
+        tiled=OVER_TILES in kinds,
     )
-    return layout.finish(figure, _handles(skews), caption.notes(study, notes), caption.source(study))
+    return layout.finish(figure, _handles(skews, kinds), caption.notes(study, notes), caption.source(study))
 
 
 def beyond(rows: pd.DataFrame) -> pd.DataFrame:
@@ -94,8 +95,8 @@ def _line(skew: float, skews: list[float]) -> style.Line:
     return "-" if skew == skews[0] else style.DASH
 
 
-def _handles(skews: list[float]) -> list[Artist]:
-    handles: list[Artist] = [layout.legend_entry(look) for look in KINDS.values()]
+def _handles(skews: list[float], kinds: set[str]) -> list[Artist]:
+    handles: list[Artist] = [layout.legend_entry(look) for kind, look in KINDS.items() if kind in kinds]
     for skew in skews if len(skews) > 1 else []:
         words = f"Zipf {skew:g}" if skew else "uniform routing"
         handles.append(Line2D([], [], color=style.INK, ls=_line(skew, skews), label=words))

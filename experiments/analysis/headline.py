@@ -44,7 +44,7 @@ def against_best(rows: pd.DataFrame, systems: list[str], ours: str = FAST) -> pd
     `fast`. Both are called as `ours` here; `activations` says which it was.
     """
     others = rows["implementation"].isin(systems)
-    eight = others & (rows["activations"] == "a8") & rows["case_hash"].isin(_cases(rows, EIGHT_BITS))
+    eight = others & (ours == FAST) & (rows["activations"] == "a8") & rows["case_hash"].isin(_cases(rows, EIGHT_BITS))
     own = rows["implementation"] == ours
     pairs = compare.ratios(rows[own | (others & ~eight)], ours, systems, "best")
     if eight.any():

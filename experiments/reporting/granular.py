@@ -13,7 +13,7 @@ from .tables import Table
 def granular_table(frame: pd.DataFrame) -> Table | None:
     """A line for each shape and weight format, tiled weights apart: the reading and what `fast` takes beyond it at one
     token without skew, its latency over the reading at each skew (geometric mean over the tokens), and how it stands
-    against the best other system of each point. None without a row of `fast` that has a measured limit."""
+    against the best other system of each point. None without a row of ours that has a measured limit."""
     if frame.empty:
         return None
     rows = plain(frame, formats=True)

@@ -80,7 +80,7 @@ def fast_experts(
 
     x: float16 or bfloat16 [..., hidden], any leading dimensions and strides. gate_up: [num_experts, 2 * ffn, hidden],
     gate rows then up rows; down: [num_experts, hidden, ffn], both contiguous, in the dtype of x; or both as `tiled`
-    gives them, which memory reads faster; or both packed (kernels/formats). topk_ids: int32 or int64, topk_weights:
+    gives them; or both packed (kernels/formats). topk_ids: int32 or int64, topk_weights:
     float32 or 16 bits, both [..., top_k] or [tokens, top_k], top_k up to 32. A slot whose id is below 0 or not below
     num_experts adds exactly 0: an expert of another GPU, or padding. expert_map: int32 [global experts], the expert
     here of each global id, or -1.

@@ -1,4 +1,5 @@
-"""Weights of 16 bits in tiles: the same numbers in another order in memory, and so the same results, bit by bit."""
+"""Weights of 16 bits in tiles: the same numbers in another order in memory, and so the same results of
+the same tiles, bit by bit."""
 
 from dataclasses import replace
 
