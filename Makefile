@@ -77,7 +77,7 @@ tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tu
 choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= TP= EP= DEVICE=]
 	@$(RUN) experiments/choose.py $(KEYS) $(ARGS)
 
-portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (more than 15 minutes on two cores)
+portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores)
 	$(RUN) experiments/portability.py $(KEYS) $(ARGS)
 
 figures: $(READY)  ## draw every figure from the CSVs (45 s)
