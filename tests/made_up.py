@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import yaml
@@ -177,6 +178,7 @@ def model(name: str, tokens: int, dtype: str = "bf16") -> Case:
     return Case(model=name, tokens=tokens, dtype=dtype, **sizes)
 
 
+@cache
 def routing(case: Case) -> tuple[int, int]:
     """(active experts, largest load) of a Zipf draw without replacement."""
     rng = np.random.default_rng([case.num_experts, case.top_k, case.tokens])
@@ -239,6 +241,7 @@ def trouble(study: str, case: Case, implementation: str, launch: str) -> tuple[s
     return "ok", ""
 
 
+@cache
 def noise(*key: object) -> float:
     """Standard normal, the same for the same key everywhere."""
     named = [part.case_hash if isinstance(part, Case) else part for part in key]

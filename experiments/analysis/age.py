@@ -6,7 +6,7 @@ import functools
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,6 +18,9 @@ from ..measure.revisions import LOCK, lock_hash, locked, scope
 
 DEPENDS_ON = ("kernels", "baselines", "experiments/measure", "experiments/workload")
 """The folders on which a measured number may depend."""
+
+Versions = dict[str, set[int]]
+"""Of the rows of a study, by name: the versions that they state."""
 
 
 @dataclass(frozen=True)
@@ -36,40 +39,41 @@ class Older:
 
 def older_methods(frames: Mapping[str, pd.DataFrame]) -> list[Older]:
     """Parts of the method (workload, latency, ...) of which rows state a lower version than the lock."""
-
-    def stated(frame: pd.DataFrame, name: str) -> pd.Series:
-        """The version that each row states, as the 2 in "workload1+latency2+default"."""
-        return frame["method_revision"].astype("string").str.extract(rf"(?:^|\+){re.escape(name)}(\d+)(?:\+|$)")[0]
-
-    return _older(frames, locked()["method"], stated)
+    stated: dict[str, Versions] = {}
+    for study, frame in frames.items():
+        parts = {part for method in frame["method_revision"].dropna().unique() for part in str(method).split("+")}
+        stated[study] = {}
+        for name, version in (found.groups() for part in parts if (found := re.fullmatch(r"(.*?)(\d+)", part))):
+            stated[study].setdefault(name, set()).add(int(version))
+    return _older(stated, locked()["method"])
 
 
 def older_revisions(frames: Mapping[str, pd.DataFrame]) -> list[Older]:
     """Systems of which rows state a lower revision than the lock; those that it does not list are left out."""
     now = locked()["revisions"]
-
-    def stated(frame: pd.DataFrame, name: str) -> pd.Series:
-        """The revisions of the rows that an entry of the lock is for."""
+    entries: dict[str, list[tuple[int | None, str]]] = {}
+    for name in now:
         system, most = scope(name)
-        rows = frame[frame["implementation"] == system]
-        others = [other for whose, other in map(scope, now) if whose == system and other is not None]
-        for other in others:
-            if most is None or other < most:
-                rows = rows[rows["tokens"] > other]
-        return rows.loc[rows["tokens"] <= most if most is not None else rows.index, "revision"]
-
-    return _older(frames, now, stated)
-
-
-def _older(
-    frames: Mapping[str, pd.DataFrame], now: Mapping[str, int], stated: Callable[[pd.DataFrame, str], pd.Series]
-) -> list[Older]:
-    """By name; names with the same versions in the same studies are one entry."""
-    studies: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+        entries.setdefault(system, []).append((most, name))
+    for held in entries.values():  # the fewest tokens first, and last the entry for all others
+        held.sort(key=lambda entry: (entry[0] is None, entry[0] or 0))
+    stated: dict[str, Versions] = {}
     for study, frame in frames.items():
+        rows = frame[["implementation", "tokens", "revision"]].dropna().drop_duplicates()
+        stated[study] = {}
+        for system, tokens, revision in rows.itertuples(index=False):
+            name = next((name for most, name in entries.get(system, ()) if most is None or tokens <= most), None)
+            if name is not None:
+                stated[study].setdefault(name, set()).add(int(revision))
+    return _older(stated, now)
+
+
+def _older(stated: Mapping[str, Versions], now: Mapping[str, int]) -> list[Older]:
+    """By name; names with the same versions in the same studies are one entry. stated: by study."""
+    studies: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for study, versions in stated.items():
         for name in now:
-            versions = pd.to_numeric(stated(frame, name).dropna())
-            behind = tuple(sorted({int(version) for version in versions if version < now[name]}))
+            behind = tuple(sorted(version for version in versions.get(name, ()) if version < now[name]))
             if behind:
                 studies.setdefault((name, behind), []).append(study)
     names: dict[tuple[tuple[int, ...], int, tuple[str, ...]], list[str]] = {}

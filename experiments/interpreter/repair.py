@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from . import quick
+
 QUIET_NAN = 0x0040
 
 
@@ -57,6 +59,7 @@ def install() -> None:
     _repair_loop_bounds(interpreter)
     _patch_once_per_launch(interpreter)
     _silence_numpy(interpreter.GridExecutor)
+    quick.install()
     builder.computes_bf16 = True
 
 
@@ -75,7 +78,7 @@ def _repair_arithmetic(builder: Any, interpreter: Any, tl: Any) -> None:
     create_fma, create_dot = builder.create_fma, builder.create_dot
 
     def is_bf16(*operands: Any) -> bool:
-        return any(operand.dtype.scalar == tl.bfloat16 for operand in operands)
+        return any(operand.dtype.scalar.name == "bf16" for operand in operands)
 
     def value(operand: Any) -> np.ndarray:
         return widen(operand.data) if is_bf16(operand) else operand.data

@@ -20,6 +20,8 @@ POINT = {
 }  # fmt: skip
 """The columns that tell points apart, and their heads; one with the same value everywhere is left out."""
 ALWAYS = ("model", "tokens")
+SHOWN = ("gpu", "case_hash", "implementation", "launch", "p50_us", "p20_us", "p80_us", "limit_us", "apart", "below")
+"""The further columns that a point's cells are made of."""
 
 
 def timed_layers(rows: pd.DataFrame) -> bool:
@@ -32,20 +34,19 @@ def point_table(study: str, frames: Mapping[str, pd.DataFrame]) -> Table:
     """The table of a study, by GPU the rows of which are given; each system in its faster launch mode."""
     every = pd.concat([timed(rows, "best").assign(gpu=gpu) for gpu, rows in frames.items()])
     every = every.assign(below=below_limit(every), apart=apart(every))
-    systems = [name for name in in_order(every["implementation"]) if name != LIMIT]
+    every = fastest_first(every[every["implementation"] != LIMIT])
+    systems = in_order(every["implementation"])
     columns = [name for name in POINT if name in every and (name in ALWAYS or every[name].nunique() > 1)]
     text = [place for place, name in enumerate(columns) if name not in ("tokens", "skew", "num_experts", "top_k")]
     table = Table(study, [*(POINT[name] for name in columns), "fastest", "limit, µs", *systems],
                   text=(*text, len(columns)))  # fmt: skip
     models = models_in_order(every["model"])
-    order = [name for name in ("gpu", "dtype", "quant", "gating", "num_experts", "skew", "tokens") if name in every]
+    parts = ("gpu", "dtype", "quant", "gating", "num_experts", "skew", "tokens", "routing", "case_hash")
+    order = [name for name in parts if name in every]
     ranked = every.assign(place=every["model"].map(models.index)).sort_values(["place", *order], kind="stable")
-    for _, rows in ranked.groupby(["gpu", "case_hash"], sort=False):
-        systems_here = fastest_first(rows[rows["implementation"] != LIMIT])
-        if systems_here.empty:
-            continue
-        first = systems_here.iloc[0]
-        cells = {str(row.implementation): _cell(row, first) for row in systems_here.itertuples()}
+    for _, rows in ranked[list(dict.fromkeys([*columns, *SHOWN]))].groupby(["gpu", "case_hash"], sort=False):
+        first = rows.iloc[0]
+        cells = {str(row.implementation): _cell(row, first) for row in rows.itertuples()}
         where = [model_label(str(first[name])) if name == "model" else _value(first[name]) for name in columns]
         limit = latency_text(first["limit_us"]) if pd.notna(first["limit_us"]) else "-"
         table.rows.append([*where, first["implementation"], limit, *(cells.get(name, "-") for name in systems)])

@@ -48,12 +48,14 @@ def processes(rows: pd.DataFrame, record: Mapping[str, Any]) -> list[tuple[str, 
                 found.append((card, us, True))
             else:
                 untold.setdefault(process.get("implementation", ""), []).append(us)
-    named = {card for card, _, _ in found}
+    ordered: dict[str, list[str]] = {}
+    if untold and {"implementation", "device_uuid", "timestamp_utc"} <= set(rows):
+        others = rows.loc[~rows["device_uuid"].isin([card for card, _, _ in found])]
+        last = others.groupby(["implementation", "device_uuid"])["timestamp_utc"].max().sort_values(kind="stable")
+        for implementation, card in last.index:
+            ordered.setdefault(implementation, []).append(card)
     for implementation, times in untold.items():
-        cards: list[str] = []
-        if {"implementation", "device_uuid", "timestamp_utc"} <= set(rows):
-            own = rows[(rows["implementation"] == implementation) & ~rows["device_uuid"].isin(list(named))]
-            cards = own.groupby("device_uuid")["timestamp_utc"].max().sort_values().index.tolist()[-len(times) :]
+        cards = ordered.get(implementation, [])[-len(times) :]
         unknown = len(times) - len(cards)
         found += [("", us, False) for us in times[:unknown]]
         found += [(card, us, not unknown) for card, us in zip(cards, times[unknown:])]

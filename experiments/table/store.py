@@ -136,17 +136,24 @@ def read(path: Path, key: Sequence[str] = FORWARD_KEY) -> pd.DataFrame:
     A row that could not have been written is left out with a warning, a last line torn by a kill without a word. Empty
     frame with no columns if there is no file. Raises Damaged if the header is none of a study, or lacks the key.
     """
-    columns, lines = _sound(path, key)
+    if not path.exists():
+        return pd.DataFrame()
+    return _frame(path, path.read_bytes(), tuple(key), tuple(declared().values())).copy()
+
+
+@functools.lru_cache(maxsize=128)
+def _frame(path: Path, content: bytes, key: tuple[str, ...], known: tuple[Column, ...]) -> pd.DataFrame:
+    """As `read`, of what the file holds: a report and its figures read the same rows again and again."""
+    columns, lines = _sound(path, content, key)
     if not columns:
         return pd.DataFrame()
-    known = declared()
-    types = {name: str for name in columns if name in RETIRED or known[name].type is str}
+    types = {name: str for name in columns if name in RETIRED or declared()[name].type is str}
     frame = pd.read_csv(
         io.StringIO("\n".join([",".join(columns), *lines])), low_memory=False, keep_default_na=False, na_values=[""],
         dtype=types,
     )  # fmt: skip
     frame = frame.drop(columns=[name for name in RETIRED if name in frame])
-    for column in (column for column in known.values() if column.unstated):
+    for column in (column for column in known if column.unstated):
         name = column.name
         frame[name] = frame[name].fillna(column.unstated) if name in frame else column.unstated
     return frame.drop_duplicates(["run_id", *key], keep="last").reset_index(drop=True) if key else frame
@@ -154,7 +161,7 @@ def read(path: Path, key: Sequence[str] = FORWARD_KEY) -> pd.DataFrame:
 
 def raw_rows(path: Path) -> list[dict[str, str]]:
     """Every row of one CSV that `read` takes, as it is written."""
-    columns, lines = _sound(path)
+    columns, lines = _sound(path, path.read_bytes()) if path.exists() else ([], [])
     return [dict(zip(columns, cells)) for cells in csv.reader(lines)]
 
 
@@ -229,11 +236,9 @@ def _columns(path: Path, first: bytes, key: Iterable[str] = ()) -> list[str]:
     return columns
 
 
-def _sound(path: Path, key: Iterable[str] = ()) -> tuple[list[str], list[str]]:
-    """(columns, the lines that hold a row that may stand in a CSV) of one CSV; none if it is not there or empty."""
-    if not path.exists():
-        return [], []
-    first, *others = path.read_bytes().split(b"\n")
+def _sound(path: Path, content: bytes, key: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """(columns, the lines that hold a row that may stand in a CSV) of what one CSV holds; none if it is empty."""
+    first, *others = content.split(b"\n")
     if not first and not others:
         _warn(f"{path} is empty: restore it from git, or measure again")
         return [], []

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from tritonmoe_bench.kernels.formats import formats
@@ -111,7 +112,7 @@ class Case:
         """Token-expert pairs of the forward."""
         return self.tokens * self.top_k
 
-    @property
+    @cached_property
     def case_hash(self) -> str:
         stated = {name: value for name, value in asdict(self).items() if PLAIN.get(name) != value}
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]

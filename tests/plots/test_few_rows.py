@@ -44,11 +44,12 @@ def few(fixture_results, tmp_path_factory):
 
     def make(which):
         if which not in made:
-            made[which] = tmp_path_factory.mktemp("few") / "results"
-            shutil.copytree(fixture_results, made[which])
-            for path in (made[which] / "fixture-gpu").glob("*.csv"):
+            folder = tmp_path_factory.mktemp("few") / "results"
+            shutil.copytree(fixture_results, folder)
+            for path in (folder / "fixture-gpu").glob("*.csv"):
                 rows = FEW[which](pd.read_csv(path, dtype="string"))
                 rows.to_csv(path, index=False) if len(rows) else path.unlink()
+            made[which] = Results(folder, "fixture-gpu")
         return made[which]
 
     return make
@@ -60,7 +61,7 @@ def few(fixture_results, tmp_path_factory):
 def test_a_figure_of_few_rows_is_drawn_or_says_what_it_lacks(which, name, few):
     figure, lack = None, ""
     try:
-        figure = registry.figures()[name].draw(Results(few(which), "fixture-gpu"))
+        figure = registry.figures()[name].draw(few(which))
     except MissingStudy as error:
         lack = str(error)
     if figure is None:
@@ -73,7 +74,7 @@ def test_a_figure_of_few_rows_is_drawn_or_says_what_it_lacks(which, name, few):
 
 
 def test_figures_that_need_another_system_are_skipped_with_a_line(few, tmp_path, capsys):
-    arguments = [f"results={few('only fast and the limit')}", f"out={tmp_path}", "dpi=50"]
+    arguments = [f"results={few('only fast and the limit').root}", f"out={tmp_path}", "dpi=50"]
     assert draw.main([*arguments, "only=[paper_ratios,headline,throughput]"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
