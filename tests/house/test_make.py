@@ -12,8 +12,10 @@ from tritonmoe_bench import ROOT
 
 
 def make(*arguments: str, **variables: str) -> str:
-    """What make prints."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    """What make prints. These tests may themselves run below a make that was given variables."""
+    given = {"ARGS", "JOBS", "PY", "VENV"}
+    own = {name for name in os.environ if name in given or name.startswith(("MAKE", "MFLAGS"))}
+    plain = {name: value for name, value in os.environ.items() if name not in own}
     command = ["make", *arguments, *(f"{name}={value}" for name, value in variables.items())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", env=plain)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from tritonmoe_bench.experiments.targets.gpus import TARGETS
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "committed" / "compiled.json"
 CHECKS = ("compile.py", "gpus.py")
-AGAIN = 16
+AGAIN = 64
 """One of so many launches is compiled every time, recorded or not."""
 KEPT = ("kernel", "matrix_instruction", "pipelined")
 """What the test asks of a row beside its status."""
