@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -64,8 +65,10 @@ def _few_colors(pixels: Image.Image) -> Image.Image:
 
 def pdf(figure: Figure, picture: Picture, dpi: int) -> bytes:
     """The figure for print, with text as text."""
-    drawn, engine = io.BytesIO(), figure.get_layout_engine()
-    figure.savefig(io.BytesIO(), format="pdf")  # lays it out by the sizes that texts have in this format
+    drawn, engine, canvas = io.BytesIO(), figure.get_layout_engine(), figure.canvas
+    FigureCanvasPdf(figure)
+    figure.draw_without_rendering()  # lays it out by the sizes that texts have in this format
+    figure.set_canvas(canvas)
     figure.set_layout_engine("none")
     for axes in figure.axes:  # the solver of the layout leaves last digits to the order in which a process hashes
         left, bottom, width, height = (round(part, 6) for part in axes.get_position().bounds)
