@@ -286,19 +286,13 @@ def launch_few_w4(
     epilogue: Epilogue = PLAIN,
     local: Local | None = None,
 ) -> None:
-    """Writes y [tokens, hidden]; planes: of `launch_planes`; experts, weights: [tokens, top_k].
-
-    Raises ValueError for tiles that weights of four bits do not have.
-    """
+    """Writes y [tokens, hidden]; planes: of `launch_planes`; experts, weights: [tokens, top_k]."""
     hidden = launch_few_gate_up_w4(planes, gate_up, experts, weights, tiles.gate_up, epilogue, local)
     launch_few_down_w4(hidden, down, experts, weights, y, tiles.down, epilogue, local)
 
 
 def _constants(weights: FourBits, tile: FewTile) -> dict[str, int]:
     assert weights.is_prepared
-    if tile.block_n % ROWS or tile.step % BLOCK or tile.stages > 1:
-        wanted = f"rows in eights and steps of whole {BLOCK} columns, one in flight"
-        raise ValueError(f"tiles for {weights.name} have {wanted}, got {tile}")
     return {"GROUP": weights.least, "EIGHTS": tile.block_n // ROWS, "STEP": tile.step // BLOCK,
             "num_warps": tile.num_warps}  # fmt: skip
 

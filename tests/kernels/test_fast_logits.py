@@ -26,7 +26,7 @@ from tritonmoe_bench.kernels.fast.logits import (
 SHAPES = [
     (1, 5, 77),
     (1, 1, 1),
-    (FEW_TOKENS, 131, 77),  # two experts a program
+    (FEW_TOKENS, 131, 77),  # one expert a program
     (3, 2, 5000),  # more than one step
     (2, 128, 64),
     (FEW_TOKENS + 1, 5, 77),

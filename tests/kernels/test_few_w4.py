@@ -136,7 +136,7 @@ def test_what_it_refuses(device):
         fast_moe(x, made.router(), gate_up, down.checkpoint(), case.top_k, case.gate, tiles=TILES)
     with pytest.raises(
         ValueError,
-        match="tiles for int4 have rows in eights and steps of whole 128 columns, one in flight, got 8x64/w4",
+        match="FewTiles over int4 need rows in eights and steps of whole 128 columns, one in flight, got 8x64/w4",
     ):
         fast_moe(x, made.router(), gate_up, down, case.top_k, case.gate, tiles=SMALL_FEW)
 
