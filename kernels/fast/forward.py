@@ -78,7 +78,7 @@ def forward(
         check_arguments(x, route, experts, tiles, invariant, out)
     y = torch.empty(*x.shape, dtype=x.dtype, device=x.device) if out is None else out
     rows, outputs = _rows(x), y if y.dim() == 2 else y.view(-1, y.shape[-1])
-    parts = chunks(rows.shape[0], route.top_k)
+    parts = chunks(rows.shape[0], route.top_k, route.logits_of_token(rows.shape[1], invariant))
     if len(parts) == 1:
         if known is None:
             known = tiles or layer_tiles(rows, route, experts, invariant)
