@@ -23,9 +23,10 @@ def tiled(weights: torch.Tensor) -> torch.Tensor:
     too; to be done once, when a checkpoint is loaded. Takes as much memory again while it runs.
 
     weights: any dtype [experts, rows, columns], gate rows then up rows. hidden and ffn have to be multiples of 64: of
-    gate_up, whose rows do not say where up begins, the layer's forward checks it against down. Zeros fill
-    up what is no multiple: of ffn as many rows behind gate as behind up, and as many columns of down; of hidden also x
-    and the router's weight.
+    gate_up, whose rows do not say where up begins, the layer's forward checks it against down. Zeros fill up
+    what is no multiple: of ffn as many rows behind gate as behind up, and as many columns of down; of hidden also x and
+    the router's weight.
+
     Raises TypeError for what is no tensor, such as packed weights, which have layouts of their own; ValueError for
     another rank, or where 64 divides rows or columns not.
     """

@@ -88,7 +88,7 @@ def test_what_has_no_tiles():
         tiled(torch.zeros(128, 128))
     with pytest.raises(ValueError, match=r"got \[2, 1, 1, 64, 64\]: they are tiled already"):
         tiled(tiled(torch.zeros(2, 64, 64)))
-    with pytest.raises(TypeError, match="untiled takes a torch.Tensor, got Fp8Block"):
+    with pytest.raises(TypeError, match=r"untiled takes a .*Tensor, got Fp8Block"):
         untiled(packed)
     for shape in ((2, 64, 64), (2, 1, 1, 32, 128)):
         with pytest.raises(ValueError, match=r"untiled takes \[experts, rows / 64, columns / 64, 64, 64\], as tiled"):
