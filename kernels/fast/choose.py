@@ -85,7 +85,7 @@ def choose_tiles(
     if device.type == "cpu":
         return INTERPRETER
     shape = (num_experts, top_k, hidden_dim, ffn_dim)
-    measured = tuned_tiles(device, shape, tokens)
+    measured: AnyTiles | None = tuned_tiles(device, shape, tokens)
     if measured and in_tiles:
         measured = _over_tiled(measured, hidden_dim)
         if any(step % TILE for step in steps_of(measured)):

@@ -19,7 +19,8 @@ from .choose_packed import scheduled_tiles
 from .epilogue import PLAIN, Epilogue
 from .experts import Experts
 from .few import launch_few
-from .few_w4 import launch_few_w4, launch_planes
+from .few_w4 import launch_few_w4
+from .few_w4_parts import launch_planes
 from .gemm import launch_down, launch_gate_up
 from .joined import launch_joined
 from .known import describe, known_tiles, remember

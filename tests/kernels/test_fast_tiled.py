@@ -74,9 +74,7 @@ def test_where_each_number_lies(device):
 
 @pytest.mark.parametrize("shape", [(2, 96, 64), (2, 64, 96)], ids=str)
 def test_what_is_no_whole_tiles_stays_as_it_is(shape):
-    with pytest.raises(
-        ValueError, match=r"whole tiles of 64 by 64.* leave such weights.* gate and up each"
-    ):
+    with pytest.raises(ValueError, match=r"whole tiles of 64 by 64.* leave such weights.* gate and up each"):
         tiled(torch.zeros(shape))
 
 

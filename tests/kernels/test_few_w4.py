@@ -14,7 +14,7 @@ from tritonmoe_bench.kernels import Activation, fast_moe
 from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
 from tritonmoe_bench.kernels.fast.epilogue import Epilogue
 from tritonmoe_bench.kernels.fast.experts import Experts
-from tritonmoe_bench.kernels.fast.few_w4 import UNIT, _column, launch_planes
+from tritonmoe_bench.kernels.fast.few_w4_parts import UNIT, _column, launch_planes
 from tritonmoe_bench.kernels.fast.forward import forward
 from tritonmoe_bench.kernels.fast.route import Chosen
 from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTile, FewTiles
