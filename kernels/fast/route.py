@@ -36,7 +36,7 @@ class Router:
 
     def logits_of_token(self, hidden: int, invariant: bool) -> int:
         """How many logits of all parts a token has in a batch of many tokens."""
-        return self.num_experts * pieces(MAX_SLOTS, hidden, self.num_experts, invariant)[0]
+        return self.num_experts * (pieces(MAX_SLOTS, hidden, self.num_experts, True)[0] if invariant else 1)
 
     def of(self, rows: slice) -> Router:
         """For a part of the tokens."""
