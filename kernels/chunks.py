@@ -8,10 +8,16 @@ import torch
 
 from .checks import MAX_SLOTS
 
+OFFSETS = 2**31
+"""Elements that offsets of 32 bits reach."""
 
-def chunks(tokens: int, top_k: int) -> list[slice]:
-    """The rows of each chunk, of at most `MAX_SLOTS` slots; none for no tokens."""
-    most = MAX_SLOTS // top_k
+
+def chunks(tokens: int, top_k: int, elements: int = 1) -> list[slice]:
+    """The rows of each chunk, of at most `MAX_SLOTS` slots; none for no tokens.
+
+    elements: of a token in a tensor of the whole chunk, whose offsets in kernels have 32 bits.
+    """
+    most = min(MAX_SLOTS // top_k, OFFSETS // elements)
     return [slice(start, min(start + most, tokens)) for start in range(0, tokens, most)]
 
 

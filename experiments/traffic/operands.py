@@ -82,7 +82,7 @@ class Operands:
         return padded(columns) * kind.bits // 8 + scales * kind.scale_bytes(1, kind.group)
 
     def planes(self, columns: int) -> int:
-        """A row of activations as planes (kernels/fast/few_w4.py)."""
+        """A row of activations as planes (kernels/fast/few_w4_parts.py)."""
         return (8 if self.quant == "mxfp4" else 9) * padded(columns) // 8 * PLANE_BYTES
 
     def issued(self, n: int, k: int, together: int, step: int) -> int:

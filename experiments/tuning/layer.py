@@ -12,7 +12,9 @@ from tritonmoe_bench.kernels.fast.blocks import Blocks, launch_routing
 from tritonmoe_bench.kernels.fast.experts import Experts
 from tritonmoe_bench.kernels.fast.few_down import launch_few_down
 from tritonmoe_bench.kernels.fast.few_gate_up import launch_few_gate_up
-from tritonmoe_bench.kernels.fast.few_w4 import launch_few_down_w4, launch_few_gate_up_w4, launch_planes
+from tritonmoe_bench.kernels.fast.few_w4_down import launch_few_down_w4
+from tritonmoe_bench.kernels.fast.few_w4_gate_up import launch_few_gate_up_w4
+from tritonmoe_bench.kernels.fast.few_w4_parts import launch_planes
 from tritonmoe_bench.kernels.fast.gemm import launch_down, launch_gate_up
 from tritonmoe_bench.kernels.fast.logits import launch_logits
 from tritonmoe_bench.kernels.fast.packed import launch_packed_down, launch_packed_gate_up, quantized

@@ -16,16 +16,11 @@ from ..checks import (
     check_tensor,
     check_top_k,
 )
-from ..formats import Packed
-from ..formats.four_bits import FourBits
-from ..formats.fp8_block import Fp8Block
 from ..gating import Gating
-from ..target import target_of
-from .e4m3 import GROUP
 from .experts import Experts
-from .packed import activations_of, check_packed, few_fit
-from .route import Chosen, Router, joinable
-from .tile_types import JOINED_TOKENS, FastTiles, FewTiles, JoinedTiles, steps_of
+from .packed import check_packed
+from .route import Chosen, Router
+from .tile_check import check_tiles
 from .tiled import TILE
 
 FLOATS = (*DTYPES, torch.float32)
@@ -59,11 +54,8 @@ def check_arguments(
         _check_bias("router_bias", route.bias, (num_experts,), x)
     else:
         _check_chosen(route, x)
+    check_tiles(tiles, x, route, experts, invariant)
     ffn = experts.ffn
-    tokens = x.numel() // hidden
-    _check_tiles(tiles, x, experts, invariant, tokens, route.top_k * max(hidden, ffn))
-    if isinstance(tiles, JoinedTiles):
-        _check_joined(tiles, x, route, experts, tokens)
     epilogue = experts.epilogue
     assert isinstance(epilogue.activation, Activation)
     _check_bias("gate_up_bias", epilogue.gate_up_bias, (num_experts, 2 * ffn), x)
@@ -104,49 +96,6 @@ def _check_chosen(chosen: Chosen, x: torch.Tensor) -> None:
     expert_map = chosen.local.expert_map
     if expert_map is not None:
         check_contiguous("expert_map", check_tensor("expert_map", expert_map, ("global experts",), (torch.int32,), x))
-
-
-def _check_tiles(tiles: object, x: torch.Tensor, experts: Experts, invariant: bool, tokens: int, elements: int) -> None:
-    """elements: of a token, in the largest intermediate."""
-    if tiles is not None and not isinstance(tiles, FastTiles | FewTiles | JoinedTiles):
-        raise TypeError(f"tiles must be FastTiles, FewTiles or JoinedTiles, got {type(tiles).__name__}")
-    if isinstance(tiles, FewTiles) and tokens * elements >= 2**31:
-        raise ValueError(f"{tokens} tokens are too many for FewTiles: their offsets have 32 bits")
-    if isinstance(tiles, FastTiles) and tiles.one_grid:
-        if target_of(x.device).is_amd:
-            raise ValueError("one_grid needs a GPU of NVIDIA's, which starts the programs of a grid in their order")
-        if isinstance(experts.gate_up, FourBits):
-            raise ValueError(f"one_grid is for weights of 16 bits and fp8_block, got {experts.gate_up.name}")
-    if isinstance(tiles, FewTiles) and experts.packed and not few_fit(experts):
-        raise ValueError("FewTiles over weights of four bits take them as prepared() gives them: call it on both")
-    if tiles is not None and experts.in_tiles and any(step % TILE for step in steps_of(tiles)):
-        raise ValueError(f"tiled weights take tiles whose steps are whole {TILE} columns, got {tiles}")
-    if invariant and tiles is not None and (not isinstance(tiles, FastTiles) or tiles.dynamic):
-        raise ValueError("invariant=True takes one tile for all blocks: FastTiles with dynamic=False, or none")
-
-
-def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, experts: Experts, tokens: int) -> None:
-    if target_of(x.device).is_amd:
-        raise ValueError("JoinedTiles need a GPU of NVIDIA's, which starts the programs of a grid in their order")
-    if tokens > JOINED_TOKENS:
-        raise ValueError(f"JoinedTiles take up to {JOINED_TOKENS} tokens, got {tokens}")
-    whole = TILE if experts.in_tiles else 1
-    if tiles.splits > 1 and (experts.packed or experts.ffn % (tiles.splits * whole)):
-        parts = f"equal parts{' of whole tiles' if experts.in_tiles else ''} alone"
-        raise ValueError(f"JoinedTiles split sums of 16-bit weights into {parts}, got splits={tiles.splits}")
-    if not joinable(route, experts):
-        raise ValueError("JoinedTiles cannot weight the input of a token that may be given an expert twice")
-    if not isinstance(experts.gate_up, Packed):
-        return
-    needed = "a8" if isinstance(experts.gate_up, Fp8Block) else "a16"
-    if activations_of(x, experts) != needed:
-        raise ValueError(f"JoinedTiles over {experts.gate_up.name} multiply with activations={needed!r} alone")
-    if tiles.gate_up.step % GROUP or tiles.down.step % GROUP:
-        raise ValueError(f"JoinedTiles over packed weights need steps of whole {GROUP} columns")
-    if needed == "a8" and tiles.gate_up.block_n != GROUP:
-        raise ValueError(f"JoinedTiles over fp8_block need gate and up of {GROUP} columns")
-    if tiles.gate_up.block_n > GROUP:
-        raise ValueError(f"JoinedTiles over {experts.gate_up.name} need gate and up of {GROUP} columns at the most")
 
 
 def check_gating(gating: object, correction_bias: object, num_experts: int, top_k: int, x: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Second half of the routing of `fast`: slots in expert order, and the table of row blocks."""
+"""Second half of the routing of `fast`: slots in expert order, and the table of row blocks. One launch, no atomics."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def launch_routing(
     invariant: bool = False,
     counted: bool = False,
 ) -> Blocks:
-    """Weights, order and table of row blocks of at most block_m rows, of logits [parts, tokens, num_experts]; counted:
-    as in `launch_place`."""
+    """Weights, order and table of row blocks of at most block_m rows, of logits float32 [parts, tokens, num_experts]:
+    both halves of the routing. counted: as in `launch_place`; the rest: as in `launch_top_k`."""
     experts, weights = launch_top_k(logits, top_k, gating, correction_bias, router_bias, invariant)
     return Blocks(weights, *launch_place(experts, logits.shape[2], block_m, counted=counted))

@@ -78,20 +78,30 @@ def choose_tiles(
 ) -> AnyTiles:
     """The measured tiles for this device, layer and batch where there are such, else `heuristic_tiles`.
 
-    in_tiles: of weights that are `tiled`, for which steps are whole tiles. Raises ValueError if the device's table
+    in_tiles: of weights that are `tiled`. Tables are measured without: of their tiles those serve whose steps are whole
+    tiles, and of a few tokens gate and up have `few_gate_up_in_tiles` instead. Raises ValueError if the device's table
     cannot be read.
     """
     if device.type == "cpu":
         return INTERPRETER
     shape = (num_experts, top_k, hidden_dim, ffn_dim)
-    measured = tuned_tiles(device, shape, tokens)
-    if measured and in_tiles and any(step % TILE for step in steps_of(measured)):
-        measured = None
-    tiles = measured or heuristic_tiles(target_of(device), *shape, tokens)
-    if in_tiles and isinstance(tiles, FewTiles):
-        stages = min(tiles.down.stages, 4) if MORE_WARPS else tiles.down.stages
-        return FewTiles(few_gate_up_in_tiles(hidden_dim), replace(tiles.down, stages=stages))
-    return tiles
+    measured: AnyTiles | None = tuned_tiles(device, shape, tokens)
+    if measured and in_tiles:
+        measured = _over_tiled(measured, hidden_dim)
+        if any(step % TILE for step in steps_of(measured)):
+            measured = None
+    if measured:
+        return measured
+    tiles = heuristic_tiles(target_of(device), *shape, tokens)
+    return _over_tiled(tiles, hidden_dim) if in_tiles else tiles
+
+
+def _over_tiled(tiles: AnyTiles, hidden_dim: int) -> AnyTiles:
+    """The tiles over `tiled` weights."""
+    if not isinstance(tiles, FewTiles):
+        return tiles
+    stages = min(tiles.down.stages, 4) if MORE_WARPS else tiles.down.stages
+    return FewTiles(few_gate_up_in_tiles(hidden_dim), replace(tiles.down, stages=stages))
 
 
 def invariant_tiles(device: torch.device, shape: tuple[int, int, int, int]) -> FastTiles:

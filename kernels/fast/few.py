@@ -28,6 +28,12 @@ def launch_few(
     epilogue: Epilogue = PLAIN,
     local: Local | None = None,
 ) -> None:
-    """Writes y [tokens, hidden]; experts, weights: [tokens, top_k]."""
+    """Writes y [tokens, hidden], contiguous, of any float type.
+
+    x: 16 bits [tokens, hidden], of any stride between rows. experts: int32 [tokens, top_k], or any ids, int32 or int64,
+    of which `local` says which are here; weights: the same shape, float32 or 16 bits; both contiguous. gate_up
+    [num_experts, 2 * ffn, hidden] and down [num_experts, hidden, ffn]: as `Experts` has them. Checks nothing: raises
+    what a compiler raises for tiles that `check_format` does not allow.
+    """
     hidden = launch_few_gate_up(x, gate_up, experts, weights, tiles.gate_up, epilogue, local)
     launch_few_down(hidden, down, experts, weights, y, tiles.down, epilogue, local)

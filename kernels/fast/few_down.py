@@ -163,7 +163,11 @@ def launch_few_down(
     epilogue: Epilogue = PLAIN,
     local: Local | None = None,
 ) -> torch.Tensor:
-    """y [tokens, hidden], which it writes; hidden is weighted already, and weights are for the bias alone."""
+    """y [tokens, hidden], which it writes.
+
+    hidden: [N, ffn] as `launch_few_gate_up` gives it, weighted already; weights are for the bias alone. down:
+    [num_experts, hidden, ffn]; experts, weights: [tokens, top_k]; all as in `launch_few`, as are the errors.
+    """
     (tokens, top_k), (_, n, k) = experts.shape, matrices(down)
     expert_map, num_global, here = lookup(local)
     launch(

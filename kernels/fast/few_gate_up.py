@@ -140,8 +140,12 @@ def launch_few_gate_up(
     epilogue: Epilogue = PLAIN,
     local: Local | None = None,
 ) -> torch.Tensor:
-    """hidden [N, ffn] in slot order, times the weight of the slot; experts, weights: [tokens, top_k]. Of x's dtype, so
-    that down has registers for more rows a program; over fp8_block float32, which is faster there."""
+    """hidden [N, ffn] in slot order, times the weight of the slot. Of x's dtype, so that down has registers for more
+    rows a program; over fp8_block float32, which is faster there. Rows of slots without an expert here are not written.
+
+    x: 16 bits [tokens, hidden]; gate_up: [num_experts, 2 * ffn, hidden]; experts, weights: [tokens, top_k]; all as in
+    `launch_few`, as are the errors.
+    """
     (_, both, k), several = matrices(gate_up), experts.shape[0] > 1
     ffn = both // 2
     dtype = x.dtype if isinstance(gate_up, torch.Tensor) else torch.float32

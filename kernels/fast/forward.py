@@ -19,7 +19,8 @@ from .choose_packed import scheduled_tiles
 from .epilogue import PLAIN, Epilogue
 from .experts import Experts
 from .few import launch_few
-from .few_w4 import launch_few_w4, launch_planes
+from .few_w4 import launch_few_w4
+from .few_w4_parts import launch_planes
 from .gemm import launch_down, launch_gate_up
 from .joined import launch_joined
 from .known import describe, known_tiles, remember
@@ -78,7 +79,7 @@ def forward(
         check_arguments(x, route, experts, tiles, invariant, out)
     y = torch.empty(*x.shape, dtype=x.dtype, device=x.device) if out is None else out
     rows, outputs = _rows(x), y if y.dim() == 2 else y.view(-1, y.shape[-1])
-    parts = chunks(rows.shape[0], route.top_k)
+    parts = chunks(rows.shape[0], route.top_k, route.logits_of_token(rows.shape[1], invariant))
     if len(parts) == 1:
         if known is None:
             known = tiles or layer_tiles(rows, route, experts, invariant)

@@ -250,7 +250,13 @@ def launch_gate_up(
     tiles: FastTiles,
     epilogue: Epilogue = PLAIN,
 ) -> torch.Tensor:
-    """hidden [N, ffn] in expert order, in the dtype of x."""
+    """hidden [N, ffn] in expert order, in the dtype of x; rows of slots without an expert here stand last, and are not
+    written.
+
+    x: 16 bits [tokens, hidden], of any stride between rows; gate_up: the same dtype [num_experts, 2 * ffn, hidden],
+    contiguous, or `tiled`. blocks: of N = tokens * top_k slots, each of up to tiles.block_m rows. Raises ValueError for
+    bulk tiles of weights for which `FastTile.fitting` does not keep them.
+    """
     tile, (_, both, k) = tiles.gate_up, matrices(gate_up)
     ffn = both // 2
     hidden = torch.empty(x.shape[0] * top_k, ffn, dtype=x.dtype, device=x.device)
@@ -268,7 +274,12 @@ def launch_gate_up(
 def launch_down(
     hidden: torch.Tensor, down: torch.Tensor, blocks: Blocks, tiles: FastTiles, epilogue: Epilogue = PLAIN
 ) -> torch.Tensor:
-    """out [N, hidden] in slot order, in the dtype of hidden, as far as `Epilogue.for_down` weighted by the routing."""
+    """out [N, hidden] in slot order, in the dtype of hidden, as far as `Epilogue.for_down` weighted by the routing.
+    Rows of slots without an expert here are not written.
+
+    hidden: 16 bits [N, ffn] in expert order, contiguous; down: the same dtype [num_experts, hidden, ffn], contiguous,
+    or `tiled`. blocks, and errors: as in `launch_gate_up`.
+    """
     tile, (_, n, k) = tiles.down, matrices(down)
     out = torch.empty(hidden.shape[0], n, dtype=hidden.dtype, device=hidden.device)
     num_blocks = blocks.table.shape[1]

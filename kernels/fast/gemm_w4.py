@@ -10,13 +10,11 @@ to down is in 16 bits, in its own order, for a scale of a whole row.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 
-from ..formats.four_bits import BLOCK, FourBits
+from ..formats.four_bits import FourBits
 from ..integers import cdiv
 from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
@@ -24,7 +22,7 @@ from .blocks import Blocks
 from .epilogue import PLAIN, Epilogue, inner_of, scatter, store
 from .gemm import _climb, _load, _locate, _multiply
 from .gemm_w4a8 import product_a8
-from .tile_types import FastTile, FastTiles
+from .tile_types import FastTiles
 from .w4 import UNIT, constants, operands, padded, place_of, settled, unpack_words
 from .w4a8 import SUMS, byte_operands
 
@@ -276,20 +274,6 @@ def _down_w4_kernel(
         _climb(_down_w4_tile, arguments, rows, (N, K, GROUP, PREPARED, PTX, BLOCK_N), LADDER)
 
 
-def _constants(weights: FourBits, tiles: FastTiles, tile: FastTile, width: int, a8: bool) -> dict[str, Any]:
-    """width: weight rows of a tile."""
-    for _, _, step, _, swap in tiles.ladder(tile):
-        if step % BLOCK:
-            raise ValueError(f"tiles for {weights.name} take steps of whole {BLOCK} columns, got {step}")
-        # Else a thread does not have whole words of the left operand where they are unpacked (NOTES.md, Traps).
-        if a8 and (step > BLOCK or not swap or width < 32 * tile.num_warps):
-            raise ValueError(
-                f"tiles for {weights.name} with 8-bit activations have weights on the left, {32 * tile.num_warps} rows "
-                f"of them or more for {tile.num_warps} warps, and steps of {BLOCK} columns, got {width} rows in {tile}"
-            )
-    return constants(weights) | tiles.constants(tile)
-
-
 def launch_gate_up_w4(
     x: torch.Tensor,
     x_scales: torch.Tensor | None,
@@ -311,7 +295,7 @@ def launch_gate_up_w4(
         x, x_scales, *(byte_operands if a8 else operands)(gate_up), epilogue.gate_up_bias, hidden, x.stride(0),
         blocks.order, epilogue.for_gate_up(blocks.weights), blocks.table, num_blocks,
         TOP_K=top_k, FFN=ffn, K=k, ACTIVATION=epilogue.constants,
-        **_constants(gate_up, tiles, tile, 2 * tile.block_n, a8), **launch_options(x.device),
+        **constants(gate_up), **tiles.constants(tile), **launch_options(x.device),
     )  # fmt: skip
     return hidden
 
@@ -334,6 +318,6 @@ def launch_down_w4(
         _down_w4_kernel, (num_blocks * cdiv(n, tile.block_n),),
         hidden, hidden_scales, *(byte_operands if a8 else operands)(down), epilogue.down_bias, out,
         blocks.order, epilogue.for_down(blocks.weights, out.dtype), blocks.table, num_blocks,
-        N=n, K=k, **_constants(down, tiles, tile, tile.block_n, a8), **launch_options(hidden.device),
+        N=n, K=k, **constants(down), **tiles.constants(tile), **launch_options(hidden.device),
     )  # fmt: skip
     return out

@@ -19,7 +19,8 @@ from ..target import target_of
 FEW_TOKENS = 4
 """Up to so many tokens each program reads one expert's whole row."""
 SPLIT_TOKENS = 512
-"""Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is as fast, where it may be called."""
+"""Up to so many tokens the hidden dimension is split; beyond, PyTorch's GEMM is as fast in 16 bits, where it may be
+called."""
 WIDE_TOKENS = 128
 """Above so many tokens a program has twice the experts, and reads the tokens for half as many programs."""
 MANY_EXPERTS = 128
@@ -125,15 +126,18 @@ def _few_warps(tokens: int, products: int) -> int:
 
 
 def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool = False) -> torch.Tensor:
-    """float32 [parts, tokens, num_experts]; router_weight in the dtype of x, or float32, which is not rounded.
+    """float32 [parts, tokens, num_experts]; router_weight in the dtype of x, or float32, which is not rounded, whatever
+    precision PyTorch's own products of float32 are set to.
 
     invariant: one kernel and one split for any number of tokens.
     """
     (tokens, hidden), num_experts = x.shape, router_weight.shape[0]
-    if tokens > SPLIT_TOKENS and may_call(x.device) and not invariant:
+    in_16_bits = x.dtype == router_weight.dtype
+    if in_16_bits and tokens > SPLIT_TOKENS and not invariant and may_call(x.device):
         half_sums = x.dtype == torch.float16 and torch.backends.cuda.matmul.allow_fp16_accumulation
-        if x.is_cuda and x.dtype == router_weight.dtype and not half_sums:  # with which it refuses float32 results
+        if x.is_cuda and not half_sums:  # with which it refuses float32 results
             return torch.mm(x, router_weight.t(), out_dtype=torch.float32)[None]
+        # Of 16 bits even TF32 rounds nothing.
         return (x.float() @ router_weight.float().t())[None]
     if tokens <= FEW_TOKENS and not invariant:
         logits = torch.empty(1, tokens, num_experts, dtype=torch.float32, device=x.device)
@@ -152,7 +156,7 @@ def launch_logits(x: torch.Tensor, router_weight: torch.Tensor, invariant: bool 
     on_nvidia = target.nvidia_major > 0
     block_k = 2 * STEP if block_t == TALL and block_e == 16 and on_nvidia else STEP
     num_warps = 4
-    if router_weight.dtype != x.dtype:
+    if not in_16_bits:
         block_k, num_warps = block_k // 2, 8 if block_t == TALL else 4
         if on_nvidia and target.nvidia_major not in (9, 10):  # others have operands in registers, and too few of those
             block_e = min(block_e, 32)

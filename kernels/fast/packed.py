@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from ..checks import MAX_SLOTS, check_contiguous
+from ..checks import MAX_SLOTS, check_contiguous, check_tensor
 from ..formats import Packed
 from ..formats.four_bits import FourBits
 from ..formats.fp8_block import Fp8Block
@@ -20,7 +20,7 @@ from ..target import INTERPRETER, target_of
 from .blocks import Blocks
 from .choose import may_join
 from .choose_packed import W4_JOINED, choose_packed_tiles, default_activations, format_tiles, scheduled_tiles
-from .e4m3 import launch_quantize_rows
+from .e4m3 import GROUP, launch_quantize_rows
 from .experts import Experts
 from .gemm_fp8 import launch_down_fp8, launch_gate_up_fp8
 from .gemm_w4 import launch_down_w4, launch_gate_up_w4
@@ -131,6 +131,8 @@ def check_packed(x: torch.Tensor, experts: Experts, num_experts: int) -> None:
                 check_contiguous(name, part)
         if isinstance(packed, FourBits):
             _check_words(name, packed)
+        else:
+            _check_blocks(name, packed, x)
     if activations not in (None, "a8", "a16"):
         raise ValueError(f"activations={activations!r}: allowed are 'a8' and 'a16'")
     if activations == "a8" and isinstance(gate_up, FourBits) and isinstance(down, FourBits):
@@ -146,6 +148,12 @@ def _check_a8(x: torch.Tensor, gate_up: FourBits, down: FourBits) -> None:
         raise ValueError("activations='a8' takes weights of four bits as prepared() gives them: call it on both")
     if target_of(x.device).nvidia_major != 9 and target_of(x.device) != INTERPRETER:
         raise ValueError("activations='a8' over weights of four bits needs a Hopper GPU: take 'a16'")
+
+
+def _check_blocks(name: str, packed: Packed, x: torch.Tensor) -> None:
+    experts, rows, columns = packed.shape
+    check_tensor(f"{name}.values", packed.values, packed.shape, (torch.float8_e4m3fn,), x)
+    check_tensor(f"{name}.scales", packed.scales, (experts, rows // GROUP, columns // GROUP), (torch.float32,), x)
 
 
 def _check_words(name: str, packed: FourBits) -> None:

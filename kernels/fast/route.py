@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..checks import MAX_SLOTS
 from ..gating import Gating
 from .blocks import Blocks, launch_place, launch_routing
 from .experts import Experts
 from .joined import launch_own
 from .local import Local
-from .logits import launch_logits
+from .logits import launch_logits, pieces
 from .routing import launch_top_k
 
 
@@ -32,6 +33,10 @@ class Router:
     def num_experts(self) -> int:
         """All experts that tokens are spread over."""
         return self.weight.shape[0]
+
+    def logits_of_token(self, hidden: int, invariant: bool) -> int:
+        """How many logits of all parts a token has in a batch of many tokens."""
+        return self.num_experts * (pieces(MAX_SLOTS, hidden, self.num_experts, True)[0] if invariant else 1)
 
     def of(self, rows: slice) -> Router:
         """For a part of the tokens."""
@@ -83,6 +88,10 @@ class Chosen:
     def num_experts(self) -> int:
         """All experts that tokens are spread over."""
         return self.local.total
+
+    def logits_of_token(self, hidden: int, invariant: bool) -> int:
+        """There are none, and so no limit: 1."""
+        return 1
 
     def of(self, rows: slice) -> Chosen:
         """For a part of the tokens."""

@@ -1,6 +1,6 @@
-"""Routing of `fast`, on the GPU: logits [tokens, num_experts] -> weights, slots in expert order, table of row blocks.
+"""First half of the routing of `fast`: logits [parts, tokens, num_experts] -> the experts of each token, and weights.
 
-Logits come in float32, in one or more parts that add up. Two launches, no host, no atomics.
+Logits come in float32, in one or more parts that add up. One launch, no host; blocks.py has the second half.
 """
 
 from __future__ import annotations
@@ -183,9 +183,10 @@ def launch_top_k(
     invariant: bool = False,
     arrivals: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(experts int32, weights float32), each [tokens, top_k], of logits [parts, tokens, num_experts].
+    """(experts int32, weights float32), each [tokens, top_k], of logits float32 [parts, tokens, num_experts].
 
-    router_bias [num_experts] is added to the logits. invariant: the program of a token is the same in any batch.
+    correction_bias: float32 [num_experts], for the gatings that have one. router_bias: float32 or 16 bits
+    [num_experts], added to the logits. invariant: the program of a token is the same in any batch.
     arrivals: int32 [tokens, top_k], which it sets to 0.
     """
     (parts, num_tokens, num_experts), device = logits.shape, logits.device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -14,10 +14,27 @@ from .tiled import TILE, is_tiled, matrices
 Rung: TypeAlias = "tuple[int, int, int, int, bool]"
 """A tile of an expert GEMM: height, tail (more rows beside the height, which share its weights), step, loads in flight,
 whether the weights are the left operand."""
+_POWERS = ("block_n", "block_k", "small_k", "step", "num_warps")
+
+
+class _Checked:
+    """Tiles whose numbers are above 0, and powers of two where they are the size of a tensor in a kernel."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field and what is allowed."""
+        assert is_dataclass(self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{field.name}={value!r}: true or false is needed")
+            if field.type == "int" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{field.name}={value!r}: a whole number above 0 is needed")
+            if field.name in _POWERS and value & (value - 1):
+                raise ValueError(f"{field.name}={value}: a power of two is needed")
 
 
 @dataclass(frozen=True)
-class FastTile:
+class FastTile(_Checked):
     """Tiles [rows, block_n] in steps of block_k, and for blocks of few rows in steps of small_k.
 
     stages and small_stages: loads in flight; num_warps: of all tiles. swap: the weights are the left operand, from 17
@@ -37,6 +54,7 @@ class FastTile:
     bulk: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bulk and self.small_k != self.block_k:
             raise ValueError(f"bulk needs small_k equal to block_k={self.block_k}, got {self.small_k}")
 
@@ -95,7 +113,7 @@ class FastTile:
 
 
 @dataclass(frozen=True)
-class FewTile:
+class FewTile(_Checked):
     """Of the output-centric path: a program has block_n outputs and reads each one's weights step by step.
 
     stages: how many steps are on their way at any time, in registers; 1 over weights of four bits.
@@ -116,7 +134,7 @@ class FewTile:
 
 @dataclass(frozen=True)
 class FewTiles:
-    """The tiles of the output-centric path."""
+    """The tiles of the output-centric path, whose activations have 16 bits."""
 
     gate_up: FewTile
     down: FewTile
@@ -131,7 +149,7 @@ schedule."""
 
 
 @dataclass(frozen=True)
-class JoinedTile:
+class JoinedTile(_Checked):
     """Of the joined path: tiles of block_n columns in steps of `step`, with so many loads in flight."""
 
     block_n: int
@@ -143,7 +161,7 @@ class JoinedTile:
 
 
 @dataclass(frozen=True)
-class JoinedTiles:
+class JoinedTiles(_Checked):
     """The tiles of the joined path, one kernel for both GEMMs, for up to `JOINED_TOKENS`.
 
     splits: parts of each sum of down, each of a program of its own, which the combine adds up; in 16 bits alone.
@@ -171,7 +189,7 @@ ONLY_SWAPPED = (32, 144, 160)
 
 
 @dataclass(frozen=True)
-class FastTiles:
+class FastTiles(_Checked):
     """The tiles of both GEMMs, and block_m, the most rows of a block, which both share with the table of blocks.
 
     dynamic: a block takes the lowest tile that holds its rows, chosen on the GPU; else always one of block_m rows.
@@ -187,6 +205,7 @@ class FastTiles:
     def __post_init__(self) -> None:
         if self.block_m not in HEIGHTS:
             raise ValueError(f"block_m={self.block_m}: allowed are {', '.join(map(str, HEIGHTS))}")
+        super().__post_init__()
         if self.one_grid and self.gate_up.num_warps != self.down.num_warps:
             raise ValueError(
                 f"one_grid needs as many warps for both GEMMs, got {self.gate_up.num_warps} and {self.down.num_warps}"
@@ -216,7 +235,7 @@ class FastTiles:
 
 
 def steps_of(tiles: AnyTiles) -> tuple[int, ...]:
-    """How many columns each tile sums in a step."""
+    """How many columns each tile sums in a step, of every height that is used."""
     if isinstance(tiles, FastTiles):
-        return tuple(step for tile in (tiles.gate_up, tiles.down) for step in (tile.block_k, tile.small_k))
+        return tuple(step for tile in (tiles.gate_up, tiles.down) for _, _, step, _, _ in tiles.ladder(tile))
     return tiles.gate_up.step, tiles.down.step

@@ -22,13 +22,26 @@ def tiled(weights: torch.Tensor) -> torch.Tensor:
     """The same weights in tiles, [experts, rows / 64, columns / 64, 64, 64], as `fast_moe` and `fast_experts` take them
     too; to be done once, when a checkpoint is loaded. Takes as much memory again while it runs.
 
-    weights: any dtype [experts, rows, columns], gate rows then up rows. Raises ValueError for another rank, or where 64
-    divides rows or columns not.
+    weights: any dtype [experts, rows, columns], gate rows then up rows. hidden and ffn have to be multiples of 64: of
+    gate_up, whose rows do not say where up begins, the layer's forward checks it against down. Zeros fill up
+    what is no multiple: of ffn as many rows behind gate as behind up, and as many columns of down; of hidden also x and
+    the router's weight.
+
+    Raises TypeError for what is no tensor, such as packed weights, which have layouts of their own; ValueError for
+    another rank, or where 64 divides rows or columns not.
     """
-    if weights.dim() != 3 or weights.shape[1] % TILE or weights.shape[2] % TILE:
+    if not isinstance(weights, torch.Tensor):
+        raise TypeError(
+            f"tiled takes a torch.Tensor, got {type(weights).__name__}: packed weights have their own layout, which "
+            f"their prepared() gives"
+        )
+    if weights.dim() != 3:
+        hint = ": they are tiled already" if is_tiled(weights) else ""
+        raise ValueError(f"tiled takes [experts, rows, columns], got {list(weights.shape)}{hint}")
+    if weights.shape[1] % TILE or weights.shape[2] % TILE:
         raise ValueError(
             f"tiled takes [experts, rows, columns] of whole tiles of {TILE} by {TILE}, got {list(weights.shape)}: "
-            f"leave such weights as they are, or pad them with zeros"
+            f"leave such weights as they are, or pad them with zeros, gate and up each on its own"
         )
     experts, rows, columns = weights.shape
     parts = weights.view(experts, rows // TILE, TILE, columns // TILE, TILE)
@@ -36,7 +49,16 @@ def tiled(weights: torch.Tensor) -> torch.Tensor:
 
 
 def untiled(weights: torch.Tensor) -> torch.Tensor:
-    """[experts, rows, columns]: the inverse of `tiled`."""
+    """[experts, rows, columns]: the inverse of `tiled`.
+
+    weights: [experts, rows / 64, columns / 64, 64, 64]. Raises TypeError for what is no tensor, ValueError for another
+    shape.
+    """
+    if not isinstance(weights, torch.Tensor):
+        raise TypeError(f"untiled takes a torch.Tensor, got {type(weights).__name__}")
+    if weights.dim() != 5 or weights.shape[3:] != (TILE, TILE):
+        wanted = f"[experts, rows / {TILE}, columns / {TILE}, {TILE}, {TILE}], as tiled gives them"
+        raise ValueError(f"untiled takes {wanted}, got {list(weights.shape)}")
     experts, down, across, rows, columns = weights.shape
     return weights.transpose(2, 3).reshape(experts, down * rows, across * columns)
 

@@ -8,8 +8,11 @@ from moe_cases import FORMS, make_layer
 
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.weights import Weights
-from tritonmoe_bench.kernels import Gating, chunks, fast_moe, paper_moe, paper_stages
+from tritonmoe_bench.kernels import Gating, chunks, fast_experts, fast_moe, paper_moe, paper_stages
+from tritonmoe_bench.kernels.fast import forward
+from tritonmoe_bench.kernels.fast.logits import pieces
 from tritonmoe_bench.kernels.fast.operator import fast_moe_op
+from tritonmoe_bench.kernels.fast.route import Router
 
 SHAPE = {"experts": 4, "top_k": 2, "hidden": 32, "ffn": 16}
 FORWARDS = {
@@ -53,6 +56,40 @@ def test_more_tokens_than_the_kernels_take_are_each_chunk_bit_by_bit_as_alone(na
     monkeypatch.setattr(chunks, "MAX_SLOTS", 20)
     assert [rows.stop - rows.start for rows in chunks.chunks(tokens, 2)] == [len(rows) for rows in alone]
     assert torch.equal(run(layer, layer.x), torch.cat(alone))
+
+
+@pytest.mark.parametrize(
+    ("experts", "hidden", "invariant", "most"),
+    [
+        (1024, 8192, True, 2**17),
+        (513, 8192, True, 2**31 // (16 * 513)),
+        (512, 8192, True, 2**18),
+        (1024, 2048, True, 2**18),  # four parts
+        (1024, 8192, False, 2**18),
+    ],
+)
+def test_a_chunk_has_no_more_logits_than_offsets_of_32_bits_reach(experts, hidden, invariant, most):
+    router = Router(torch.empty(experts, hidden, device="meta"), 1, Gating())
+    elements = router.logits_of_token(hidden, invariant)
+    parts = chunks.chunks(2**18 + 5, 1, elements)
+    assert max(rows.stop - rows.start for rows in parts) == most
+    assert [*range(0, 2**18 + 5, most)] == [rows.start for rows in parts]
+    assert pieces(most, hidden, experts, invariant)[0] * most * experts <= 2**31
+
+
+def test_a_forward_that_does_not_depend_on_its_batch_is_cut_by_its_logits(device, monkeypatch):
+    layer = make_layer(device, tokens=30, experts=4, top_k=2, hidden=1100, ffn=16)
+    whole = fast_moe(layer.x, *layer.parameters, invariant=True)
+    sizes = []
+    run = forward._forward
+    monkeypatch.setattr(forward, "_forward", lambda x, *rest: (sizes.append(len(x)), run(x, *rest)))
+    monkeypatch.setattr(chunks, "OFFSETS", 13 * 3 * 4)  # 13 tokens of three parts
+    assert torch.equal(fast_moe(layer.x, *layer.parameters, invariant=True), whole)
+    assert sizes == [13, 13, 4]
+    sizes.clear()
+    slots = torch.zeros(30, 2, dtype=torch.int32, device=device)
+    fast_experts(layer.x, *layer.parameters[1:3], slots, slots.float(), invariant=True)
+    assert sizes == [30], "there are no logits"
 
 
 def test_stages_are_of_one_chunk(device, monkeypatch):

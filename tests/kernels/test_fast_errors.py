@@ -1,6 +1,7 @@
 """Every wrong argument of `fast_moe` ends before any launch, with a message that names it and what is allowed."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,10 @@ from tritonmoe_bench.kernels import checks, launch
 from tritonmoe_bench.kernels.fast import known
 from tritonmoe_bench.kernels.fast.forward import _combine_kernel
 from tritonmoe_bench.kernels.fast.layer import fast_moe
-from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles
+from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles, JoinedTile, JoinedTiles
+from tritonmoe_bench.kernels.formats import formats
 from tritonmoe_bench.kernels.gating import Gating
+from tritonmoe_bench.kernels.target import target_of
 
 TOKENS, EXPERTS, TOP_K, HIDDEN, FFN = 4, 8, 2, 32, 16
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -167,6 +170,107 @@ def test_every_path_starts_with_a_launch_or_a_product(tokens, device):
     """What the tests of errors rely on: nothing runs before the first launch, whichever kernel that is."""
     with pytest.raises(AssertionError, match="a kernel was launched"):
         call(device, **layer() | {"x": zeros(tokens, HIDDEN)})
+
+
+def scheduled(**changes):
+    """Tiles of the path with a schedule, that all formats have, but for the changes of gate and up."""
+    good = FastTile(128, 128, 4, 2, 128, 2, swap=True, small_swap=True)
+    one_grid = changes.pop("one_grid", False)
+    return FastTiles(16, replace(good, **changes), good, one_grid=one_grid)
+
+
+def few(**changes):
+    good = FewTile(16, 128, 4)
+    return FewTiles(replace(good, **changes), good)
+
+
+def joined(**changes):
+    good = JoinedTile(128, 128, 2)
+    return JoinedTiles(replace(good, **changes), good)
+
+
+def of_down(tiles):
+    return replace(tiles, gate_up=tiles.down, down=tiles.gate_up)
+
+
+TILES = [
+    ("fp8_block", "a8", scheduled(block_n=32),
+     "FastTiles over fp8_block with activations='a8' need gate and up of 128 columns, got 32"),
+    ("fp8_block", "a8", scheduled(block_n=64), "need gate and up of 128 columns, got 64"),
+    ("fp8_block", "a8", scheduled(block_n=256), "need gate and up of 128 columns, got 256"),
+    ("fp8_block", "a8", scheduled(block_n=64, one_grid=True), "need gate and up of 128 columns, got 64"),
+    ("fp8_block", None, scheduled(small_k=64), "FastTiles over fp8_block need steps of whole 128 columns, got 64"),
+    ("fp8_block", None, of_down(scheduled(small_k=64)), "need steps of whole 128 columns, got 64"),
+    ("fp8_block", "a16", scheduled(bulk=True), "bulk is for weights of 16 bits, got fp8_block"),
+    ("fp8_block", "a16", of_down(scheduled(bulk=True)), "bulk is for weights of 16 bits, got fp8_block"),
+    ("fp8_block", None, few(block_n=256), "FewTiles over fp8_block need 128 rows at the most in gate_up, got 256"),
+    ("fp8_block", None, of_down(few(block_n=256)), "need 128 rows at the most in down, got 256"),
+    ("fp8_block", None, few(step=8), "FewTiles over fp8_block need steps of 16 columns or more, got 8"),
+    ("fp8_block", "a8", few(), "FewTiles multiply with activations='a16' alone"),
+    ("fp8_block", "a8", joined(block_n=64), "JoinedTiles over fp8_block with activations='a8' need gate and up of 128"),
+    ("mxfp4", "a16", scheduled(bulk=True), "bulk is for weights of 16 bits, got mxfp4"),
+    ("mxfp4", "a8", few(), "FewTiles multiply with activations='a16' alone"),
+    ("mxfp4", "a8", joined(), "JoinedTiles over mxfp4 multiply with activations='a16' alone"),
+    ("mxfp4", None, few(stages=2), "FewTiles over mxfp4 need rows in eights and steps of whole 128 columns, one in"),
+    ("mxfp4", None, of_down(few(block_n=4)), "FewTiles over mxfp4 need rows in eights and steps of whole 128 columns"),
+    ("int4", "a16", scheduled(block_n=256), "FastTiles over int4 need gate and up of 128 columns at the most, got 256"),
+    ("int4", None, scheduled(small_k=64), "FastTiles over int4 need steps of whole 128 columns, got 64"),
+    ("int4", None, scheduled(one_grid=True), "one_grid is for weights of 16 bits and fp8_block, got int4"),
+    ("int4", "a8", scheduled(num_warps=16), "tiles for int4 with 8-bit activations have weights on the left, 512 rows"),
+    ("int4", None, few(step=64), "FewTiles over int4 need rows in eights and steps of whole 128 columns"),
+    ("int4", None, few(block_n=256), "FewTiles over int4 need 128 rows at the most in gate_up, got 256"),
+    ("int4_g32", None, joined(block_n=256), "JoinedTiles over int4_g32 need gate and up of 128 columns at the most"),
+    ("none", None, of_down(few(step=4)), "FewTiles need steps of 8 columns or more in down, got 4"),
+]  # fmt: skip
+RIGHT = [
+    ("fp8_block", "a8", scheduled()),
+    ("fp8_block", "a8", scheduled(small_k=256, one_grid=True)),
+    ("fp8_block", "a8", of_down(scheduled(block_n=256))),
+    ("fp8_block", "a16", scheduled(block_n=64)),
+    ("fp8_block", "a16", few(block_n=128, step=64)),
+    ("fp8_block", None, few()),
+    ("fp8_block", "a8", joined()),
+    ("mxfp4", "a16", few(block_n=128)),
+    ("int4", None, of_down(few(block_n=256))),
+    ("int4", "a16", of_down(scheduled(block_n=256))),
+    ("int4", "a8", scheduled()),
+    ("int4_g32", None, replace(scheduled(small_k=64), block_m=256, dynamic=False)),
+    ("none", None, few(block_n=256)),
+    ("none", None, joined(step=32)),
+    ("none", None, scheduled(bulk=True)),
+]
+"""Also tiles whose step of low blocks does not fit, but is not used, as all blocks have one height."""
+
+
+def packed_call(quant, activations, tiles, device):
+    if device == "cuda" and activations == "a8" and target_of(torch.device("cuda")).nvidia_major != 9:
+        pytest.skip("8-bit activations of all formats need a Hopper GPU")
+    if device == "cuda" and target_of(torch.device("cuda")).is_amd:
+        pytest.skip("the paths of both GEMMs in a grid need a GPU of NVIDIA's")
+    hidden, ffn = 256, 256
+    weights = [torch.ones(EXPERTS, rows, columns, dtype=BF16) for rows, columns in ((2 * ffn, hidden), (hidden, ffn))]
+    if quant == "none":
+        weights = [part.to(device) for part in weights]
+    else:
+        kind = formats()[quant]
+        packed = [kind.pack(part).prepared() for part in weights]
+        weights = [part.from_raw(part.raw().to(device), part.scales.to(device)) for part in packed]
+    changes = {"x": zeros(TOKENS, hidden), "router_weight": zeros(EXPERTS, hidden)}
+    gate_up, down = weights
+    changes |= {"gate_up": gate_up, "down": down, "tiles": tiles, "activations": activations}
+    call(device, **layer() | changes)
+
+
+@pytest.mark.parametrize(("quant", "activations", "tiles", "message"), TILES)
+def test_tiles_that_the_format_of_the_weights_does_not_have(quant, activations, tiles, message, device):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        packed_call(quant, activations, tiles, device)
+
+
+@pytest.mark.parametrize(("quant", "activations", "tiles"), RIGHT)
+def test_tiles_that_it_has(quant, activations, tiles, device):
+    with pytest.raises(AssertionError, match="a kernel was launched"):
+        packed_call(quant, activations, tiles, device)
 
 
 def empty(*shape):

@@ -14,7 +14,7 @@ from tritonmoe_bench.experiments.workload.config import load_model
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import fast_experts, fast_moe, target
-from tritonmoe_bench.kernels.fast import arguments, blocks, choose, choose_packed, forward, joined, logits, routing
+from tritonmoe_bench.kernels.fast import blocks, choose, choose_packed, forward, joined, logits, routing, tile_check
 from tritonmoe_bench.kernels.fast.choose import (
     FEW_SMALL,
     JOINED,
@@ -190,7 +190,7 @@ def test_what_it_cannot_do(tokens, options, message, device):
 
 
 def test_a_gpu_of_amd_s_is_refused(device, monkeypatch):
-    monkeypatch.setattr(arguments, "target_of", lambda device: Target(64 * 1024, 0))
+    monkeypatch.setattr(tile_check, "target_of", lambda device: Target(64 * 1024, 0))
     layer = make_layer(device, tokens=3, experts=4, top_k=2, hidden=40, ffn=24)
     with pytest.raises(ValueError, match="JoinedTiles need a GPU of NVIDIA's"):
         layer.fast(tiles=SMALL_JOINED)
@@ -201,9 +201,9 @@ def test_a_gpu_of_amd_s_is_refused(device, monkeypatch):
     [
         ("fp8_block", "a16", SMALL_JOINED, "JoinedTiles over fp8_block multiply with activations='a8' alone"),
         ("fp8_block", "a8", replace(SMALL_JOINED, splits=2), "JoinedTiles split sums of 16-bit weights"),
-        ("fp8_block", "a8", SMALL_JOINED, "JoinedTiles over packed weights need steps of whole 128 columns"),
+        ("fp8_block", "a8", SMALL_JOINED, "JoinedTiles over fp8_block need steps of whole 128 columns"),
         ("fp8_block", "a8", JoinedTiles(JoinedTile(64, 128, 2), JoinedTile(64, 128, 2)),
-         "JoinedTiles over fp8_block need gate and up of 128 columns"),
+         "JoinedTiles over fp8_block with activations='a8' need gate and up of 128 columns"),
         ("mxfp4", "a8", SMALL_JOINED, "JoinedTiles over mxfp4 multiply with activations='a16' alone"),
         ("int4", None, JoinedTiles(JoinedTile(64, 64, 2), JoinedTile(64, 128, 2)), "need steps of whole 128 columns"),
         ("int4", None, JoinedTiles(JoinedTile(256, 128, 2), JoinedTile(64, 128, 2)),

@@ -26,7 +26,7 @@ from tritonmoe_bench.kernels.fast.logits import (
 SHAPES = [
     (1, 5, 77),
     (1, 1, 1),
-    (FEW_TOKENS, 131, 77),  # two experts a program
+    (FEW_TOKENS, 131, 77),  # one expert a program
     (3, 2, 5000),  # more than one step
     (2, 128, 64),
     (FEW_TOKENS + 1, 5, 77),
@@ -69,6 +69,41 @@ def test_a_float32_router_is_not_rounded(shape, dtype, device):
     router = torch.randn(shape[1], shape[2], generator=generator).to(device)
     logits = launch_logits(x, router).double().sum(0)
     torch.testing.assert_close(logits, x.double() @ router.double().T, rtol=1e-5, atol=4e-6 * shape[2] ** 0.5)
+
+
+@pytest.mark.parametrize("tokens", [1, FEW_TOKENS + 1, SPLIT_TOKENS, SPLIT_TOKENS + 1, 1000])
+def test_a_float32_router_asks_no_product_of_pytorch(tokens, device, monkeypatch):
+    x, router = inputs(tokens, 5, 72, "bf16", device)
+
+    def refuse(*_, **__):
+        raise AssertionError("a product of PyTorch's was asked for")
+
+    for name in ("mm", "matmul"):
+        monkeypatch.setattr(torch, name, refuse)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", refuse)
+    assert launch_logits(x, router.float()).shape[1:] == (tokens, 5)
+    if tokens > SPLIT_TOKENS:
+        with pytest.raises(AssertionError, match="a product of PyTorch's"):
+            launch_logits(x, router)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 needs a GPU")
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("tokens", [SPLIT_TOKENS, SPLIT_TOKENS + 1, 8192])
+def test_no_precision_of_pytorch_s_changes_a_float32_router(tokens, precision, dtype, device):
+    x, router = inputs(tokens, 160, 5120, dtype, device)
+    router = router.float() * 1.0001
+    before = torch.get_float32_matmul_precision()
+    expected = launch_logits(x, router)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        logits = launch_logits(x, router)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(logits, expected)
+    exact = x.double() @ router.double().T
+    torch.testing.assert_close(logits.double().sum(0), exact, rtol=1e-5, atol=4e-6 * 5120**0.5)
 
 
 @pytest.mark.parametrize("of_router", ["own", "float32"])

@@ -12,7 +12,7 @@ from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import fast_moe
-from tritonmoe_bench.kernels.fast import arguments, blocks, forward, logits, one_grid, routing
+from tritonmoe_bench.kernels.fast import blocks, forward, logits, one_grid, routing, tile_check
 from tritonmoe_bench.kernels.fast.choose import FEW_WEIGHTS, LONG, ONE_GRID_LIGHTEST, ONE_GRID_ROWS, heuristic_tiles
 from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles
@@ -114,7 +114,7 @@ def test_what_it_cannot_do(device, monkeypatch):
     made, x = Weights(case, device), activations(case, draw_routing(case), device)
     with pytest.raises(ValueError, match="one_grid is for weights of 16 bits and fp8_block, got int4"):
         fast_moe(x, made.router(), made.packed_gate_up(), made.packed_down(), 2, tiles=as_one(make_tiles(16)))
-    monkeypatch.setattr(arguments, "target_of", lambda device: Target(64 * 1024, 0))
+    monkeypatch.setattr(tile_check, "target_of", lambda device: Target(64 * 1024, 0))
     with pytest.raises(ValueError, match="one_grid needs a GPU of NVIDIA's"):
         layer.fast(tiles=as_one(make_tiles(16)))
 

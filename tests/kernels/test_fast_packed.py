@@ -1,5 +1,7 @@
 """`fast_moe` over packed weights: the reference over the unpacked ones, errors, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -107,6 +109,29 @@ def test_what_it_refuses(device):
         fast_moe(x, router, gate_up, down, top_k, gating, activations="a4")
     with pytest.raises(ValueError, match="top_k=9"):
         fast_moe(x, router, gate_up, down, 9, gating)
+
+
+@pytest.mark.parametrize("name", ["gate_up", "down"])
+def test_values_and_scales_that_are_not_of_each_other(name, device):
+    _, _, x, (router, gate_up, down, top_k, gating) = layer(device, 3)
+    weights = {"gate_up": gate_up, "down": down}
+    good = weights[name]
+    experts, rows, columns = (size // by for size, by in zip(good.shape, (1, 128, 128)))
+
+    def refused(error, message, **changes):
+        with pytest.raises(error, match=f"^{name}.{message}"):
+            fast_moe(x, router, **weights | {name: replace(good, **changes)}, top_k=top_k, gating=gating)
+
+    wanted = rf"scales must have shape \[{experts}, {rows}, {columns}\], got"
+    refused(ValueError, wanted, scales=good.scales[:, :1, :1].contiguous())
+    refused(ValueError, wanted, scales=good.scales[:-1])
+    refused(ValueError, wanted, scales=good.scales.flatten())
+    refused(ValueError, wanted, scales=good.scales.repeat_interleave(128, 1))
+    refused(TypeError, "scales must be torch.float32, got torch.bfloat16", scales=good.scales.bfloat16())
+    refused(TypeError, "values must be torch.float8_e4m3fn, got torch.uint8", values=good.raw())
+    refused(
+        TypeError, "values must be torch.float8_e4m3fn, got torch.float8_e5m2", values=good.values.to(torch.float8_e5m2)
+    )
 
 
 @pytest.mark.parametrize(("gating", "backend"), [("softmax", "eager"), ("deepseek_v3", "aot_eager")])

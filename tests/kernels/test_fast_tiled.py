@@ -22,6 +22,7 @@ from tritonmoe_bench.kernels.fast.tile_types import (
     steps_of,
 )
 from tritonmoe_bench.kernels.fast.tiled import TILE, is_tiled, matrices
+from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.target import MORE_WARPS, Target
 
 SHAPE = {"experts": 6, "top_k": 2, "hidden": 192, "ffn": 128}
@@ -71,10 +72,37 @@ def test_where_each_number_lies(device):
     assert torch.equal(untiled(parts), weights)
 
 
-@pytest.mark.parametrize("shape", [(128, 128), (2, 96, 64), (2, 64, 96)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 96, 64), (2, 64, 96)], ids=str)
 def test_what_is_no_whole_tiles_stays_as_it_is(shape):
-    with pytest.raises(ValueError, match=r"whole tiles of 64 by 64.* leave such weights as they are"):
+    with pytest.raises(ValueError, match=r"whole tiles of 64 by 64.* leave such weights.* gate and up each"):
         tiled(torch.zeros(shape))
+
+
+def test_what_has_no_tiles():
+    packed = Fp8Block.pack(torch.zeros(2, 128, 128))
+    with pytest.raises(TypeError, match=r"tiled takes a torch.Tensor, got Fp8Block: .* prepared\(\) gives"):
+        tiled(packed)
+    with pytest.raises(ValueError, match=r"tiled takes \[experts, rows, columns\], got \[128, 128\]$"):
+        tiled(torch.zeros(128, 128))
+    with pytest.raises(ValueError, match=r"got \[2, 1, 1, 64, 64\]: they are tiled already"):
+        tiled(tiled(torch.zeros(2, 64, 64)))
+    with pytest.raises(TypeError, match=r"untiled takes a .*Tensor, got Fp8Block"):
+        untiled(packed)
+    for shape in ((2, 64, 64), (2, 1, 1, 32, 128)):
+        with pytest.raises(ValueError, match=r"untiled takes \[experts, rows / 64, columns / 64, 64, 64\], as tiled"):
+            untiled(torch.zeros(shape))
+
+
+def test_a_tile_of_both_gate_and_up_is_refused_beside_down(device):
+    """Of an ffn of 96 all rows of gate and up are three tiles, the second of which has rows of both."""
+    layer = make_layer(device, tokens=3, **SHAPE | {"ffn": 96})
+    router, gate_up, down, top_k, gate = layer.parameters
+    padded = tiled(torch.nn.functional.pad(down, (0, 32)))
+    with pytest.raises(ValueError, match=r"gate_up must have shape \[6, 4, 3, 64, 64\], got \[6, 3, 3, 64, 64\]"):
+        fast_moe(layer.x, router, tiled(gate_up), padded, top_k, gate)
+    halves = torch.nn.functional.pad(gate_up.unflatten(1, (2, 96)), (0, 0, 0, 32)).flatten(1, 2)
+    expected = fast_moe(layer.x, router, gate_up, down, top_k, gate)
+    torch.testing.assert_close(fast_moe(layer.x, router, tiled(halves), padded, top_k, gate), expected)
 
 
 @pytest.mark.parametrize("tokens", [1, 20])
@@ -187,3 +215,18 @@ def test_measured_tiles_of_other_steps_are_passed_over(hopper, monkeypatch):
     monkeypatch.setattr(choose, "tuned_tiles", lambda *_: FastTiles(64, half, EVEN))
     assert choose_tiles(hopper, *shape, 64) == FastTiles(64, half, EVEN)
     assert choose_tiles(hopper, *shape, 64, in_tiles=True) == heuristic_tiles(Target(227 * 1024, 9), *shape, 64)
+
+
+def test_of_measured_tiles_for_a_few_tokens_only_the_step_that_is_used_has_to_fit(hopper, monkeypatch):
+    shape = (8, 2, 4096, 14336)
+    measured = FewTiles(FewTile(1, 32, 1), FewTile(4, 256, 4, 3))
+    monkeypatch.setattr(choose, "tuned_tiles", lambda *_: measured)
+    assert choose_tiles(hopper, *shape, 1) == measured
+    assert choose_tiles(hopper, *shape, 1, in_tiles=True) == FewTiles(IN_TILES[shape], measured.down)
+    monkeypatch.setattr(choose, "tuned_tiles", lambda *_: replace(measured, down=FewTile(4, 32, 4)))
+    monkeypatch.setattr(choose, "heuristic_tiles", lambda *_: FewTiles(FEW.gate_up, FEW.down))
+    assert choose_tiles(hopper, *shape, 1, in_tiles=True) == FewTiles(IN_TILES[shape], FEW.down)
+    low = FastTile(64, 64, 4, 2, 32, 2)
+    fixed = FastTiles(64, low, low, dynamic=False)
+    monkeypatch.setattr(choose, "tuned_tiles", lambda *_: fixed)
+    assert choose_tiles(hopper, *shape, 64, in_tiles=True) == fixed

@@ -205,7 +205,10 @@ def test_choice_in_the_interpreter():
 def test_names_tell_tiles_apart():
     values = [
         *(make_tiles(block_m, dynamic=dynamic) for block_m in HEIGHTS for dynamic in (True, False)),
-        *(make_tiles(64, swap, small, bulk) for swap, small, bulk in ((1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 1, 1))),
+        make_tiles(64, swap=True, small_swap=False),
+        make_tiles(64, small_swap=True),
+        make_tiles(64, swap=True),
+        make_tiles(64, swap=True, bulk=True),
         replace(make_tiles(64), down=INTERPRETER.down),
         *(choose.few_tiles(hidden, ffn) for hidden, ffn in ((4096, 14336), (3584, 14336), (4096, 2560))),
     ]

@@ -14,7 +14,7 @@ from tritonmoe_bench.kernels import Activation, fast_moe
 from tritonmoe_bench.kernels.fast.choose_packed import format_tiles
 from tritonmoe_bench.kernels.fast.epilogue import Epilogue
 from tritonmoe_bench.kernels.fast.experts import Experts
-from tritonmoe_bench.kernels.fast.few_w4 import UNIT, _column, launch_planes
+from tritonmoe_bench.kernels.fast.few_w4_parts import UNIT, _column, launch_planes
 from tritonmoe_bench.kernels.fast.forward import forward
 from tritonmoe_bench.kernels.fast.route import Chosen
 from tritonmoe_bench.kernels.fast.tile_types import FastTiles, FewTile, FewTiles
@@ -136,7 +136,7 @@ def test_what_it_refuses(device):
         fast_moe(x, made.router(), gate_up, down.checkpoint(), case.top_k, case.gate, tiles=TILES)
     with pytest.raises(
         ValueError,
-        match="tiles for int4 have rows in eights and steps of whole 128 columns, one in flight, got 8x64/w4",
+        match="FewTiles over int4 need rows in eights and steps of whole 128 columns, one in flight, got 8x64/w4",
     ):
         fast_moe(x, made.router(), gate_up, down, case.top_k, case.gate, tiles=SMALL_FEW)
 

@@ -225,7 +225,7 @@ def test_a_cuda_graph_holds_it(device, quant, tokens):
 def test_steps_must_be_whole_blocks(device):
     _, _, x, arguments = layer(device, 3, "int4")
     tile = FastTile(64, 128, 4, 2, 64, 2)
-    with pytest.raises(ValueError, match="tiles for int4 take steps of whole 128 columns, got 64"):
+    with pytest.raises(ValueError, match="FastTiles over int4 need steps of whole 128 columns, got 64"):
         fast_moe(x, *arguments, tiles=FastTiles(16, tile, tile))
 
 

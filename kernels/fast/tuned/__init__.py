@@ -33,7 +33,6 @@ REACH = 2
 """An entry serves down to its tokens divided by this: beyond, the load of an expert is another."""
 _KINDS = {kind.__name__: kind for kind in (FastTiles, FewTiles)}
 _TILES = {"FastTiles": FastTile, "FewTiles": FewTile}
-_POWERS = ("block_n", "block_k", "small_k", "step", "num_warps")
 
 
 def tuned_tiles(device: torch.device, shape: Shape, tokens: int, quant: str = NONE) -> Tiles | None:
@@ -124,23 +123,11 @@ def _decode(value: Any) -> Tiles | None:
     parts = {name: _decode_tile(tile, value[name]) for name in ("gate_up", "down")}
     if kind is FewTiles:
         return FewTiles(**parts)
-    flags = {name: value[name] for name in ("dynamic", "one_grid")}
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise ValueError(f"{name}={flag!r}: true or false is needed")
-    return FastTiles(_count(value, "block_m"), **parts, **flags)
+    return FastTiles(**{name: value[name] for name in ("block_m", "dynamic", "one_grid")}, **parts)
 
 
 def _decode_tile(kind: type[FastTile] | type[FewTile], value: Any) -> Any:
     _only(value, kind.__name__, {field.name for field in fields(kind)})
-    for field in fields(kind):
-        if field.type == "bool":
-            if not isinstance(value[field.name], bool):
-                raise ValueError(f"{field.name}={value[field.name]!r}: true or false is needed")
-        else:
-            number = _count(value, field.name)
-            if field.name in _POWERS and number & (number - 1):
-                raise ValueError(f"{field.name}={number}: a power of two is needed")
     return kind(**value)
 
 
