@@ -201,4 +201,4 @@ def test_the_minutes_of_a_command_leave_out_the_breaks_of_its_run():
     stamps = ["2026-01-01T00:00:00Z", "2026-01-01T00:02:00Z", "2026-01-01T09:00:00Z", "2026-01-01T09:01:00Z"]
     frames = {"traffic": pd.DataFrame({"timestamp_utc": stamps})}
     files = ["traffic.csv", "tests-interpreter.json", "tests-gpu.json"]
-    assert again.command(files, frames) == [("make sweep STUDY=counters", 3.0), ("make test", 23)]
+    assert again.command(files, frames) == [("make sweep STUDY=counters FORCE=true", 3.0), ("make test", 23)]
