@@ -63,7 +63,7 @@ def test_field_table_and_its_means_are_those_of_the_rows(written):
     ahead = best["fast"] <= best.drop(columns=["fast", "stream"]).min(axis=1)
     assert f"at {ahead.sum()} of {len(best)} points" in last
     mean = over_peers.prod() ** (1 / len(over_peers))
-    assert f"by {100 * (mean - 1):.0f} % in the mean" in (written / "README.md").read_text(encoding="utf-8")
+    assert f"Mean lead {100 * (mean - 1):.0f} %" in (written / "README.md").read_text(encoding="utf-8")
     assert last.split(";")[0] in (written / "results" / "REPORT.md").read_text(encoding="utf-8")
 
 
@@ -122,7 +122,7 @@ def test_the_price_of_invariance_is_that_of_its_rows(written):
     standings = lead.standings(pd.concat([rows, slower]))
     points = own["case_hash"].nunique()
     assert say("answer.j2", "invariance", standings=standings).endswith(
-        f"a layer takes 1.25 times as long: the median of {points} points is 1.25."
+        f"It costs 25 % of time (median 25 %, {points} points)."
     )
     assert "invariant=True" not in (written / "README.md").read_text(encoding="utf-8").split("claims:end")[0]
 
