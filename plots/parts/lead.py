@@ -39,6 +39,8 @@ HEADROOM = 0.22
 """Above the longest stem, of the range of all: for its number, which may stand a line higher."""
 MARK_PT = 4.2
 """Of the mark at the end of a stem."""
+APART_PT = 1.5
+"""Between two numbers side by side, which would read as one."""
 MARK = 0.25
 """Where in a cell the mark of the best peer stands, to the right of the number in its middle."""
 
@@ -158,7 +160,7 @@ def _stagger(figure: Figure, panels: Sequence[Axes]) -> None:
         for number in numbers:
             while any(number.get_window_extent(renderer).overlaps(box) for box in taken):
                 number.xyann = (0, number.xyann[1] + 1)
-            taken.append(number.get_window_extent(renderer))
+            taken.append(number.get_window_extent(renderer).padded(APART_PT * figure.dpi / 72, 0))
 
 
 def percent(lead: float) -> str:
