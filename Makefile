@@ -7,7 +7,8 @@ JOBS ?= auto
 ARGS ?=
 comma := ,
 space := $(comma:,=) $(comma:,=)
-PAPER_STUDIES := throughput skew experts stages
+# Those that decide the claims, the paper's first, and draw its figures.
+PAPER_STUDIES := throughput paper_code skew counters heights fusion decode stages experts
 ALL_STUDIES := headline throughput quant paper_code native granular endtoend skew shards decode fusion heights stages energy experts recorded counters trace
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 # In the interpreter every row has to be right; on a GPU a system that fails is a row like any other.
@@ -68,7 +69,7 @@ endif
 sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep MODEL=mixtral SKEW=1.2
 	$(RUN) experiments/sweep.py $(or $(strip $(KEYS) $(ARGS)),study=throughput)
 
-studies: $(READY)  ## every study there is, on this machine's GPU (131 minutes at most on an H200)
+studies: $(READY)  ## every study there is, on this machine's GPU (about 131 minutes on an H200, by the plan)
 	$(RUN) experiments/sweep.py -m study=$(call list,$(ALL_STUDIES)) $(ARGS)
 
 tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]
@@ -83,20 +84,21 @@ portability: $(READY)  ## compile every kernel for five GPUs, with none: results
 figures: $(READY)  ## draw every figure from the CSVs (45 s)
 	$(RUN) plots/draw.py $(KEYS) $(ARGS)
 
-report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (5 s)
+report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (10 s)
 	$(RUN) experiments/report.py $(KEYS) $(ARGS)
 
 contribute: $(READY)  ## pack this machine's results into one file to send, without host names and paths: make contribute [DEVICE=]
 	@$(RUN) experiments/contribute.py $(KEYS) $(ARGS)
 
-reproduce: $(READY)  ## the whole reproduction: with a GPU the studies (says first how long), else smoke; then figures and report (4 minutes)
+reproduce: $(READY)  ## with a GPU the studies that decide the claims (says first how long), else smoke (4 minutes); then figures and report
 ifeq ($(GPU),)
 	@echo "No NVIDIA GPU here: the tiny shape in Triton's interpreter, then figures and report from the committed results,"
 	@echo "some 4 minutes on two cores."
 	@$(MAKE) --no-print-directory smoke
 else
 	@echo "Found $(GPU): first, within a minute, the tiny shape with $(SMOKE),"
-	@echo "then the paper's studies, figures and report. All resume where they were cut."
+	@echo "then the studies that decide the claims, figures and report. All resume where they were cut, and rows that are"
+	@echo "there count as done (make sweep STUDY=... FORCE=true measures them again)."
 	@$(RUN) experiments/sweep.py -m study=$(call list,$(PAPER_STUDIES)) dry_run=true
 	@$(MAKE) --no-print-directory smoke
 	@$(MAKE) --no-print-directory studies ALL_STUDIES="$(PAPER_STUDIES)"

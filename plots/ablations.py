@@ -53,12 +53,10 @@ def draw(results: Results) -> Figure:
     title = say("figures.j2", "ablations", **{key: choice.pairs for key, choice in choices.items()},
                 crossings=_crossings(choices), height=_height())  # fmt: skip
     figure, axes = layout.sheet(1, len(choices), PANEL_IN, title)
-    for panel, (key, choice) in zip(axes, choices.items()):
+    for panel, choice in zip(axes, choices.values()):
         for model in models:
             _line(panel, choice, model)
         panel.axhline(1, color=style.INK, lw=0.8, zorder=1.5)
-        if key == "gather":
-            panel.axhspan(1 / noise[0], noise[0], color=style.BAND, lw=0, zorder=0.5)
         panel.set_title(choice.words)
     axes[0].set_ylabel("speed with it / without")
     used = {study for study in studies if any(key in _OF[study] for key in choices)}

@@ -39,7 +39,7 @@ def draw(results: Results) -> Figure:
         layout.power_axis(power.xaxis, counted["tokens"])
         power.set_xlabel("tokens")
     above[0].set_yscale("log")
-    layout.log_labels(above[0].yaxis)
+    layout.log_labels(above[0].yaxis, subs=(1, 1.2, 1.5, 2, 3, 5))
     below[0].set_ylim(0, 1.1 * max([1.0, *counted["power_w"], *counted["power_limit_w"]]))
     above[0].set_ylabel("energy / of reading\nthe weights once")
     below[0].set_ylabel("power (W)")

@@ -23,7 +23,7 @@ NAME = "formats"
 TITLE = "Latency by weight format"
 STUDIES = ("quant",)
 PLAIN = "none"
-COLORS = {PLAIN: "#6b6b6b", "fp8_block": "#c1002f", "mxfp4": "#00684a", "int4": "#2f6fc1", "int4_g32": "#0b2f66"}
+COLORS = {PLAIN: "#6b6b6b", "fp8_block": "#7a3fb0", "mxfp4": "#00684a", "int4": "#2f6fc1", "int4_g32": "#0b2f66"}
 LABELS = {PLAIN: "16 bits"}
 KINDS = (("fast", "*", "-"), ("best other system", "o", style.DASH), ("reading the weights", "None", style.DOT))
 """Label, marker and line of each kind of row, in the order of the legend."""
@@ -55,7 +55,7 @@ def draw(results: Results) -> Figure:
     layout.bottom(axes, across, "tokens")
     notes = say("figures.j2", "by_format_notes", dtype=rows["dtype"].iloc[0], errors=errors(best),
                 eight=EIGHT_BITS in set(best["implementation"]))  # fmt: skip
-    return layout.finish(figure, _handles(formats), caption.notes(study, notes), caption.source(study))
+    return layout.finish(figure, _handles(formats), caption.notes(study, notes, shown=best), caption.source(study))
 
 
 def lines_of(rows: pd.DataFrame) -> pd.DataFrame:

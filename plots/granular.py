@@ -40,7 +40,9 @@ def draw(results: Results) -> Figure:
         raise study.lacks("latency of fast or of another system beside a measured limit")
     skews = sorted({points["skew"].min(), points["skew"].max()})
     kinds, pairs = set(points["kind"]), against_best(rows, peers(rows))
-    title = say("figures.j2", "granular", medians=medians(points), standing=standing(pairs))
+    typical = medians(points)
+    shown = {kind: median for kind, median in typical.items() if kind != OVER_TILES or FAST not in typical}
+    title = say("figures.j2", "granular", shown=shown, standing=standing(pairs))
     models = names.models_in_order(points["model"])
     panels = sorted(set(zip(points["quant"] != "none", points["model"], points["quant"])),
                     key=lambda panel: (panel[0], models.index(panel[1])))  # fmt: skip
@@ -59,9 +61,11 @@ def draw(results: Results) -> Figure:
         "granular_notes",
         dtype=rows["dtype"].iloc[0],
         skews=[f"{skew:g}" for skew in sorted(points["skew"].unique())],
-        tiled=OVER_TILES in kinds,
+        tiled=None if OVER_TILES in shown else typical.get(OVER_TILES),
     )
-    return layout.finish(figure, _handles(skews, kinds), caption.notes(study, notes), caption.source(study))
+    return layout.finish(
+        figure, _handles(skews, kinds), caption.notes(study, notes, shown=points), caption.source(study)
+    )
 
 
 def beyond(rows: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,15 @@ from matplotlib.ticker import PercentFormatter
 
 from tritonmoe_bench.experiments.analysis import compare
 from tritonmoe_bench.experiments.analysis.headline import geometric_mean, peers, relative
-from tritonmoe_bench.experiments.analysis.names import FAST, LIMIT, family_of, in_order, model_label, models_in_order
+from tritonmoe_bench.experiments.analysis.names import (
+    FAST,
+    LIMIT,
+    TILED,
+    family_of,
+    in_order,
+    model_label,
+    models_in_order,
+)
 from tritonmoe_bench.experiments.analysis.results import Results
 from tritonmoe_bench.experiments.reporting.texts import say
 
@@ -60,7 +68,9 @@ def draw(results: Results) -> Figure:
         "figures.j2", "ranking_notes", dtype=rows["dtype"].iloc[0], framed=bool(best["below"].any()),
         skews=[f"{skew:g}" for skew in sorted(rows["skew"].unique())],
     )  # fmt: skip
-    return layout.finish(figure, _handles(shares, named), caption.notes(study, notes), caption.source(study))
+    return layout.finish(
+        figure, _handles(shares, named), caption.notes(study, notes, shown=rows), caption.source(study)
+    )
 
 
 def cells(best: pd.DataFrame) -> pd.DataFrame:
@@ -164,11 +174,12 @@ def _number(panel: Axes, x: int, y: int, cell: Any, color: Any, name: str) -> No
 
 
 def leaders(shares: dict[str, tuple[np.ndarray, np.ndarray]]) -> list[str]:
-    """`fast`, the serving engines, and the best of each other family: the lines of the profile that have names."""
+    """`fast` with weights as they are and in tiles, the serving engines, and the best of each other family: the
+    lines of the profile that have names."""
     best: dict[str, str] = {}
     for name in in_order(shares):
         family = family_of(name)
-        group = name if family == "serving" else family
+        group = name if family == "serving" or name in (FAST, TILED) else family
         if group not in best or _near(shares[name]) > _near(shares[best[group]]):
             best[group] = name
     return list(best.values())

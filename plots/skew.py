@@ -60,14 +60,14 @@ def draw(results: Results) -> Figure:
         if len(by_count):
             of_counts = by_count[by_count["tokens"] == batch]
             _shares(panels[2], of_counts, "num_experts", "experts, of equal parameters")
-    for panel, words in zip(axes[:: len(tokens)], ("experts", *["% of what\nmemory allows"] * 2)):
+    for panel, words in zip(axes[:: len(tokens)], ("experts", *["% of the\nmeasured limit"] * 2)):
         panel.set_ylabel(words)
     layer = rows.iloc[0].to_dict()
     notes = say("figures.j2", "skew_notes", layer=layer, system=style.look(system).label)
     shown = pd.concat([best[best["num_experts"] == counts], by_count])
     handles = [*maps.legend(pairs, style.look(system).label, "Megablocks"), *lines.handles(shown)]
     source = caption.source(*[study, *([experts] if experts and len(by_count) else [])])
-    return layout.finish(figure, handles, caption.notes(study, notes), source)
+    return layout.finish(figure, handles, caption.notes(study, notes, shown=shown), source)
 
 
 def _timed(rows: pd.DataFrame, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Throughput against tokens as a share of what this GPU's memory allows: a panel for each of the paper's models.
+"""Throughput against tokens as a share of the measured limit: a panel for each of the paper's models.
 
 The dtype is the one that all systems run. Tokens/s stand above the panels, at the measured limit.
 """
@@ -48,11 +48,11 @@ def draw(results: Results) -> Figure:
         _rates(panel, here)
     axes[0].set_ylim(0, 1.03 * max([1.0, *best.loc[best["below"], "share"]]))
     axes[0].set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20", "40", "60", "80", "100"])
-    axes[0].set_ylabel("% of what\nmemory allows")
+    axes[0].set_ylabel("% of the\nmeasured limit")
     axes[0].annotate("tok/s", (0, 1), (-3, 2), xycoords="axes fraction", textcoords="offset points", ha="right",
                      va="bottom", color="#555555")  # fmt: skip
     notes = say("figures.j2", "throughput_notes", dtype=best["dtype"].iloc[0], other=_best_other(best))
-    notes = caption.notes(study, notes)
+    notes = caption.notes(study, notes, shown=best)
     return layout.finish(figure, lines.handles(best), notes, caption.source(study))
 
 

@@ -5,7 +5,7 @@ Every function gives its rows in an order that the order of the CSV does not cha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -94,10 +94,11 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
     card = [CARD_US] if CARD_US in rows else []
     columns = ["run_id", "case_hash", "implementation", "p50_us", "p20_us", "p80_us", *host, *card]
     pairs = own.merge(against[columns], on=["run_id", "case_hash"], suffixes=("", "_other"))
+    unlike = list(dict.fromkeys(pairs["implementation_other"]))
     if host:
         pairs = pairs[pd.concat([pairs[name] == pairs[f"{name}_other"] for name in host], axis=1).any(axis=1)]
     if pairs.empty:
-        raise no_pairs(frame, [system, *others])
+        raise no_pairs(frame, [system, *others], unlike)
     pairs["other"] = pairs["implementation_other"]
     own_card = slower(pairs)
     pairs["ratio"] = pairs["p50_us_other"] / pairs["p50_us"] * own_card
@@ -107,8 +108,9 @@ def compare(frame: pd.DataFrame, system: str, others: Iterable[str], launch: str
     return pairs.sort_values(order, kind="stable").reset_index(drop=True)
 
 
-def no_pairs(frame: pd.DataFrame, systems: list[str]) -> NoEvidence:
-    """Why no case of `frame` has all it takes: systems that were not asked for, or asked for and could not run."""
+def no_pairs(frame: pd.DataFrame, systems: list[str], unlike: Sequence[str] = ()) -> NoEvidence:
+    """Why no case of `frame` has all it takes: systems that were not asked for, or asked for and could not run; or that
+    were timed by another host than the first one, `unlike` it."""
     reasons = []
     tried = False
     for name in systems:
@@ -119,6 +121,11 @@ def no_pairs(frame: pd.DataFrame, systems: list[str]) -> NoEvidence:
             tried = True
             first = rows.iloc[0]
             reasons.append(f"{name}: {first['status']} ({first['reason']})")
+    if unlike:
+        reasons = [
+            f"{systems[0]} and {', '.join(unlike)} were timed at the same points, but launched eagerly by different "
+            "hosts (another card and another commit), and eager latencies are the host's: one run has to time both"
+        ]
     detail = "; ".join(reasons) or "no case was timed for both sides"
     return NoEvidence(f"There is no case to compare: {detail}", sources(frame, 0), tried=tried)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..table.card_speed import as_of_one_card
 from ..table.limits import LIMIT, below_limit
 from . import compare, names
 from .names import EIGHT_BITS, FAST
@@ -62,16 +63,17 @@ def _cases(rows: pd.DataFrame, system: str) -> pd.Series:
 
 
 def relative(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, `same`: no slower than it
-    beyond the noise, and `below`: below the measured limit. The limit has a ratio too, below 1, and is not ranked."""
+    """Rows in the best launch mode with `ratio` to the fastest ranked system of their case, latencies as if of one card
+    as in `compare.compare`; `same`: no slower than it beyond the noise, with that correction and without; and `below`:
+    below the measured limit. The limit has a ratio too, which may be below 1, and is not ranked."""
     best = compare.timed(rows, "best")
-    best = best.assign(below=below_limit(best))
-    fastest = best[best["implementation"] != LIMIT].drop_duplicates("case_hash")
-    fastest = fastest[["case_hash", "p50_us", "p80_us"]]
-    best = best.merge(fastest, on="case_hash", suffixes=("", "_fastest"))
-    return best.assign(
-        ratio=best["p50_us"] / best["p50_us_fastest"], same=best["p20_us"] <= best["p80_us_fastest"] * apart(best)
-    )  # fmt: skip
+    best = best.assign(below=below_limit(best), alike=as_of_one_card(best))
+    fastest = best[best["implementation"] != LIMIT].sort_values("alike", kind="stable").drop_duplicates("case_hash")
+    best = best.merge(fastest[["case_hash", "p50_us", "p80_us", "alike"]], on="case_hash", suffixes=("", "_fastest"))
+    ratio = best["alike"] / best["alike_fastest"]
+    card = best["p50_us"] / best["p50_us_fastest"] / ratio
+    within = best["p80_us_fastest"] * card.clip(lower=1) * apart(best)
+    return best.assign(ratio=ratio, same=best["p20_us"] <= within)
 
 
 def geometric_mean(ratios: pd.Series) -> float:

@@ -71,7 +71,8 @@ def mono_moe(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     if not pairs.empty:
         held = pairs["high"] >= figures["speedup"]
         verdict = Verdict.of(held.all(), (pairs["low"] > 1).any())
-        return Finding(verdict, {"pairs": pairs}, sources(frame, rows_of(pairs)), (int(held.sum()), len(pairs)))
+        numbers = {"pairs": pairs, "less": int(((pairs["low"] > 1) & ~held).sum())}
+        return Finding(verdict, numbers, sources(frame, rows_of(pairs)), (int(held.sum()), len(pairs)))
     others = set(rows["implementation"]) - {MONO_MOE, LIMIT}
     pairs = to_best(ratios(rows, MONO_MOE, others, "best"))
     for best in pairs[pairs["tokens"] == figures["tokens"]].itertuples():

@@ -13,7 +13,9 @@ from ..analysis.names import GPU_SCHEDULE, OWN_CODE, OWN_UNFUSED, PAPER, UNFUSED
 from ..analysis.own_code import speedups
 
 OWN_STUDY = "paper_code"
-"""The study of the paper's own code, in place of those of all systems."""
+"""The study of the paper's own code, which stands for other studies where it has more of their points."""
+OF_ALL = ("throughput", "skew")
+"""Those studies, of all systems."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,28 @@ class Evidence:
 
     def of_paper_code(self) -> Evidence:
         """The studies in which the paper's own code ran, its rows under the names of the pipelines that are written
-        after it here, whose own rows are left out. Its own study stands for all that it was made for."""
-        frames = {name: _as_written_here(frame) for name, frame in self.frames.items()}
-        frames = {name: frame for name, frame in frames.items() if (frame["implementation"] == PAPER).any()}
-        if OWN_STUDY in frames:
-            frames |= dict.fromkeys(("throughput", "skew"), frames[OWN_STUDY])
-        return Evidence(self.device, frames)
+        after it here, whose own rows are left out. For a study of all systems, the study of that code stands at the
+        points of the former if it has more of them; so both codes are judged at the same points."""
+        own = {name: _as_written_here(frame) for name, frame in self.frames.items()}
+        own = {name: frame for name, frame in own.items() if len(_points(frame))}
+        if OWN_STUDY in own:
+            own |= {name: self._with_most(name, own) for name in OF_ALL}
+        return Evidence(self.device, own)
+
+    def _with_most(self, name: str, own: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        there = own[OWN_STUDY]
+        if name in self.frames:
+            shared = there[there["case_hash"].isin(_points(self.frames[name]))]
+            there = shared if len(_points(shared)) else there
+        return own[name] if name in own and len(_points(own[name])) > len(_points(there)) else there
+
+
+def _points(frame: pd.DataFrame) -> pd.Index:
+    """The cases at which the paper's pipeline was timed."""
+    if "implementation" not in frame:
+        return pd.Index([])
+    rows = frame[(frame["implementation"] == PAPER) & (frame["status"] == "ok" if "status" in frame else True)]
+    return pd.Index(rows["case_hash"].unique())
 
 
 def _as_written_here(frame: pd.DataFrame) -> pd.DataFrame:

@@ -65,7 +65,7 @@ class OwnCode:
 
     ratios: those that decide it, if any; points: at how many points the claim holds as published, and of how many;
     better, worse: at how many the code is better than claimed, and worse; earlier: whether a measurement before this
-    harness says so, for want of rows; numbers: as of a finding, by rows of that code.
+    harness says so, for want of rows; numbers and sources: as of a finding, by rows of that code.
     """
 
     verdict: Verdict
@@ -75,6 +75,7 @@ class OwnCode:
     worse: int = 0
     earlier: bool = False
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
 
     @classmethod
     def by_ratios(cls, ratios: pd.Series, low: float | pd.Series, high: float) -> OwnCode | None:
@@ -91,7 +92,10 @@ class OwnCode:
         """What the claim's rule finds where rows of the paper's own code stand for those of the pipeline here."""
         pairs = finding.numbers.get("pairs", pd.DataFrame())
         ratios = pairs["ratio"] if "ratio" in pairs else pd.Series(dtype=float)
-        return cls(finding.verdict, ratios, finding.held or (0, 0), *finding.misses, numbers=finding.numbers)
+        return cls(
+            finding.verdict, ratios, finding.held or (0, 0), *finding.misses, numbers=finding.numbers,
+            sources=finding.sources,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,16 +178,21 @@ def decide(evidence: Evidence, path: Path = CLAIMS) -> list[Finding]:
             verdict = Verdict.NOT_TESTABLE if lack.tried else Verdict.UNDECIDED
             finding = Finding(verdict, sources=lack.sources, lack=str(lack))
         if path == CLAIMS:
-            finding = replace(finding, own_code=_own_code(known, of_paper_code, claim, finding.own_code))
+            finding = replace(finding, own_code=_own_code(known, of_paper_code, evidence, claim, finding.own_code))
         findings.append(replace(finding, claim=claim))
     return findings
 
 
-def _own_code(known: _Registered, evidence: Evidence, claim: Claim, earlier: OwnCode | None) -> OwnCode:
+def _own_code(
+    known: _Registered, of_paper_code: Evidence, evidence: Evidence, claim: Claim, earlier: OwnCode | None
+) -> OwnCode:
     """By rows of the paper's own code; without them as an earlier measurement has it, or undecided."""
     if not known.of_paper_code:
         return OwnCode(Verdict.NOT_APPLICABLE)
     try:
-        return OwnCode.by_rows(known.rule(evidence, claim.figures))
+        finding = known.rule(of_paper_code, claim.figures)
     except NoEvidence:
         return earlier or OwnCode(Verdict.UNDECIDED)
+    every = {f"{name}.csv": len(frame) for name, frame in evidence.frames.items()}
+    told = tuple(source._replace(total=every.get(source.file, source.total)) for source in finding.sources)
+    return OwnCode.by_rows(replace(finding, sources=told))

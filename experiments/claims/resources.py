@@ -63,12 +63,14 @@ def launches(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     as_published = {
         PAPER: bool((counts[PAPER] == figures["fused"]).all()),
         UNFUSED: bool((counts[UNFUSED] == figures["unfused"]).all()),
-        LOOP: len(counts[LOOP]) > 0 and bool((counts[LOOP] >= figures["loop"]).any()),
     }
-    published = dict(zip(as_published, (figures["fused"], figures["unfused"], figures["loop"])))
+    if len(counts[LOOP]):
+        as_published[LOOP] = bool((counts[LOOP] >= figures["loop"]).any())
+    published = dict(zip(counts, (figures["fused"], figures["unfused"], figures["loop"])))
     numbers = {"counts": counts, "published": published, "as_published": as_published}
     deciding = sources(frame, sum(len(values) for values in counts.values()))
-    verdict = Verdict.of(all(as_published.values()), any(as_published.values()))
+    every = len(as_published) == len(counts) and all(as_published.values())
+    verdict = Verdict.of(every, any(as_published.values()))
     return Finding(verdict, numbers, deciding, (sum(as_published.values()), len(as_published)))
 
 

@@ -30,12 +30,10 @@ current one, as its sentences and verdicts were published, every tile that `make
 and the two runs that show what spreading a sweep over two cards saves. What is older is in the history of git.
 
 A run may have been measured in several parts, on more than one card: `git_commit`, `device_uuid` and `timestamp_utc`
-say which row belongs to which. In `nvidia-h200/throughput.csv` the rows of `qwen2_paper` at commit f47be6b are those
-of the archived run 20261128T200657Z-786b, put under the current `run_id` by hand; since then `fast` and `stream` alone
-have other revisions. Rows of commit fdb3c67 are of two machines, the others of earlier ones; their cards differ by up
-to 3 % in reading memory. `headline.csv` is of one of the two, and so is fp8_block of DeepSeek-V3, Qwen3-235B and
-Qwen3-30B in `quant.csv`, but for DeepGEMM, FlashInfer and finegrained-fp8 on the latter two, which ran on the other.
-Elsewhere `fast` and `stream` alone are of that commit.
+say which row belongs to which, and the report's table of runs lists them. Cards differ by some per cent in reading
+memory: each process times one fixed read, the JSON has it, and comparisons are corrected by it. In
+`nvidia-h200/throughput.csv` the rows of `qwen2_paper` at commit f47be6b are those of the archived run
+20261128T200657Z-786b, put under the current `run_id` by hand.
 
 ## Recorded routing
 
@@ -58,7 +56,7 @@ the order of the systems carries over. The device with the most studies is the o
 another. `make contribute` packs the folder into `<device>.zip`: rows and provenance, without host names, user names
 and paths. Attach that file to a new issue of this project. It is unpacked into `results/`, report and figures are
 made anew, and the numbers of the README are recorded in a commit of their own. Rows are taken as they are, never
-averaged with others; ratios are formed inside one run alone.
+averaged with others; ratios are formed inside one study's table of one GPU.
 """
 TYPES = {str: "text", int: "whole number", float: "number"}
 

@@ -1,4 +1,7 @@
-"""How to decide a claim again: the commands that make the files it is decided by, and how long their rows took."""
+"""How to decide a claim again: the commands that measure its files again, and how long their rows took.
+
+Without FORCE=true a sweep leaves out what its run already holds.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tu
             text, minutes = WITHOUT_GPU[kind]
             commands[text] = minutes
         elif name in frames:
-            commands[f"make sweep STUDY={STUDY_OF.get(name, name)}"] = minutes_of(frames[name])
+            commands[f"make sweep STUDY={STUDY_OF.get(name, name)} FORCE=true"] = minutes_of(frames[name])
     return list(commands.items())
 
 

@@ -35,8 +35,9 @@ class ClaimTexts:
     """What the report prints of one finding.
 
     title: the claim in a few words; claimed, brief: what is published and measured, in as few; miss: on which side the
-    points miss it; own_code, own_ratios: what the paper's own code does; rule: how the verdict is reached; threads:
-    links to where it is disputed; points: as in "3 of 4". What does not apply is empty.
+    points miss it; own_code, own_ratios, own_rows, own_verdict: what the paper's own code does, by which rows; rule:
+    how the verdict is reached; threads: links to where it is disputed; points: as in "3 of 4"; files: of both codes.
+    What does not apply is empty.
     """
 
     id: str
@@ -50,6 +51,8 @@ class ClaimTexts:
     miss: str
     own_code: str
     own_ratios: str
+    own_rows: str
+    own_verdict: Verdict | None
     measured: str
     sentence: str
     files: tuple[str, ...]
@@ -61,7 +64,7 @@ class ClaimTexts:
 
 def claim_texts(finding: Finding) -> ClaimTexts:
     """The texts of a finding, from templates/claims/<claim id>.j2. Raises jinja2.TemplateNotFound if there is none."""
-    claim = finding.claim
+    claim, own_sources = finding.claim, finding.own_code.sources if finding.own_code else ()
     template, numbers = f"claims/{claim.id}.j2", {"figures": claim.figures, **claim.constants}
     if finding.lack:
         measured = brief = "-"
@@ -77,7 +80,9 @@ def claim_texts(finding: Finding) -> ClaimTexts:
         brief=brief, miss=miss,
         own_code=say("claims.j2", "own_code", own=finding.own_code) if finding.own_code else "",
         own_ratios=_own_ratios(template, finding.own_code, numbers) if finding.own_code else "",
-        files=tuple(source.file for source in finding.sources),
+        own_rows=say("claims.j2", "decided_by", sources=own_sources) if own_sources else "",
+        own_verdict=finding.own_code.verdict if finding.own_code else None,
+        files=tuple(dict.fromkeys(source.file for source in (*finding.sources, *own_sources))),
         rows=say("claims.j2", "decided_by", sources=finding.sources), rule=say(template, "rule", **numbers),
         threads=say("claims.j2", "stated_in", threads=claim.threads), figure=claim.figure,
     )  # fmt: skip

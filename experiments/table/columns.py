@@ -99,7 +99,13 @@ MIN_BYTES = Column(
     "min_bytes", float, "Compulsory traffic: active experts' weights, router, x and y, each once.", positive=True
 )
 FLOPS = Column("flops", float, "Floating-point operations of the router and expert GEMMs.", positive=True)
-STREAM_US = Column("stream_us", float, "p50_us of `stream` for this case in this run.", positive=True)
+STREAM_US = Column(
+    "stream_us",
+    float,
+    "p50_us of `stream` for this case in this run. When rows are read it is scaled to the card of the row, by the "
+    "fixed read that each process times; the CSV holds it as it was when the row was written.",
+    positive=True,
+)
 LIMIT_US = Column(
     "limit_us",
     float,

@@ -95,8 +95,9 @@ class GridConfig:
 @dataclass
 class StudyConfig:
     """A study of conf/study/. kind: `layer` times whole forwards, `stages` each stage of a pipeline, `traffic` counts
-    bytes, `energy` takes power. implementations: names of systems or sets of conf/systems.yaml, one or a list; empty
-    stands for all there are but ablations. An empty list of modes stands for all of the kind."""
+    bytes, `energy` takes power, `endtoend` times decode steps of whole models, `trace` times each kernel of a forward;
+    others are files of experiments/measure. implementations: names of systems or sets of conf/systems.yaml, one or a
+    list; empty stands for all there are but ablations. An empty list of modes stands for all of the kind."""
 
     name: str = MISSING
     kind: str = "layer"

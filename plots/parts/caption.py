@@ -20,10 +20,11 @@ FEW_MODELS = 3
 """So many names of models are short enough for a caption."""
 
 
-def notes(study: Study, *sentences: str) -> str:
-    """The sentences in one paragraph, and in others which systems the study lacks, and which of its latencies lie below
-    the measured limit: of figures that show that limit."""
-    return "\n".join(filter(None, [" ".join(filter(None, sentences)), lacking_text(study), below_text(study.rows)]))
+def notes(study: Study, *sentences: str, shown: pd.DataFrame | None = None) -> str:
+    """The sentences in one paragraph, and in others which systems the study lacks, and which of the latencies lie below
+    the measured limit. shown: the rows that the figure shows beside that limit, None where it does not show it."""
+    below = "" if shown is None else below_text(shown)
+    return "\n".join(filter(None, [" ".join(filter(None, sentences)), lacking_text(study), below]))
 
 
 def source(*studies: Study) -> str:

@@ -24,7 +24,7 @@ from tritonmoe_bench.experiments.analysis.headline import against_best, peers, s
 from tritonmoe_bench.experiments.analysis.names import FAST
 from tritonmoe_bench.experiments.analysis.noise import APART, percents
 from tritonmoe_bench.experiments.analysis.results import Study
-from tritonmoe_bench.experiments.reporting.texts import say
+from tritonmoe_bench.experiments.reporting.texts import NOISE_MARK, say
 
 from . import caption, layout, maps, style
 
@@ -39,6 +39,8 @@ HEADROOM = 0.22
 """Above the longest stem, of the range of all: for its number, which may stand a line higher."""
 MARK_PT = 4.2
 """Of the mark at the end of a stem."""
+APART_PT = 1.5
+"""Between two numbers side by side, which would read as one."""
 MARK = 0.25
 """Where in a cell the mark of the best peer stands, to the right of the number in its middle."""
 
@@ -123,19 +125,23 @@ def _same_height(panels: Sequence[Axes], columns: int, leads: pd.Series, noise: 
 
 
 def _stems(panel: Axes, rows: pd.DataFrame, skews: list[float]) -> None:
-    """A stem from 0 to each lead, with its number and the mark of the best peer, open where routing is skewed; behind
-    them, the noise at each batch size."""
+    """A stem from 0 to each lead, with its number, marked if it is a tie, and the mark of the best peer, open where
+    routing is skewed; behind them, the noise at each batch size."""
     tokens = sorted(rows["tokens"].unique())
     noise = 100 * (rows.groupby("tokens")[APART].max() - 1)
     panel.bar(range(len(tokens)), 2 * noise, width=1.0, bottom=-noise, color=style.BAND, lw=0, zorder=0.5)
     alone = ~rows["tokens"].duplicated(keep=False)
-    for other, count, skew, lead, single in zip(rows["other"], rows["tokens"], rows["skew"], rows["lead"], alone):
+    ties = (rows["low"] <= 1) & (rows["high"] >= 1)
+    columns = (rows[name] for name in ("other", "tokens", "skew", "lead"))
+    for other, count, skew, lead, single, tie in zip(*columns, alone, ties):
         look = style.look(other)
         x = tokens.index(count) + (0 if single else STEM * (skews.index(skew) - (len(skews) - 1) / 2))
         panel.plot([x, x], [0, lead], color=look.color, lw=0.9)
         panel.plot([x], [lead], marker=look.marker, ms=MARK_PT, mfc="white" if skew else look.color, color=look.color,
                    ls="none", zorder=3)  # fmt: skip
-        panel.annotate(percent(lead), (x, max(lead, 0)), (0, 4), textcoords="offset points", ha="center")
+        panel.annotate(
+            NOISE_MARK * tie + percent(lead), (x, max(lead, 0)), (0, 4), textcoords="offset points", ha="center"
+        )
     panel.set_xticks(range(len(tokens)), [str(count) for count in tokens])
     panel.set_xlim(-0.6, len(tokens) - 0.4)
 
@@ -154,7 +160,7 @@ def _stagger(figure: Figure, panels: Sequence[Axes]) -> None:
         for number in numbers:
             while any(number.get_window_extent(renderer).overlaps(box) for box in taken):
                 number.xyann = (0, number.xyann[1] + 1)
-            taken.append(number.get_window_extent(renderer))
+            taken.append(number.get_window_extent(renderer).padded(APART_PT * figure.dpi / 72, 0))
 
 
 def percent(lead: float) -> str:

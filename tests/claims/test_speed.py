@@ -127,3 +127,15 @@ def test_what_separates_two_processes_widens_the_noise():
     rows = against_megablocks(lambda *_: 1.40)
     assert verdict("throughput-vs-megablocks", rows) == "does not hold"
     assert verdict("throughput-vs-megablocks", [values | {"apart": 1.05} for values in rows]) == "holds"
+
+
+def test_both_codes_are_judged_at_the_same_points():
+    rows = [row("paper_fused", 100.0), row("paper_unfused", 150.0)]
+    for tokens, skew in ((32, 0.0), (32, 1.2), (512, 0.0)):
+        at = {"study": "paper_code", "tokens": tokens, "skew": skew}
+        rows += [row("tritonmoe", 100.0, **at), row("tritonmoe_unfused", 120.0, **at)]
+    own = finding("fused-over-unfused", rows).own_code
+    assert own.points == (1, 1)  # the rewrite has no other one
+    told = texts("fused-over-unfused", rows)
+    assert told.files == ("throughput.csv", "paper_code.csv")
+    assert told.own_rows == "paper_code.csv: 2 of 6 rows"

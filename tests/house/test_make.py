@@ -59,7 +59,8 @@ def test_a_reproduction_with_a_gpu_tells_the_whole_and_begins_with_two_systems()
     lines = planned("reproduce", GPU="NVIDIA H200", VENV="0", PY="python")
     commands = [line for line in lines if line.startswith("python ")]
     assert "within a minute" in lines[0]
-    assert commands[0] == "python experiments/sweep.py -m study=throughput,skew,experts,stages dry_run=true"
+    studies = "throughput,paper_code,skew,counters,heights,fusion,decode,stages,experts"
+    assert commands[0] == f"python experiments/sweep.py -m study={studies} dry_run=true"
     assert commands[1].split() == [
         "python",
         "experiments/sweep.py",
@@ -68,7 +69,7 @@ def test_a_reproduction_with_a_gpu_tells_the_whole_and_begins_with_two_systems()
         "implementations=[paper_fused,fast]",
         "dtype=bf16",
     ]
-    assert commands[2].strip() == "python experiments/sweep.py -m study=throughput,skew,experts,stages"
+    assert commands[2].strip() == f"python experiments/sweep.py -m study={studies}"
     assert not any("study=traffic" in line for line in commands)
     assert [line.split()[1] for line in commands[3:]] == ["plots/draw.py", "experiments/report.py"]
 

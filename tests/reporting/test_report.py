@@ -59,7 +59,9 @@ def test_markdown_has_each_claim_once_with_its_verdict_and_how_to_decide_it_agai
         [line] = re.findall(r"^- verdict: (.*)$", claim, re.MULTILINE)
         assert 1 <= len(re.findall(rf"\*\*({verdicts})\*\*", line)) <= 2
         [line] = re.findall(r"^- again: (.*)$", claim, re.MULTILINE)
-        assert re.fullmatch(r"(`make \w+( STUDY=\w+)?` \(\d+ min( on two CPU cores)?\), )*then `make report`", line)
+        assert re.fullmatch(
+            r"(`make \w+( STUDY=\w+ FORCE=true)?` \(\d+ min( on two CPU cores)?\), )*then `make report`", line
+        )
         assert re.search(r"^- reproduced if: .+\.$", claim, re.MULTILINE)
 
 

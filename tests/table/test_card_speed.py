@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from tritonmoe_bench.experiments.analysis.compare import compare
+from tritonmoe_bench.experiments.analysis.headline import relative
 from tritonmoe_bench.experiments.table.card_speed import CARD_US, processes, reads, slower, with_cards
 from tritonmoe_bench.experiments.table.limits import with_limits
 
@@ -55,6 +56,17 @@ def test_two_systems_on_two_cards_are_compared_as_if_on_one():
     assert (pair.low, pair.high) == (pytest.approx(pair.ratio), pytest.approx(110 / 97))  # it need not all be memory
     (raw,) = compare(ROWS, "fast", ["vllm"], "graph").itertuples()
     assert raw.ratio == pytest.approx(110 / 97)
+
+
+def test_a_rank_is_as_if_on_one_card():
+    ranks = relative(with_cards(ROWS, RECORD)).set_index("implementation")
+    assert ranks.loc["fast", "ratio"] == 1
+    assert ranks.loc["vllm", "ratio"] == pytest.approx(110 / 97 * 233 / 240)
+    assert ranks["same"].to_dict() == {"stream": True, "fast": True, "vllm": False}
+    near = pd.DataFrame([row("fast", "new", 97.0, LATER), row("vllm", "old", 99.0)])
+    ranks = relative(with_cards(near, RECORD)).set_index("implementation")
+    assert ranks.loc["vllm", "ratio"] == 1  # its card is slower by more
+    assert ranks["same"].all()  # as it is not faster without that
 
 
 def test_the_limit_of_a_row_is_that_of_its_card():

@@ -18,6 +18,7 @@ THEIRS = "TritonMoE"
 
 def content(material: Material) -> dict[str, Any]:
     headline = material.rows("headline")
+    theirs = [claim for claim in material.claims if claim.source.startswith(THEIRS)]
     return {
         "leads_table": lead.lead_table(headline),
         "standings": lead.standings(headline),
@@ -25,7 +26,8 @@ def content(material: Material) -> dict[str, Any]:
         "served": lead.as_served(*map(material.rows, ("quant", "native", "shards"))),
         "sustained": sustained.numbers(material.frames),
         "first_claims": [claim for claim in material.claims if claim.id in CLAIMS],
-        "verdicts": Counter(claim.verdict for claim in material.claims if claim.source.startswith(THEIRS)),
+        "verdicts": Counter(claim.verdict for claim in theirs),
+        "own_verdicts": Counter(claim.own_verdict for claim in theirs),
         "other_verdicts": Counter(claim.verdict for claim in material.claims if not claim.source.startswith(THEIRS)),
         "claims_page": "",
         "reference": "reference/README.md",
