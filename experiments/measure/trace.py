@@ -2,8 +2,8 @@
 
 Kernels of a forward overlap: one may stand ready long before the one ahead of it ends. So a kernel is given the time
 from the end of the kernel before it to its own end, and all of them together make the forward. Seen by CUPTI through
-PyTorch's profiler, which can change what it sees: `forward_us` is the latency without. Where the sum is another one, all
-of it is measured again.
+PyTorch's profiler, which can change what it sees: `forward_us` is the latency without. Where the sum is another one,
+all of it is measured again.
 """
 
 from __future__ import annotations
