@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tritonmoe_bench.baselines.parts import router
 from tritonmoe_bench.experiments.measure import method, revisions
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import load
@@ -114,7 +115,9 @@ def test_a_renamed_variable_in_a_kernel_asks_once(checkout):
     path = checkout / "kernels" / "fast" / "scale.py"
     path.write_text(path.read_text(encoding="utf-8").replace("column", "place"), encoding="utf-8")
     (line,) = asks(before)
-    assert line.startswith("kernels/fast/_scale_kernel has changed: if a number can be another now, raise `revision`")
+    assert line.startswith(
+        "kernels/fast/_scale_kernel has changed: if a number can be another now, raise the revisions of"
+    )
     recorded = revisions.hashes()  # what `--record` writes
     assert asks(recorded) == []
 
@@ -219,6 +222,15 @@ def test_a_row_states_the_versions_it_depends_on():
     assert other != method.method_revision("layer", default)
     assert other == method.method_revision("layer", {**default, "samples": 41})
     assert method.method_revision("traffic", default) == method.method_revision("traffic", thorough)
+
+
+def test_a_new_router_asks_every_system_for_a_number(monkeypatch):
+    monkeypatch.setitem(router.UP_TO, 16, 15)
+    with pytest.raises(KeyError, match="15"):
+        router.by_router({11: 2, 12: 3, 13: 4, 14: 5})
+    revision, up_to = router.by_router({12: 3, 13: 4, 14: 5, 15: 6})
+    assert (revision, up_to) == (4, {2: 5, 16: 6, 128: 3})
+    assert router.by_router({12: 4, 13: 4, 14: 5, 15: 3}) == (4, {2: 5, 16: 3})
 
 
 def test_every_version_of_the_method_has_its_reason():
