@@ -14,24 +14,16 @@ import pandas as pd
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.kernels.gating import GATINGS
 
-from ..table import store
-from ..table.columns import FORWARD_KEY
-from ..table.current import newest, read_run
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
-from ..workload.config import VARIANT, load_model, model_names, systems
+from ..workload.config import load_model, model_names
 from ..workload.layer import LAYERS
-from ..workload.recorded import DRAWN
 from ..workload.shards import shard, uncut
-from . import noise
-from .choose_text import PEERS, fastest_text, listed, point_text, shape_text
-from .compare import ordered
-from .headline import peers
-from .names import FAST, LIMIT, models_in_order
-from .results import KINDS, NOT_DEVICES, MissingStudy, default_device
+from .choose_rows import SHAPE, layer_runs, neighbours, points_for, timed_systems, usual_systems
+from .choose_text import fastest_text, listed, point_text, shape_text
+from .names import LIMIT, models_in_order
+from .results import MissingStudy, default_device
 
-SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
-WHOLE = [*SHAPE[1:], "tokens"]
 POINT = ["tokens", "skew", "dtype", "gating", "quant", "layer"]
 """What a question and a sweep ask for beside the shape."""
 ANY_MODEL = "tiny"
@@ -39,8 +31,6 @@ ANY_MODEL = "tiny"
 
 NEAREST = 3
 """How many measured shapes are named where the one that is asked for was not measured."""
-BEYOND = 2
-"""So many times beyond the batch sizes with usual systems, these still answer for one that was not measured."""
 
 
 def measured_shards() -> list[str]:
@@ -99,78 +89,6 @@ def answer(question: Question) -> str:
                 f"{_measures(question, shape)}"
             )
     return _text(question, shape, device, rows, usual, {study: results / device / f"{study}.csv" for study in runs})
-
-
-def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
-    """The current run of each study of a device that timed whole layers. Raises PlanError that names the devices."""
-    runs = _layer_runs(results / device)
-    if not runs:
-        folders = [path for path in results.glob("*") if path.is_dir() and path.name not in NOT_DEVICES]
-        known = ", ".join(sorted(path.name for path in folders if _layer_runs(path))) or "none"
-        raise PlanError(f"device={device}: no latencies under {results}; there are folders with some for: {known}")
-    return runs
-
-
-def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
-    runs, apart = {}, noise.measured(folder)
-    for path in map(newest, sorted(folder.glob("*.csv"))):
-        if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
-            rows = apart.of(ordered(read_run(path, KINDS["layer"])[0]))
-            rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
-            if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
-                # An empty cell makes pandas read its whole column as floats.
-                runs[path.stem] = rows.dropna(subset=WHOLE).astype(dict.fromkeys(WHOLE, int))
-    return runs
-
-
-def neighbours(measured: pd.Series, tokens: int) -> list[int]:
-    """The measured token counts that answer for `tokens`: itself, else those next to it below and above, one alone
-    beyond them all."""
-    counts = sorted(map(int, measured.unique()))
-    if tokens in counts:
-        return [tokens]
-    return [*[count for count in counts if count < tokens][-1:], *[count for count in counts if count > tokens][:1]]
-
-
-def usual_systems(rows: pd.DataFrame) -> list[str]:
-    """`fast` and the set `serving` of conf/systems.yaml, as far as they were timed anywhere in the rows."""
-    timed = _timed(rows)
-    return [name for name in (FAST, *systems()[PEERS]) if name in timed]
-
-
-def _timed(rows: pd.DataFrame) -> set[str]:
-    return set(rows.loc[rows["p50_us"].notna(), "implementation"])
-
-
-def _points(question: Question, rows: pd.DataFrame, usual: list[str]) -> tuple[dict[int, pd.DataFrame], pd.DataFrame]:
-    """By batch size, the rows that answer: of the point that is asked for, else of the nearest tokens and of these the
-    nearest skew; and the rows that they were taken from."""
-    asked = rows[(rows["tokens"] == question.tokens) & (rows["skew"] == question.skew)]
-    if len(asked):
-        return {question.tokens: asked}, asked
-    rows = _comparable(rows, question.tokens, usual)
-    points = {tokens: rows[rows["tokens"] == tokens] for tokens in neighbours(rows["tokens"], question.tokens)}
-    nearest = {
-        tokens: point[point["skew"] == nearest_skew(point["skew"], question.skew)] for tokens, point in points.items()
-    }
-    return nearest, rows
-
-
-def _comparable(rows: pd.DataFrame, tokens: int, usual: list[str]) -> pd.DataFrame:
-    """The rows of the points that may answer for another one: those with two usual systems or more if `tokens` is not
-    far beyond them all, else those with a system that others wrote, else all."""
-    point = [rows["tokens"], rows["skew"]]
-    timed = rows["implementation"].where(rows["p50_us"].notna())
-    several = rows[timed.where(timed.isin(usual)).groupby(point).transform("nunique") >= 2]
-    if len(several) and several["tokens"].min() <= BEYOND * tokens and tokens <= BEYOND * several["tokens"].max():
-        return several
-    compared = rows[timed.isin(peers(rows)).groupby(point).transform("any")]
-    return rows if compared.empty else compared
-
-
-def nearest_skew(measured: pd.Series, skew: float) -> float:
-    """The measured skew nearest to `skew`, the larger of two equally near."""
-    return float(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(value - skew)))
 
 
 def _format(model: str, quant: str) -> str:
@@ -267,7 +185,7 @@ def _text(
     question: Question, shape: Sequence[Any], device: str, rows: pd.DataFrame, usual: list[str], paths: dict[str, Path]
 ) -> str:
     """What is asked and what was measured instead, then what was measured at each batch size that answers."""
-    points, taken = _points(question, rows, usual)
+    points, taken = points_for(question.tokens, question.skew, rows, usual)
     skews = {tokens: float(point["skew"].iloc[0]) for tokens, point in points.items()}
     packed = f", {question.quant}" if question.quant != "none" else ""
     packed += ", the model's own layer" if question.layer == "native" else ""
@@ -303,7 +221,7 @@ def _measured(asked: float, measured: pd.Series, taken: pd.Series) -> tuple[str,
 
 def _untimed(point: pd.DataFrame, usual: list[str]) -> list[str]:
     """One line where systems were compared without some of the usual ones."""
-    timed = _timed(point) - {LIMIT}
+    timed = timed_systems(point) - {LIMIT}
     missing = [name for name in usual if name not in timed]
     return [f"Of the usual systems, not timed here: {', '.join(missing)}"] if missing and len(timed) > 1 else []
 
