@@ -75,7 +75,7 @@ studies: $(READY)  ## every study there is, on this machine's GPU (about 131 min
 tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]
 	$(RUN) experiments/tune.py $(KEYS) $(ARGS)
 
-choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= TP= EP= DEVICE=]
+choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= GATING= QUANT= LAYER= TP= EP= DEVICE=]
 	@$(RUN) experiments/choose.py $(KEYS) $(ARGS)
 
 portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores)
@@ -132,5 +132,5 @@ cutlass: $(READY)  ## compile CUTLASS's grouped GEMM for Hopper, into .peers/cut
 megablocks: $(READY)  ## build Megablocks, stanford-stk and grouped_gemm from their sources, into .megablocks
 	$(RUN) baselines/builds/megablocks/build.py $(ARGS)
 
-clean:  ## remove what make made here, results and figures excepted
-	rm -rf .venv .megablocks build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean:  ## remove what make made here, but for results, figures, and the systems in .peers and .megablocks, which take long to build
+	rm -rf .venv build *.egg-info .src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

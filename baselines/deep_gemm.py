@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -29,6 +28,7 @@ from tritonmoe_bench.experiments.implementation.contract import (
 from .install import trees
 from .install.installed import find_nvcc, first_line, installed_version
 from .parts.in_build import run_once
+from .parts.router import by_router
 from .parts.shapes import WHOLE_16_BYTES, divisible
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ HEIGHTS = (64, 128)
 
 class DeepGemm(Implementation):
     name = "deep_gemm"
-    revision = 4  # with the router of revision 13 of `fast`; 1: with an older one
-    revisions_up_to = MappingProxyType({2: 5, 16: 2, 128: 3})  # those of 14 and 12
+    revision, revisions_up_to = by_router({11: 2, 12: 3, 13: 4, 14: 5})
     family = "library"
     source = f"PyPI sgl-deep-gemm {VERSION}: m_grouped_fp8_fp4_gemm_nt_contiguous, m_grouped_bf16_gemm_nt_contiguous"
     quants = ("none", "fp8_block")

@@ -16,6 +16,9 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
+from .parts import own
+from .parts.router import by_router
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,14 +29,9 @@ if TYPE_CHECKING:
 SLOT_TOKENS = 64
 """Up to so many tokens slots are faster for the shared expert than GEMMs of its own beside the others."""
 
-SCHEDULED = 10
-"""The revision of the systems that take the path with a schedule alone: raised whenever `Fast.revision` is."""
-SCHEDULED_UP_TO = MappingProxyType({2: 11, 16: 8, 128: 9})
-"""Of so many tokens, whose router is another: that of revision 12 of `Fast` up to 128, of 14 at one and two."""
-
-
-OUTPUT_CENTRIC = 9
-"""The revision of the output-centric path alone."""
+SCHEDULED = MappingProxyType({11: 8, 12: 9, 13: 10, 14: 11})
+"""The revisions, as `by_router` takes them, of the systems that take the path with a schedule alone: raised whenever
+those of `Fast` are."""
 
 
 class Fast(Implementation):
@@ -71,9 +69,7 @@ class Fast(Implementation):
     # 13, above 128 tokens: logits of up to 512 tokens by our own kernel, where PyTorch's GEMM had been; above 1024
     #    slots two placing programs a multiprocessor where there are more than 128 experts.
     # 14, for one and two tokens: logits by twice to four times the warps.
-    revision = 13
-    # Of rows of so few tokens that a path or a router of their own serves them.
-    revisions_up_to = MappingProxyType({2: 14, 16: 11, 128: 12})
+    revision, revisions_up_to = by_router({11: 11, 12: 12, 13: 13, 14: 14})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"
@@ -242,16 +238,13 @@ def _epilogue(case: Case, weights: Weights) -> dict[str, Any]:
 
 def _tiles(case: Case) -> AnyTiles:
     """What `fast_moe` chooses for a case on this machine."""
-    import torch
-
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
     from tritonmoe_bench.kernels.fast.choose_packed import choose_packed_tiles, scheduled_tiles
     from tritonmoe_bench.kernels.fast.tile_types import JoinedTiles
     from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
+    device, shape = own.device(), own.layer(case)
     kind = None if case.quant == "none" else formats()[case.quant]
     tiles = choose_packed_tiles(device, kind, shape, case.tokens) if kind else choose_tiles(device, *shape, case.tokens)
     if isinstance(tiles, JoinedTiles) and _takes_slots(case) and case.facts.weights_on_input:
@@ -261,11 +254,8 @@ def _tiles(case: Case) -> AnyTiles:
 
 def _packed_activations(case: Case) -> str:
     """What `fast_moe` takes on this machine for weights in the format of the case."""
-    import torch
-
     from tritonmoe_bench.kernels.fast.choose_packed import default_activations
     from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return default_activations(formats()[case.quant], target_of(device))
+    return default_activations(formats()[case.quant], target_of(own.device()))

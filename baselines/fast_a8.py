@@ -13,7 +13,9 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .fast import SCHEDULED, SCHEDULED_UP_TO, Fast
+from .fast import SCHEDULED, Fast
+from .parts import own
+from .parts.router import by_router
 
 if TYPE_CHECKING:
     from tritonmoe_bench.kernels.fast.tile_types import FastTiles
@@ -25,8 +27,7 @@ class FastA8(Implementation):
     name = "fast_a8"
     family = Fast.family
     source = Fast.source
-    revision = SCHEDULED
-    revisions_up_to = SCHEDULED_UP_TO
+    revision, revisions_up_to = by_router(SCHEDULED)
     needs_gpu = Fast.needs_gpu
     quants = ("mxfp4", "int4")
 
@@ -64,12 +65,9 @@ class FastA8(Implementation):
 
 def _tiles(case: Case) -> FastTiles:
     """What `fast_moe` chooses for a case on this machine."""
-    import torch
-
     from tritonmoe_bench.kernels.fast.choose_packed import w4_a8_tiles
     from tritonmoe_bench.kernels.formats import formats
     from tritonmoe_bench.kernels.target import target_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     load = case.tokens * case.top_k / case.num_experts
-    return w4_a8_tiles(formats()[case.quant], target_of(device), load)
+    return w4_a8_tiles(formats()[case.quant], target_of(own.device()), load)

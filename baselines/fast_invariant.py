@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import Case, Check, Forward, Implementation, Weights
 
-from .fast import SCHEDULED, Fast
+from .fast import Fast
+from .parts import own
+from .parts.router import by_router
 
 if TYPE_CHECKING:
     from tritonmoe_bench.kernels.fast.tile_types import FastTiles
@@ -19,8 +20,8 @@ class FastInvariant(Implementation):
     name = "fast_invariant"
     family = Fast.family
     source = Fast.source
-    revision = SCHEDULED
-    revisions_up_to = MappingProxyType({128: 9})  # with the router of revision 12 of `fast`; beyond, placing is another
+    # One router for any number of tokens, that of revision 12 of `fast`; of 13 the placing programs.
+    revision, revisions_up_to = by_router({11: 9, 12: 9, 13: 10, 14: 9})
     needs_gpu = Fast.needs_gpu
 
     def version(self) -> str:
@@ -45,9 +46,6 @@ class FastInvariant(Implementation):
 
 def _tiles(case: Case) -> FastTiles:
     """What `fast_moe` chooses for the layer of a case on this machine."""
-    import torch
-
     from tritonmoe_bench.kernels.fast.choose import invariant_tiles
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return invariant_tiles(device, (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim))
+    return invariant_tiles(own.device(), own.layer(case))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -15,7 +14,9 @@ from tritonmoe_bench.experiments.implementation.contract import (
 )
 
 from .fast import Fast
+from .parts import own
 from .parts.conversions import Conversions
+from .parts.router import by_router
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,7 @@ class FastTiled(Implementation):
     name = "fast_tiled"
     family = Fast.family
     source = Fast.source
-    revision = 1
-    revisions_up_to = MappingProxyType({2: 2})  # with the router of revision 14 of `fast`
+    revision, revisions_up_to = by_router({11: 1, 12: 1, 13: 1, 14: 2})
     needs_gpu = Fast.needs_gpu
 
     def __init__(self) -> None:
@@ -62,13 +62,9 @@ class FastTiled(Implementation):
 
 def _tiles(case: Case) -> AnyTiles:
     """What `fast_moe` chooses for a case on this machine."""
-    import torch
-
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = (case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim)
-    return choose_tiles(device, *shape, case.tokens, in_tiles=True)
+    return choose_tiles(own.device(), *own.layer(case), case.tokens, in_tiles=True)
 
 
 def _tiled(weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:

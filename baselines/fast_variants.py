@@ -7,7 +7,6 @@ A study runs them only where it names them (experiments/sweeping/plan.py).
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -19,7 +18,9 @@ from tritonmoe_bench.experiments.implementation.contract import (
     unsupported,
 )
 
-from .fast import OUTPUT_CENTRIC, SCHEDULED, SCHEDULED_UP_TO, Fast
+from .fast import SCHEDULED, Fast
+from .parts import own
+from .parts.router import by_router
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +37,7 @@ class _FastVariant(Implementation):
 
     family = "fastvariant"
     source = Fast.source
-    revision = SCHEDULED
-    revisions_up_to = SCHEDULED_UP_TO
+    revision, revisions_up_to = by_router(SCHEDULED)
     needs_gpu = Fast.needs_gpu
 
     def version(self) -> str:
@@ -56,7 +56,7 @@ class _FastVariant(Implementation):
         chosen = _chosen(case, case.tokens)
         if isinstance(chosen, FastTiles) and chosen != ONE_GRID_LIGHTEST:  # which lose with a grid for each
             return replace(chosen, one_grid=False)
-        return row_block_tiles(target_of(_device()), *_shape(case), case.tokens)
+        return row_block_tiles(target_of(own.device()), *own.layer(case), case.tokens)
 
     def build(self, case: Case, weights: Weights) -> Forward:
         from tritonmoe_bench.kernels.fast.layer import fast_moe
@@ -73,8 +73,7 @@ class OutputCentric(_FastVariant):
     """The path for a token or two, for any number of tokens that a decode step has."""
 
     name = "fastvariant_output_centric"
-    revision = OUTPUT_CENTRIC
-    revisions_up_to = MappingProxyType({2: OUTPUT_CENTRIC + 2, 16: OUTPUT_CENTRIC, 128: OUTPUT_CENTRIC + 1})
+    revision, revisions_up_to = by_router({11: 9, 12: 10, 13: 9, 14: 11})  # beyond 128 tokens it is not run
 
     def check(self, case: Case) -> Check:
         if case.tokens > MAX_DECODE_TOKENS:
@@ -97,14 +96,13 @@ class Joined(_FastVariant):
     """The path with both GEMMs in one grid, as far as it goes."""
 
     name = "fastvariant_joined"
-    revision = 3  # 1: with each sum of down in one part; 2: with an older router, for more than 16 tokens
-    revisions_up_to = MappingProxyType({2: 4, 16: 2})  # 4: with the router of revision 14 of `fast`
+    revision, revisions_up_to = by_router({11: 2, 12: 3, 13: 3, 14: 4})  # 1: with each sum of down in one part
 
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.fast.tile_types import JOINED_TOKENS
         from tritonmoe_bench.kernels.target import target_of
 
-        if target_of(_device()).is_amd:
+        if target_of(own.device()).is_amd:
             return unsupported("the joined path needs a GPU of NVIDIA's")
         if case.tokens > JOINED_TOKENS:
             return unsupported(f"the joined path takes up to {JOINED_TOKENS} tokens")
@@ -213,18 +211,14 @@ def _chosen(case: Case, tokens: int) -> AnyTiles:
     """What `fast` takes for the layer of the case and so many tokens."""
     from tritonmoe_bench.kernels.fast.choose import choose_tiles
 
-    return choose_tiles(_device(), *_shape(case), tokens)
-
-
-def _shape(case: Case) -> tuple[int, int, int, int]:
-    return case.num_experts, case.top_k, case.hidden_dim, case.ffn_dim
+    return choose_tiles(own.device(), *own.layer(case), tokens)
 
 
 def _fitting(tile: FastTile, height: int, matrices: int) -> FastTile:
     """The tile, with as many loads in flight as shared memory holds of a step: rows, and those of so many matrices."""
     import torch
 
-    device = _device()
+    device = own.device()
     if device.type == "cpu":
         return tile
     properties = torch.cuda.get_device_properties(device)
@@ -237,9 +231,3 @@ def _fitting(tile: FastTile, height: int, matrices: int) -> FastTile:
     return replace(
         tile, stages=min(tile.stages, most(tile.block_k)), small_stages=min(tile.small_stages, most(tile.small_k))
     )
-
-
-def _device() -> torch.device:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tritonmoe_bench.experiments.implementation.contract import Case, Check, Forward, Weights, unavailable, unsupported
@@ -23,6 +23,7 @@ from .install.checkouts import Checkout, CheckoutSystem
 from .install.installed import first_line
 from .parts.compiling import every_config
 from .parts.in_build import run_once
+from .parts.router import by_router
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +42,7 @@ OPERATORS = "finegrained_fp8"
 
 class FinegrainedFp8(CheckoutSystem):
     name = "finegrained_fp8"
-    revision = 3  # with the routers of revisions 12 and 13 of `fast`; 1: with an older one
-    revisions_up_to = MappingProxyType({2: 4, 16: 2})  # 4: that of revision 14
+    revision, revisions_up_to = by_router({11: 2, 12: 3, 13: 3, 14: 4})
     family = "library"
     source = "github.com/huggingface/kernels-community, finegrained-fp8: moe_fused_batched, moe_fused_grouped"
     quants = ("fp8_block",)

@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tritonmoe_bench.experiments.implementation.contract import (
@@ -35,6 +34,7 @@ from .install.installed import find_nvcc
 from .parts.conversions import Conversions
 from .parts.hopper import problem
 from .parts.in_build import ConfiguredInBuild, run_once
+from .parts.router import by_router
 from .parts.shapes import WHOLE_16_BYTES, divisible
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ Tactics = tuple[int, int]
 class FlashinferCutlass(ConfiguredInBuild):
     name = "flashinfer_cutlass"
     family = "library"
-    revision = 3  # with the router of revision 13 of `fast`
-    revisions_up_to = MappingProxyType({2: 4, 16: 1, 128: 2})  # those of 14 and 12
+    revision, revisions_up_to = by_router({11: 1, 12: 2, 13: 3, 14: 4})
     source = "PyPI flashinfer-python: cutlass_fused_moe (csrc/fused_moe/cutlass_backend), compiled here"
     quants = ("none", "fp8_block")
 

@@ -154,7 +154,7 @@ def run(config: RecordConfig) -> None:
         import torch
         import transformers
     except ImportError as error:
-        raise PlanError(f"{error}: pip install 'tritonmoe-bench[transformers]'") from None
+        raise PlanError(f"{error}: pip install '.[transformers]'") from None
     from tritonmoe_bench.experiments.workload.routing import TORCH_DTYPE
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")

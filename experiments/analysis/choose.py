@@ -14,29 +14,23 @@ import pandas as pd
 from tritonmoe_bench import ROOT
 from tritonmoe_bench.kernels.gating import GATINGS
 
-from ..table import store
-from ..table.columns import FORWARD_KEY
-from ..table.current import newest, read_run
 from ..workload.arguments import PlanError, key
 from ..workload.case import DTYPE_NAMES, DTYPES, MAX_TOKENS, QUANTS, Case
-from ..workload.config import VARIANT, load_model, model_names, systems
+from ..workload.config import load_model, model_names
 from ..workload.layer import LAYERS
-from ..workload.recorded import DRAWN
-from ..workload.shards import shard
-from . import noise
-from .choose_text import PEERS, fastest_text, listed, point_text, shape_text
-from .compare import ordered
-from .headline import peers
-from .names import FAST, LIMIT, models_in_order
-from .results import KINDS, NOT_DEVICES, MissingStudy, default_device
+from ..workload.shards import shard, uncut
+from .choose_rows import SHAPE, layer_runs, neighbours, points_for, timed_systems, usual_systems
+from .choose_text import fastest_text, listed, point_text, shape_text
+from .names import LIMIT, models_in_order
+from .results import MissingStudy, default_device
 
-SHAPE = ["model", "num_experts", "top_k", "hidden_dim", "ffn_dim"]
-WHOLE = [*SHAPE[1:], "tokens"]
+POINT = ["tokens", "skew", "dtype", "gating", "quant", "layer"]
+"""What a question and a sweep ask for beside the shape."""
+ANY_MODEL = "tiny"
+"""The model of which a sweep has another name and other sizes where conf/model has none of that name."""
 
 NEAREST = 3
 """How many measured shapes are named where the one that is asked for was not measured."""
-BEYOND = 2
-"""So many times beyond the batch sizes with usual systems, these still answer for one that was not measured."""
 
 
 def measured_shards() -> list[str]:
@@ -92,81 +86,9 @@ def answer(question: Question) -> str:
             others = " or ".join(f"{name}={value}" for value in measured)
             raise PlanError(
                 f"{name}={getattr(question, name)}: not measured for this shape; ask for {others}, which was measured; "
-                f"{_measures(question)}"
+                f"{_measures(question, shape)}"
             )
-    return _text(question, device, rows, usual, {study: results / device / f"{study}.csv" for study in runs})
-
-
-def layer_runs(results: Path, device: str) -> dict[str, pd.DataFrame]:
-    """The current run of each study of a device that timed whole layers. Raises PlanError that names the devices."""
-    runs = _layer_runs(results / device)
-    if not runs:
-        folders = [path for path in results.glob("*") if path.is_dir() and path.name not in NOT_DEVICES]
-        known = ", ".join(sorted(path.name for path in folders if _layer_runs(path))) or "none"
-        raise PlanError(f"device={device}: no latencies under {results}; there are folders with some for: {known}")
-    return runs
-
-
-def _layer_runs(folder: Path) -> dict[str, pd.DataFrame]:
-    runs, apart = {}, noise.measured(folder)
-    for path in map(newest, sorted(folder.glob("*.csv"))):
-        if {*FORWARD_KEY, "p50_us", "limit_us"} <= set(store.header(path)):
-            rows = apart.of(ordered(read_run(path, KINDS["layer"])[0]))
-            rows = rows[~rows["implementation"].str.startswith(VARIANT) & (rows["routing"] == DRAWN)]
-            if rows.loc[rows["implementation"] != "stream", "p50_us"].notna().any():
-                # An empty cell makes pandas read its whole column as floats.
-                runs[path.stem] = rows.dropna(subset=WHOLE).astype(dict.fromkeys(WHOLE, int))
-    return runs
-
-
-def neighbours(measured: pd.Series, tokens: int) -> list[int]:
-    """The measured token counts that answer for `tokens`: itself, else those next to it below and above, one alone
-    beyond them all."""
-    counts = sorted(map(int, measured.unique()))
-    if tokens in counts:
-        return [tokens]
-    return [*[count for count in counts if count < tokens][-1:], *[count for count in counts if count > tokens][:1]]
-
-
-def usual_systems(rows: pd.DataFrame) -> list[str]:
-    """`fast` and the set `serving` of conf/systems.yaml, as far as they were timed anywhere in the rows."""
-    timed = _timed(rows)
-    return [name for name in (FAST, *systems()[PEERS]) if name in timed]
-
-
-def _timed(rows: pd.DataFrame) -> set[str]:
-    return set(rows.loc[rows["p50_us"].notna(), "implementation"])
-
-
-def _points(question: Question, rows: pd.DataFrame, usual: list[str]) -> tuple[dict[int, pd.DataFrame], pd.DataFrame]:
-    """By batch size, the rows that answer: of the point that is asked for, else of the nearest tokens and of these the
-    nearest skew; and the rows that they were taken from."""
-    asked = rows[(rows["tokens"] == question.tokens) & (rows["skew"] == question.skew)]
-    if len(asked):
-        return {question.tokens: asked}, asked
-    rows = _comparable(rows, question.tokens, usual)
-    points = {tokens: rows[rows["tokens"] == tokens] for tokens in neighbours(rows["tokens"], question.tokens)}
-    nearest = {
-        tokens: point[point["skew"] == nearest_skew(point["skew"], question.skew)] for tokens, point in points.items()
-    }
-    return nearest, rows
-
-
-def _comparable(rows: pd.DataFrame, tokens: int, usual: list[str]) -> pd.DataFrame:
-    """The rows of the points that may answer for another one: those with two usual systems or more if `tokens` is not
-    far beyond them all, else those with a system that others wrote, else all."""
-    point = [rows["tokens"], rows["skew"]]
-    timed = rows["implementation"].where(rows["p50_us"].notna())
-    several = rows[timed.where(timed.isin(usual)).groupby(point).transform("nunique") >= 2]
-    if len(several) and several["tokens"].min() <= BEYOND * tokens and tokens <= BEYOND * several["tokens"].max():
-        return several
-    compared = rows[timed.isin(peers(rows)).groupby(point).transform("any")]
-    return rows if compared.empty else compared
-
-
-def nearest_skew(measured: pd.Series, skew: float) -> float:
-    """The measured skew nearest to `skew`, the larger of two equally near."""
-    return float(min(sorted(measured.unique(), reverse=True), key=lambda value: abs(value - skew)))
+    return _text(question, shape, device, rows, usual, {study: results / device / f"{study}.csv" for study in runs})
 
 
 def _format(model: str, quant: str) -> str:
@@ -189,7 +111,9 @@ def _shape(question: Question, shapes: pd.DataFrame) -> tuple[str, int, int, int
         try:
             label, experts, ffn = shard(own.name, experts, top_k, ffn, question.tp, question.ep)
         except PlanError as error:
-            own_shapes = [other for other in shapes.itertuples(index=False, name=None) if _model(other) == own.name]
+            own_shapes = [
+                other for other in shapes.itertuples(index=False, name=None) if uncut(other[0])[0] == own.name
+            ]
             raise PlanError(f"{error}; measured of it: {', '.join(map(shape_text, own_shapes)) or 'none'}") from None
         shape = (label, experts, top_k, hidden, ffn)
     else:
@@ -226,45 +150,47 @@ def _of_shape(rows: pd.DataFrame, shape: Sequence[Any], question: Question, devi
         shapes = list(rows[SHAPE].drop_duplicates().itertuples(index=False, name=None))
         shapes.sort(
             key=lambda other: (
-                _model(other) != _model(shape),
+                uncut(other[0])[0] != uncut(shape[0])[0],
                 sum(abs(math.log(a / b)) for a, b in zip(other[1:], shape[1:])),
             )
         )
         what = "no shard of the shape " if question.tp > 1 or question.ep > 1 else ""
         raise PlanError(
             f"{what}{shape_text(shape)} was {'' if what else 'not '}measured on {device}; nearest of the "
-            f"{len(shapes)} measured shapes: {', '.join(map(shape_text, shapes[:NEAREST]))}; {_measures(question)}"
+            f"{len(shapes)} measured shapes: {', '.join(map(shape_text, shapes[:NEAREST]))}; "
+            f"{_measures(question, shape)}"
         )
     return own
 
 
-def _model(shape: Sequence[Any]) -> str:
-    """The model of a shape, whose label may name a shard."""
-    return str(shape[0]).partition(" ")[0]
+def _measures(question: Question, shape: Sequence[Any]) -> str:
+    return f"on that GPU `{_sweep(question, shape)}` measures it"
 
 
-def _measures(question: Question) -> str:
-    return f"on that GPU `{_sweep(question)}` measures it"
-
-
-def _sweep(question: Question) -> str:
+def _sweep(question: Question, shape: Sequence[Any]) -> str:
     """The command that measures what is asked: its defaults are a question's own."""
-    names = ["model", "num_experts", "top_k", "ffn_dim", "tp", "ep", "tokens", "skew", "dtype", "gating", "quant",
-             "layer"]  # fmt: skip
-    asked = [name for name in names if getattr(question, name) != getattr(Question, name)]
-    keys = [f"model.{name}" if name in SHAPE[1:] else name for name in asked]
-    values = [f"{key}={getattr(question, name)}" for key, name in zip(keys, asked)]
-    return f"python experiments/sweep.py {' '.join(values)}"
+    label, experts, top_k, hidden, ffn = shape
+    name, tp, ep = uncut(label)
+    known = name in model_names()
+    own = load_model(name if known else ANY_MODEL)
+    words = [f"model={own.name}", *([] if known else [f"model.name={name}"])]
+    whole = {"num_experts": experts * ep, "top_k": top_k, "hidden_dim": hidden, "ffn_dim": ffn * tp}
+    words += [f"model.{size}={value}" for size, value in whole.items() if value != getattr(own, size)]
+    asked = {"tp": tp, "ep": ep} | {name: getattr(question, name) for name in POINT}
+    words += [f"{name}={value}" for name, value in asked.items() if value != getattr(Question, name)]
+    return f"python experiments/sweep.py {' '.join(words)}"
 
 
-def _text(question: Question, device: str, rows: pd.DataFrame, usual: list[str], paths: dict[str, Path]) -> str:
+def _text(
+    question: Question, shape: Sequence[Any], device: str, rows: pd.DataFrame, usual: list[str], paths: dict[str, Path]
+) -> str:
     """What is asked and what was measured instead, then what was measured at each batch size that answers."""
-    points, taken = _points(question, rows, usual)
+    points, taken = points_for(question.tokens, question.skew, rows, usual)
     skews = {tokens: float(point["skew"].iloc[0]) for tokens, point in points.items()}
     packed = f", {question.quant}" if question.quant != "none" else ""
     packed += ", the model's own layer" if question.layer == "native" else ""
     tokens = next(iter(points)) if len(points) == 1 else question.tokens
-    lines = [f"{shape_text(next(rows[SHAPE].itertuples(index=False)))}, {tokens} tokens, "
+    lines = [f"{shape_text(shape)}, {tokens} tokens, "
              f"skew {' and '.join(f'{skew:g}' for skew in dict.fromkeys(skews.values()))}, "
              f"{question.dtype}, {rows['gating'].iloc[0]}{packed}, on {device}"]  # fmt: skip
     if question.tokens not in points:
@@ -277,7 +203,7 @@ def _text(question: Question, device: str, rows: pd.DataFrame, usual: list[str],
         where = " at these tokens" if question.skew in set(rows["skew"]) - set(at[0]) else ""
         lines.append(f"Skew {question.skew:g} was {how}{where}: this is the nearest; {others}")
     if len(lines) > 1:
-        lines.append(f"On that GPU `{_sweep(question)}` measures what is asked")
+        lines.append(f"On that GPU `{_sweep(question, shape)}` measures what is asked")
     for measured, point in points.items():
         if len(points) > 1:
             skew = f", skew {skews[measured]:g}" if len(set(skews.values())) > 1 else ""
@@ -295,7 +221,7 @@ def _measured(asked: float, measured: pd.Series, taken: pd.Series) -> tuple[str,
 
 def _untimed(point: pd.DataFrame, usual: list[str]) -> list[str]:
     """One line where systems were compared without some of the usual ones."""
-    timed = _timed(point) - {LIMIT}
+    timed = timed_systems(point) - {LIMIT}
     missing = [name for name in usual if name not in timed]
     return [f"Of the usual systems, not timed here: {', '.join(missing)}"] if missing and len(timed) > 1 else []
 

@@ -70,7 +70,7 @@ def _peers(rows: pd.DataFrame) -> tuple[bool, int]:
 def _systems(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the systems in their best launch mode, fastest first; the limit is none."""
     best = timed(rows, "best")
-    return best[best["implementation"] != LIMIT].sort_values("p50_us")
+    return best[best["implementation"] != LIMIT]
 
 
 def _run_text(rows: pd.DataFrame, systems: pd.DataFrame, told: set[str], where: str) -> list[str]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ..measure.trace import APART, beyond
 from .names import LIMIT
 
 EXPERT_KERNELS = ("gate_up", "down", "joined", "one_grid", "fused_moe")
 """What the names of kernels that read experts' weights hold."""
 PARTS = ("routing", "experts", "outputs")
-POINT = ["run_id", "case_hash", "model", "dtype", "tokens", "skew"]
+POINT = ["run_id", "case_hash", "model", "dtype", "num_experts", "top_k", "hidden_dim", "ffn_dim", "seed", "tokens",
+         "skew"]  # fmt: skip
 
 
 def parts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -20,7 +22,7 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns beside those of the case: routing, all before the first kernel that reads experts' weights; experts, from
     there to the last one, less `reading`; outputs, all behind; reading, the kernel of `stream` in the same run;
-    kernels, how many there are.
+    kernels, how many there are; apart, whether all of them together are not the forward as it is without tracing.
     """
     traced = rows[(rows["status"] == "ok") & rows["p50_us"].notna()]
     stream = traced[traced["implementation"] == LIMIT].set_index(["run_id", "case_hash"])["p50_us"]
@@ -34,5 +36,6 @@ def parts(rows: pd.DataFrame) -> pd.DataFrame:
         times = kernels["p50_us"].to_numpy(float)
         first, last = reads.argmax(), len(reads) - reads[::-1].argmax()
         routing, experts, outputs = times[:first].sum(), times[first:last].sum(), times[last:].sum()
-        found.append([*key, routing, experts - reading, outputs, reading, len(times)])
-    return pd.DataFrame(found, columns=[*POINT, "implementation", *PARTS, "reading", "kernels"])
+        apart = abs(beyond(times.sum(), float(kernels["forward_us"].iloc[0]))) > APART
+        found.append([*key, routing, experts - reading, outputs, reading, len(times), apart])
+    return pd.DataFrame(found, columns=[*POINT, "implementation", *PARTS, "reading", "kernels", "apart"])

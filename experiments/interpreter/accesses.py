@@ -6,6 +6,7 @@ which alias or lie side by side in one buffer are told apart; where an operation
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,15 +43,12 @@ class Launch:
 OnAccess = Callable[[Extent, np.ndarray, int, Kind], None]
 """Given the argument, the addresses of the lanes that are not masked off, the bytes of each, and what they do."""
 
-PASS_ON = (
-    "create_addptr",
-    "create_splat",
-    "create_broadcast",
-    "create_expand_dims",
-    "create_reshape",
-    "create_bitcast",
-)
-"""Operations of the interpreter that make pointers from one pointer; of the others the address must tell."""
+PASS_ON = {
+    "create_addptr": 0, "create_splat": 1, "create_broadcast": 0, "create_expand_dims": 0, "create_reshape": 0,
+    "create_bitcast": 0,
+}  # fmt: skip
+"""Operations of the interpreter that make pointers from one pointer, and its place among their operands; of the others
+the address must tell."""
 
 
 @contextmanager
@@ -64,103 +62,138 @@ def watch(
     An access out of bounds ends the launch with `OutOfBoundsError`. Raises RuntimeError if the interpreter is off.
     """
     repair.require()
-    from triton.runtime import interpreter as triton_interpreter
-    from triton.runtime.errors import InterpreterError
+    from triton.runtime import interpreter
 
-    builder, executor = triton_interpreter.InterpreterBuilder, triton_interpreter.GridExecutor
-    current: list[Launch] = []
-    names: dict[int, str] = {}
+    builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
+    watcher = _Watcher(on_launch, on_access, on_end)
+    wrappers: list[tuple[Any, str, Callable[[Callable], Callable]]] = [
+        (builder, "create_masked_load", watcher.load),
+        (builder, "create_masked_store", watcher.store),
+        (builder, "create_atomic_rmw", watcher.atomic_rmw),
+        (builder, "create_atomic_cas", watcher.atomic_cas),
+        *((builder, name, functools.partial(_passing_on, place=place)) for name, place in PASS_ON.items()),
+        (executor, "_init_args_hst", watcher.init_args),
+        (executor, "__call__", watcher.call),
+        (interpreter, "_implicit_cvt", watcher.convert),
+    ]
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in wrappers]
+    for owner, name, wrap in wrappers:
+        setattr(owner, name, wrap(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
 
-    def access(pointers: Any, mask: Any, kind: Kind) -> None:
+
+class _Watcher:
+    """Wraps functions of the interpreter, so that they tell the launch that runs of its accesses."""
+
+    def __init__(self, on_launch: Callable[[Launch], None], on_access: OnAccess, on_end: Callable[[], None]) -> None:
+        self.on_launch, self.on_access, self.on_end = on_launch, on_access, on_end
+        self.current: list[Launch] = []
+        self.names: dict[int, str] = {}
+        """The parameter of each tensor of the launch, by the tensor's id."""
+
+    def access(self, pointers: Any, mask: Any, kind: Kind) -> None:
         mask = np.asarray(mask)
         addresses = pointers.data if mask.all() else pointers.data[np.broadcast_to(mask, pointers.data.shape)]
         if addresses.size:
             size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
-            for extent, lanes in _locate(current[-1], pointers, addresses, size, kind):
-                on_access(extent, lanes, size, kind)
+            for extent, lanes in _locate(self.current[-1], pointers, addresses, size, kind):
+                self.on_access(extent, lanes, size, kind)
 
-    def masked_load(self: Any, ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-        access(ptrs, mask.data, "read")
-        return original["create_masked_load"](self, ptrs, mask, *rest, **named)
+    def load(self, create: Callable) -> Callable:
+        def masked_load(builder: Any, ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+            self.access(ptrs, mask.data, "read")
+            return create(builder, ptrs, mask, *rest, **named)
 
-    def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-        access(ptrs, mask.data, "write")
-        return original["create_masked_store"](self, ptrs, value, mask, *rest, **named)
+        return masked_load
 
-    def atomic_rmw(self: Any, op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        access(ptr, mask.data, "atomic")
-        return original["create_atomic_rmw"](self, op, ptr, value, mask, *rest)
+    def store(self, create: Callable) -> Callable:
+        def masked_store(builder: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+            self.access(ptrs, mask.data, "write")
+            return create(builder, ptrs, value, mask, *rest, **named)
 
-    def atomic_cas(self: Any, ptr: Any, *rest: Any) -> Any:
-        access(ptr, True, "atomic")
-        return original["create_atomic_cas"](self, ptr, *rest)
+        return masked_store
 
-    def pass_on(name: str) -> Callable:
-        create = getattr(builder, name)
-        # The pointer is the first operand, except that a splat names its type first.
-        position = 1 if name == "create_splat" else 0
+    def atomic_rmw(self, create: Callable) -> Callable:
+        def atomic(builder: Any, op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
+            self.access(ptr, mask.data, "atomic")
+            return create(builder, op, ptr, value, mask, *rest)
 
-        def passing(self: Any, *operands: Any) -> Any:
-            made = create(self, *operands)
-            argument = operands[position].attr.get("argument")
-            if argument is not None:
-                made.attr["argument"] = argument
-            return made
+        return atomic
 
-        return passing
+    def atomic_cas(self, create: Callable) -> Callable:
+        def atomic(builder: Any, ptr: Any, *rest: Any) -> Any:
+            self.access(ptr, True, "atomic")
+            return create(builder, ptr, *rest)
 
-    def init_args(self: Any, args: Any, kwargs: Any) -> Any:
-        args_host, kwargs_host = original["_init_args_hst"](self, args, kwargs)
-        extents: dict[str, Extent] = {}
-        names.clear()
-        for name, value in inspect.getcallargs(self.fn, *args_host, **kwargs_host).items():
-            for part, tensor in _tensors(name, value):
-                extents[part] = _extent(part, tensor)
-                names[id(tensor)] = part
-        current[-1] = Launch(self.fn.__name__, extents)
-        on_launch(current[-1])
-        return args_host, kwargs_host
+        return atomic
 
-    def implicit_cvt(arg: Any) -> Any:
-        converted = original["_implicit_cvt"](arg)
-        if id(arg) in names:
-            converted.handle.attr["argument"] = names[id(arg)]
-        return converted
+    def init_args(self, init: Callable) -> Callable:
+        def init_args(executor: Any, args: Any, kwargs: Any) -> Any:
+            args_host, kwargs_host = init(executor, args, kwargs)
+            extents: dict[str, Extent] = {}
+            self.names.clear()
+            for name, value in inspect.getcallargs(executor.fn, *args_host, **kwargs_host).items():
+                for part, tensor in _tensors(name, value):
+                    extents[part] = _extent(part, tensor)
+                    self.names[id(tensor)] = part
+            self.current[-1] = Launch(executor.fn.__name__, extents)
+            self.on_launch(self.current[-1])
+            return args_host, kwargs_host
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> None:
-        current.append(Launch("", {}))
-        try:
-            original["__call__"](self, *args, **kwargs)
-        except InterpreterError as error:
-            cause: BaseException | None = error
-            while cause is not None:
-                if isinstance(cause, OutOfBoundsError):
-                    raise cause from None
-                cause = cause.__cause__
-            raise
-        finally:
-            current.pop()
-            on_end()
-            names.clear()
+        return init_args
 
-    patches: list[tuple[Any, str, Callable]] = [
-        (builder, "create_masked_load", masked_load),
-        (builder, "create_masked_store", masked_store),
-        (builder, "create_atomic_rmw", atomic_rmw),
-        (builder, "create_atomic_cas", atomic_cas),
-        *((builder, name, pass_on(name)) for name in PASS_ON),
-        (executor, "_init_args_hst", init_args),
-        (executor, "__call__", call),
-        (triton_interpreter, "_implicit_cvt", implicit_cvt),
-    ]
-    original = {name: getattr(owner, name) for owner, name, _ in patches}
-    for owner, name, patched in patches:
-        setattr(owner, name, patched)
-    try:
-        yield
-    finally:
-        for owner, name, _ in patches:
-            setattr(owner, name, original[name])
+    def convert(self, convert: Callable) -> Callable:
+        def implicit_cvt(arg: Any) -> Any:
+            converted = convert(arg)
+            if id(arg) in self.names:
+                converted.handle.attr["argument"] = self.names[id(arg)]
+            return converted
+
+        return implicit_cvt
+
+    def call(self, call: Callable) -> Callable:
+        from triton.runtime.errors import InterpreterError
+
+        def launch(executor: Any, *args: Any, **kwargs: Any) -> None:
+            self.current.append(Launch("", {}))
+            try:
+                call(executor, *args, **kwargs)
+            except InterpreterError as error:
+                outside = _out_of_bounds_in(error)
+                if outside is None:
+                    raise
+                raise outside from None
+            finally:
+                self.current.pop()
+                self.on_end()
+                self.names.clear()
+
+        return launch
+
+
+def _passing_on(create: Callable, place: int) -> Callable:
+    """Of an operation that makes a pointer from the operand at a place: both come from the same argument."""
+
+    def passing(builder: Any, *operands: Any) -> Any:
+        made = create(builder, *operands)
+        argument = operands[place].attr.get("argument")
+        if argument is not None:
+            made.attr["argument"] = argument
+        return made
+
+    return passing
+
+
+def _out_of_bounds_in(error: BaseException) -> OutOfBoundsError | None:
+    """The access out of bounds that is the cause of an error, if it is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OutOfBoundsError):
+        cause = cause.__cause__
+    return cause
 
 
 def _locate(

@@ -36,6 +36,7 @@ class EndToEnd(Measurement):
 
     kind = "endtoend"
     depends = ("endtoend",)
+    counts_memory = True
     columns = (
         *columns.RUN, *columns.CASE, *columns.IMPLEMENTATION, columns.LAUNCH, columns.TIMING_METHOD, *columns.STATUS,
         *columns.LATENCY, columns.TOKENS_PER_S,

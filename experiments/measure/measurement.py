@@ -48,10 +48,12 @@ Rows = list[dict[str, Any]]
 class Measurement(Kind, ABC):
     """One kind of measurement: its table (`Kind`), how it is measured, forecast, and summed up.
 
-    modes: by what each point is measured, launch modes or methods of counting.
+    modes: by what each point is measured, launch modes or methods of counting; counts_memory: whether a row tells all
+    the memory that the process takes, so that nothing else may lie beside.
     """
 
     modes: ClassVar[tuple[str, ...]] = LAUNCHES
+    counts_memory: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, implementation: Implementation, case: Case, modes: list[str], bench: Bench) -> Rows:

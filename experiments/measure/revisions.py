@@ -1,4 +1,4 @@
-"""The lock of everything that decides a number: a hash of each kernel, launch and measurement, as Python means it.
+"""The lock of everything that decides a number: a hash of each function, class and constant, as Python means it.
 
     python -m tritonmoe_bench.experiments.measure.revisions          # what differs from the lock; exit status 1 if any
     make revisions                                                   # writes the lock: no number can have changed
@@ -16,7 +16,7 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,23 @@ from .method import METHOD
 
 LOCK = Path(__file__).with_name("revisions.json")
 
-WHOLE = (
-    "kernels/fast/choose.py", "kernels/fast/choose_packed.py", "kernels/fast/forward.py",
-    "kernels/fast/tile_types.py", "kernels/paper/pipeline.py", "kernels/paper/tiles.py",
-    "experiments/measure/timing.py", "experiments/workload/routing.py", "experiments/workload/weights.py",
-    "experiments/workload/corrected.py", "experiments/workload/dtypes.py",
+LOCKED = (
+    "kernels", "experiments/interpreter", "experiments/measure", "experiments/traffic", "experiments/tuning",
+    "experiments/workload", "experiments/sweeping/steady.py", "experiments/sweeping/worker.py",
 )  # fmt: skip
-"""Files of which every function and constant counts: they choose tiles, time, and make the workload."""
-FEW = "`revisions_up_to` of Fast (baselines/fast.py)"
-"""What to raise for the path that a few tokens take, whose names say so."""
+"""Folders and files of which every function, class and constant counts: any may choose tiles, launch or measure."""
+UNLOCKED = ("documentation.py", "method.py", "revisions.py")
+"""Files of experiments/measure that measure nothing."""
+FEW = "the revisions of Fast up to 2 and 16 tokens and of OutputCentric (baselines/fast.py, fast_variants.py)"
+"""What to raise for the output-centric path, which a few tokens take."""
+FEW_NAMES = frozenset({
+    "FewTile", "FewTiles", "few_tokens", "few_beside_joined", "few_tiles", "few_gate_up_in_tiles", "few_fit", "_w4_few",
+    "_fp8_few", "_fp8_few_tokens",
+})  # fmt: skip
+"""What belongs to it beside the files kernels/fast/few*.py."""
 OWNERS = {
-    "kernels/fast": "`revision` of Fast, SCHEDULED of its variants, and `revision` of DeepGemm, FlashinferCutlass "
-    "and FinegrainedFp8 for the router and e4m3 (baselines/fast.py, deep_gemm.py, flashinfer_cutlass.py, "
-    "finegrained_fp8.py)",
+    "kernels/fast": "the revisions of Fast and SCHEDULED (baselines/fast.py), for the router UP_TO or BEYOND "
+    "(baselines/parts/router.py), for e4m3 those of DeepGemm, FlashinferCutlass and FinegrainedFp8",
     "kernels/paper": "`revision` of the paper's pipelines (baselines/paper.py)",
     "kernels": "`revision` of every system of ours that runs it (baselines/fast.py, paper.py, stream.py)",
     "experiments": "the version in METHOD (experiments/measure/method.py) that it belongs to",
@@ -47,19 +51,25 @@ OWNERS = {
 
 
 def hashes() -> dict[str, str]:
-    """ "<room>:<name>" -> hash of each function and constant that decides a number."""
+    """ "<room>:<name>" -> hash of each function, class and constant that may decide a number."""
     found: dict[str, list[str]] = {}
-    for path in sorted([*(ROOT / "kernels").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]):
-        short = path.relative_to(ROOT).as_posix()
-        for name, node in _deciding(ast.parse(path.read_text(encoding="utf-8")), short in WHOLE):
-            found.setdefault(f"{_room(short)}:{name}", []).append(normalised(node))
+    for short, name, node in _deciding():
+        found.setdefault(f"{_room(short)}:{name}", []).append(normalised(node))
     return {key: "+".join(sorted(values)) for key, values in sorted(found.items())}
 
 
 def normalised(node: ast.AST) -> str:
     """Hash of a syntax tree without what cannot change a number."""
     tree = _Bare().visit(ast.parse(ast.unparse(node)))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    return hashlib.sha256(_told(tree).encode()).hexdigest()[:12]
+
+
+def _told(node: object) -> str:
+    """A syntax tree as text, which is the same in every release of Python: fields that are empty are left out."""
+    if isinstance(node, ast.AST):
+        fields = [f"{name}={_told(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return f"{type(node).__name__}({', '.join(fields)})"
+    return f"[{', '.join(map(_told, node))}]" if isinstance(node, list) else repr(node)
 
 
 def current() -> dict[str, Any]:
@@ -88,11 +98,15 @@ def scope(entry: str) -> tuple[str, int | None]:
 def differences(lock: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """One line for each name whose hash is another than in the lock, with what to do."""
     old, new = lock["sources"], now["sources"]
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    paths = dict[str, list[str]]()
+    for short, name, _ in _deciding() if changed else ():
+        paths.setdefault(f"{_room(short)}:{name}", []).append(short)
     lines = []
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
-            what = "is new" if key not in old else "is gone" if key not in new else "has changed"
-            lines.append(f"{key.replace(':', '/')} {what}: if a number can be another now, raise {_owner(key)}")
+    for key in changed:
+        what = "is new" if key not in old else "is gone" if key not in new else "has changed"
+        owner = _owner(key, paths.get(key, ()))
+        lines.append(f"{key.replace(':', '/')} {what}: if a number can be another now, raise {owner}")
     for part in ("revisions", "method"):
         lines += [
             f"{part}: {name} is {now[part].get(name)}, the lock has {lock[part].get(name)}"
@@ -115,27 +129,24 @@ def _room(short: str) -> str:
     return "/".join(folders[:2]) if folders[0] == "kernels" else folders[0]
 
 
-def _owner(key: str) -> str:
+def _owner(key: str, paths: Iterable[str]) -> str:
+    """What to raise for a name that these files define, of which there may be several, and of two owners."""
     room, name = key.split(":")
-    if room == "kernels/fast" and "few" in name.lower():
-        return FEW
-    return OWNERS.get(room) or OWNERS[room.split("/")[0]]
+    others = OWNERS.get(room) or OWNERS[room.split("/")[0]]
+    owners = [FEW if short.startswith("kernels/fast/few") or name in FEW_NAMES else others for short in paths]
+    return " and ".join(dict.fromkeys(owners or [FEW if name in FEW_NAMES else others]))
 
 
-def _deciding(tree: ast.Module, whole: bool) -> Iterator[tuple[str, ast.AST]]:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            jit = any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
-            if whole or jit or node.name.startswith(("launch_", "measure_")):
-                yield node.name, node
-        elif isinstance(node, ast.ClassDef):
-            if whole:
-                yield node.name, node
-            for method in node.body:
-                if isinstance(method, ast.FunctionDef) and method.name.startswith("measure"):
-                    yield f"{node.name}.{method.name}", method
-        elif whole and isinstance(node, ast.Assign):
-            yield ", ".join(ast.unparse(target) for target in node.targets), node
+def _deciding() -> Iterator[tuple[str, str, ast.AST]]:
+    """(path, name, syntax tree) of each function, class and constant of the files under the lock."""
+    paths = [path for where in LOCKED for path in (ROOT / where, *(ROOT / where).rglob("*.py")) if path.is_file()]
+    for path in sorted(path for path in paths if path.name not in UNLOCKED):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                yield path.relative_to(ROOT).as_posix(), node.name, node
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                yield path.relative_to(ROOT).as_posix(), ", ".join(map(ast.unparse, targets)), node
 
 
 class _Bare(ast.NodeTransformer):
@@ -152,13 +163,18 @@ class _Bare(ast.NodeTransformer):
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         constexpr = node.annotation is not None and "constexpr" in ast.unparse(node.annotation)
-        node.annotation = ast.Name("constexpr") if constexpr else None
+        node.annotation = ast.Name("constexpr", ast.Load()) if constexpr else None
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         self.generic_visit(node)
-        node.annotation = ast.Name("constexpr" if "constexpr" in ast.unparse(node.annotation) else "any")
+        node.annotation = ast.Name("constexpr" if "constexpr" in ast.unparse(node.annotation) else "any", ast.Load())
         return node
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        self.generic_visit(node)
+        node.values = [part for part in node.values if not isinstance(part, ast.Constant) or part.value]
+        return node  # Python 3.12 puts an empty text behind some formats
 
     @staticmethod
     def _without_docstring(node: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Kernels of a forward overlap: one may stand ready long before the one ahead of it ends. So a kernel is given the time
 from the end of the kernel before it to its own end, and all of them together make the forward. Seen by CUPTI through
-PyTorch's profiler, which can change what it sees: `forward_us` is the latency without, to compare the sum with.
+PyTorch's profiler, which can change what it sees: `forward_us` is the latency without. Where the sum is another one,
+all of it is measured again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 FORWARDS = 8
 """The least of a replay: the first is not counted, as the launch of the graph is before it."""
 REPLAYS = 5
+APART = 0.05
+"""By so much of the latency without tracing may the kernels' times together differ from it."""
+TRIES = 3
 FLUSHED = "the weights of a forward fit into the L2, and what empties it in between would be traced along"
 ON_GPU = ("kernel", "gpu_memset", "gpu_memcpy")
 """Categories of the profiler's events that take the GPU's time."""
@@ -68,7 +72,7 @@ class Trace(Measurement):
         return [row | {"launch": launch, "config": implementation.config(case)} for launch in modes for row in rows]
 
     def seconds(self, results: int, points: int, systems: int, modes: Sequence[str]) -> float:
-        """0.3 s more per result: the profiler's start and end."""
+        """0.3 s more per result: the profiler's start and end, as a rule once."""
         return super().seconds(results, points, systems, modes) + 0.3 * results
 
     def closing_table(self, rows: pd.DataFrame) -> str:
@@ -96,6 +100,30 @@ class Run:
 
 def trace_forward(ready: Ready, bench: Bench) -> Rows:
     """A row per kernel of the forward. Raises IncorrectOutput for a wrong output and ValueError for an odd trace."""
+    return nearest(lambda: _traced(ready, bench))
+
+
+def nearest(measure: Callable[[], Rows]) -> Rows:
+    """The rows of a forward, measured again, `TRIES` times in all, as long as they are more than `APART` from the
+    latency without tracing; then the nearest."""
+    tried: list[Rows] = []
+    while len(tried) < TRIES:
+        tried.append(measure())
+        if _distance(tried[-1]) <= APART:
+            return tried[-1]
+    return min(tried, key=_distance)
+
+
+def _distance(rows: Rows) -> float:
+    return abs(beyond(sum(row["p50_us"] for row in rows), rows[0]["forward_us"]))
+
+
+def beyond(kernels_us: float, forward_us: float) -> float:
+    """How far the kernels' times together are beyond the latency of the forward without tracing, as a share of it."""
+    return kernels_us / forward_us - 1
+
+
+def _traced(ready: Ready, bench: Bench) -> Rows:
     import torch
     from torch.profiler import ProfilerActivity, profile
 

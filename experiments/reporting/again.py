@@ -5,16 +5,19 @@ Without FORCE=true a sweep leaves out what its run already holds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
+
+from tritonmoe_bench import ROOT
 
 STUDY_OF = {"traffic": "counters"}
 """The study whose command makes a file of another name."""
 PAUSE_S = 300
 """A longer time between two rows is a break of the run, not the time that a row took."""
-WITHOUT_GPU = {"tests": ("make test", 23), "portability": ("make portability", 31)}
-"""Command and minutes on two CPU cores, as the Makefile says."""
+WITHOUT_GPU = {"tests": "test", "portability": "portability"}
+"""The target of make that makes a file without a GPU."""
 
 
 def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tuple[str, float]]:
@@ -24,11 +27,17 @@ def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tu
         name = file.rpartition(".")[0]
         kind = "tests" if name.startswith("tests-") else name
         if kind in WITHOUT_GPU:
-            text, minutes = WITHOUT_GPU[kind]
-            commands[text] = minutes
+            commands[f"make {WITHOUT_GPU[kind]}"] = minutes_on_two_cores(WITHOUT_GPU[kind])
         elif name in frames:
             commands[f"make sweep STUDY={STUDY_OF.get(name, name)} FORCE=true"] = minutes_of(frames[name])
     return list(commands.items())
+
+
+def minutes_on_two_cores(target: str) -> int:
+    """What the help of the Makefile says of a target."""
+    help_text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (minutes,) = re.findall(rf"^{target}:.*\((\d+) minutes on two cores\)", help_text, re.MULTILINE)
+    return int(minutes)
 
 
 def minutes_of(rows: pd.DataFrame) -> float:

@@ -20,7 +20,7 @@ from ..workload.config import CONF, PlanError, SweepConfig
 from . import cards, overrides
 from .plan import Plan, make_plan
 
-FAILURES = ("incorrect", "error", "timeout")
+STRICT_FAILURES = ("incorrect", "error", "timeout")
 """Statuses that strict=true exits with 1 for."""
 
 
@@ -59,7 +59,7 @@ def run_sweep(config: SweepConfig) -> None:
         raise SystemExit(f"stopped; finished rows are in {run.path}, the same command goes on from there") from None
     print(summary.closing_table(run.path, plan))
     frame = summary.sweep_rows(run.path, plan)
-    failed = int(frame["status"].isin(FAILURES).sum())
+    failed = int(frame["status"].isin(STRICT_FAILURES).sum())
     if config.strict and failed:
         raise PlanError(f"strict=true: {failed} of {len(frame)} rows in {run.path} are incorrect, error or timeout")
 

@@ -182,4 +182,4 @@ def _check_value(key: str, value: str) -> None:
 
 def _check_launcher(text: str) -> None:
     if text.startswith("hydra/launcher=submitit") and importlib.util.find_spec("submitit") is None:
-        raise PlanError(f"{text}: not installed: pip install 'tritonmoe-bench[spread]'")
+        raise PlanError(f"{text}: not installed: pip install '.[spread]'")

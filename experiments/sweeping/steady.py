@@ -79,7 +79,10 @@ def steadily(measure: Callable[[], Rows], memory: Memory, at_full_clock: Callabl
 
 
 def _spreads(row: dict[str, Any]) -> bool:
-    """Whether the samples of a row are of two kinds. Those of eager launches spread with the host."""
+    """Whether the samples of a row are of two kinds. Those of eager launches spread with the host, and those of a
+    kernel in a trace with its neighbours."""
     if row.get("status") != "ok" or row.get("launch") != "graph" or not row.get("p20_us"):
+        return False
+    if row.get("timing_method") == "trace":
         return False
     return bool(row["p80_us"] > SPREAD * row["p20_us"])

@@ -93,7 +93,7 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
             rates["fp8_block"] = matrix_tflops(torch.float8_e4m3fn, "cuda")
         send("rates", matrix_tflops=rates)
     full = before["clock"] if timed else None
-    if job["kind"] != "layer":  # others count all memory that a process takes
+    if measurement.counts_memory:
         memory = None
     again = 0
     for case in todo:

@@ -8,7 +8,7 @@ scales, as operands.py has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,22 +19,19 @@ from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.choose_packed import choose_packed_tiles, format_tiles
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, TALL, experts_of_program, pieces
 from tritonmoe_bench.kernels.fast.routing import lanes, tokens_of_program
-from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTile, FewTiles, JoinedTiles
+from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTiles, JoinedTiles
 from tritonmoe_bench.kernels.formats import formats
-from tritonmoe_bench.kernels.formats.four_bits import BLOCK, ROWS
 from tritonmoe_bench.kernels.paper.schedule import max_blocks
 from tritonmoe_bench.kernels.paper.tiles import GROUP_M
 from tritonmoe_bench.kernels.weighting import weighted_by_down
 
 from ..workload.case import BYTES_PER_ELEMENT, Case
 from ..workload.routing import TORCH_DTYPE
+from .model_few import FLOAT_BYTES, few, few_w4
 from .model_paper import INDEX_BYTES, Bytes, Entry, Table, check_counts, reads, tabulated, writes
 from .operands import MODELLED_TARGET, Operands, operands_of, target
 
 NAME = "fast"
-FLOAT_BYTES = 4
-THREADS = 32
-"""That share a block of prepared weights of four bits on the output-centric path."""
 TABLE_LINES = 5
 """Of the table of row blocks: expert, first row, rows, first neighbour, neighbours."""
 MODELLED_GPU = "nvidia-h200"
@@ -92,7 +89,7 @@ def fast_traffic(
     """
     counts, held = check_counts(case, counts), operands_of(case, tiles, activations)
     if isinstance(tiles, FewTiles):
-        experts = (_few_w4 if held.four_bits else _few)(case, counts, tiles, held)
+        experts = (few_w4 if held.four_bits else few)(case, counts, tiles, held)
     elif isinstance(tiles, JoinedTiles):
         experts = [*_rows(case, held), *_joined(case, counts, tiles, held, on_gpu)]
     else:
@@ -268,65 +265,3 @@ class _Gemm:
         """Columns that the tile of a block reads at a time."""
         ladder = self.tiles.ladder(self.tile)
         return next((rung[2] for rung in ladder if block.rows <= rung[0] + rung[1]), ladder[-1][2])
-
-
-def _few(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Iterable[Entry]:
-    """The output-centric path: a slot, or a token, and a few outputs a program; no schedule and no combine."""
-    hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
-    active = int((counts > 0).sum())
-
-    def programs(n: int, tile: FewTile) -> int:
-        return -(-n // tile.block_n)
-
-    inward, back = programs(ffn, tiles.gate_up), programs(hidden, tiles.down)
-    gate_up = Bytes(read=slots * 2 * held.issued_by_few(ffn, hidden, 2, tiles.gate_up),
-                    unique_read=active * 2 * held.matrix(ffn, hidden, 2, tiles.gate_up.step))  # fmt: skip
-    down = Bytes(read=slots * held.issued_by_few(hidden, ffn, 1, tiles.down),
-                 unique_read=active * held.matrix(hidden, ffn, 1, tiles.down.step))  # fmt: skip
-    x = case.tokens * hidden * BYTES_PER_ELEMENT
-    plain = case.quant == "none"
-    intermediate = slots * ffn * (BYTES_PER_ELEMENT if plain else FLOAT_BYTES)
-    return [
-        ("gate_up", "topk_experts", reads(slots * INDEX_BYTES, inward)),
-        ("gate_up", "topk_scores", reads(slots * FLOAT_BYTES, inward)),
-        ("gate_up", "x", reads(x, case.top_k * inward)),
-        ("gate_up", "gate_up_weights", gate_up),
-        ("gate_up", "intermediate", writes(intermediate)),
-        # A program looks its expert up for every step.
-        ("down", "topk_experts", reads(slots * INDEX_BYTES, back * -(-ffn // tiles.down.step))),
-        ("down", "down_weights", down),
-        # In 16 bits each row of a tile loads it for itself.
-        ("down", "intermediate", reads(intermediate, back * (tiles.down.block_n if plain else 1))),
-        ("down", "output", writes(x)),
-    ]
-
-
-def _few_w4(case: Case, counts: np.ndarray, tiles: FewTiles, held: Operands) -> Iterable[Entry]:
-    """As `_few`, over prepared weights of four bits: activations are planes, which each of the eight weight rows that
-    lie together loads for itself."""
-    hidden, ffn, slots = case.hidden_dim, case.ffn_dim, case.slots
-    active = int((counts > 0).sum())
-    # Programs write what fills up the last block of the intermediate too, in eights of rows.
-    inward = -(-held.columns(ffn) // tiles.gate_up.block_n)
-    back = -(-hidden // tiles.down.block_n)
-    # Each of the four threads of a row loads its own scale.
-    gate_up, down = (
-        Bytes(read=slots * n * held.whole_row(k, BLOCK // 4), unique_read=active * n * held.whole_row(k))
-        for n, k in ((2 * ffn, hidden), (hidden, ffn))
-    )
-    x, intermediate = (rows * held.planes(columns) for rows, columns in ((case.tokens, hidden), (slots, ffn)))
-    blocks = slots * held.columns(ffn) // BLOCK
-    return [
-        ("reorder", "x", reads(case.tokens * hidden * BYTES_PER_ELEMENT)),
-        ("reorder", "rows", writes(x)),
-        ("gate_up", "topk_experts", reads(slots * INDEX_BYTES, inward)),
-        ("gate_up", "topk_scores", reads(slots * FLOAT_BYTES, inward)),
-        ("gate_up", "rows", reads(x, case.top_k * inward * ROWS)),
-        ("gate_up", "gate_up_weights", gate_up),
-        ("gate_up", "intermediate", writes(intermediate)),
-        # Every thread looks the expert of its block up.
-        ("down", "topk_experts", Bytes(read=blocks * THREADS * back * INDEX_BYTES, unique_read=slots * INDEX_BYTES)),
-        ("down", "down_weights", down),
-        ("down", "intermediate", reads(intermediate, back * ROWS)),
-        ("down", "output", writes(case.tokens * hidden * BYTES_PER_ELEMENT)),
-    ]

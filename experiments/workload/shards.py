@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from .config import PlanError
@@ -22,6 +23,12 @@ def shard(model: str, experts: int, top_k: int, ffn: int, tp: int, ep: int) -> t
         )
     label = model + f" tp{tp}" * (tp > 1) + f" ep{ep}" * (ep > 1)
     return label, experts // ep, ffn // tp
+
+
+def uncut(label: str) -> tuple[str, int, int]:
+    """(model, tp, ep) of a label that `shard` gave; of any other label itself, uncut."""
+    model, tp, ep = re.findall(r"^(.*?)(?: tp(\d+))?(?: ep(\d+))?$", label)[0]
+    return model, int(tp or 1), int(ep or 1)
 
 
 def shared_part(model: str, facts: Layer, tp: int) -> Layer:

@@ -15,7 +15,6 @@ from tritonmoe_bench.experiments.table.limits import BELOW_MARK, below_limit
 
 from . import style
 
-FASTER = "Each system in its faster launch mode; open marks: eager, the others in a CUDA graph."
 FEW_MODELS = 3
 """So many names of models are short enough for a caption."""
 

@@ -150,7 +150,8 @@ def plot_line(
     axes: Axes, look: style.Look, x: Iterable[float], y: Iterable[float], eager: Iterable[bool] = (), **how: Any
 ) -> None:
     """A line that looks so; points timed eagerly are drawn open, those in a CUDA graph filled."""
-    x, y, eager = np.asarray(list(x)), np.asarray(list(y)), np.asarray(list(eager) or [False] * len(list(x)), bool)
+    x, y, eager = np.asarray(list(x)), np.asarray(list(y)), np.asarray(list(eager), bool)
+    eager = eager if eager.size else np.zeros(len(x), bool)
     z = 3.5 if look.family == "fast" else 3 if look.family == "paper" else 2.5
     axes.plot(x, y, color=look.color, linestyle=look.linestyle, zorder=z, label=look.label, **how)
     for opened, face in ((False, look.color), (True, "white")):

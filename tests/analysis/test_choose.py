@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 
 from tritonmoe_bench.experiments import choose as command
 from tritonmoe_bench.experiments.analysis import choose, choose_text
+from tritonmoe_bench.experiments.analysis.names import in_order
+from tritonmoe_bench.experiments.sweeping.overrides import check, planned_job
 from tritonmoe_bench.experiments.workload.arguments import PlanError, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +108,56 @@ def test_a_tie_within_the_noise_is_called_the_same(results, tmp_path):
     text = ask(tmp_path, "model=mixtral", "tokens=32")
     assert "the same within the noise: vllm" in text
     assert re.search(r"vllm .* ≈1\.00 ", table(text)["vllm"])
+
+
+def test_equal_latencies_stand_in_the_order_of_all_figures(results):
+    row = point(results, "headline", implementation="fast", launch="graph", status="ok").head(1)
+    rows = pd.concat([row.assign(implementation=f"system{place}", p50_us=1.0 + place % 2) for place in range(40)])
+    systems = choose_text._systems(rows)
+    assert systems["p50_us"].is_monotonic_increasing
+    for _, equal in systems.groupby("p50_us"):
+        assert equal["implementation"].tolist() == in_order(equal["implementation"])
+
+
+def suggested(said):
+    """The commands between backticks, as a shell takes them apart, without `python experiments/sweep.py`."""
+    commands = [shlex.split(text) for text in re.findall(r"`(python experiments/sweep\.py [^`]+)`", said)]
+    assert commands
+    return [words[2:] for words in commands]
+
+
+@pytest.mark.parametrize(
+    ("label", "sizes", "asked", "words"),
+    [
+        ("mixtral tp8", {"ffn_dim": 1792}, ["tokens=77"], "model=mixtral tp=8 tokens=77"),
+        ("mixtral tp2 ep2", {"num_experts": 4, "ffn_dim": 7168}, ["skew=0.7", "tokens=77"],
+         "model=mixtral tp=2 ep=2 tokens=77 skew=0.7"),
+        ("mixtral ep2", {"num_experts": 4, "ffn_dim": 512}, ["tokens=77", "num_experts=4"],
+         "model=mixtral model.ffn_dim=512 ep=2 tokens=77"),
+        ("mixtral tp8", {"ffn_dim": 1792}, ["tokens=32", "quant=mxfp4"], "model=mixtral tp=8 tokens=32 quant=mxfp4"),
+        ("mixtral", {}, ["tokens=77", "ffn_dim=14336"], "model=mixtral tokens=77"),
+        ("mixtral", {}, ["tokens=32", "layer=native", "quant=int4_g32"],
+         "model=mixtral tokens=32 quant=int4_g32 layer=native"),
+        ("ours", {}, ["tokens=77"], "model=tiny model.name=ours model.hidden_dim=4096 "
+         "model.ffn_dim=14336 tokens=77"),
+    ],
+)  # fmt: skip
+def test_each_suggested_command_plans_what_is_asked(results, tmp_path, label, sizes, asked, words):
+    shutil.copytree(results / DEVICE, tmp_path / DEVICE)
+    rows = pd.read_csv(tmp_path / DEVICE / "throughput.csv", dtype="string")
+    rows = rows[rows["model"] == "mixtral"].assign(model=label, **{name: str(size) for name, size in sizes.items()})
+    rows.to_csv(tmp_path / DEVICE / "shards.csv", index=False)
+    try:
+        said = ask(tmp_path, f"model={label}", *asked)
+    except PlanError as error:
+        said = str(error)
+    for line in suggested(said):
+        assert line == words.split()
+        (overrides,) = check([*line, "dry_run=true"], many=False)
+        cases = planned_job(overrides).plan.cases
+        assert {case.model for case in cases} == {label}
+        for name, size in sizes.items():
+            assert {getattr(case, name) for case in cases} == {size}
 
 
 def test_the_published_format_is_asked_for_as_of_a_sweep(results):

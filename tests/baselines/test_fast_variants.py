@@ -7,6 +7,7 @@ import torch
 
 from tritonmoe_bench.baselines import fast_variants
 from tritonmoe_bench.baselines.fast import Fast
+from tritonmoe_bench.baselines.parts import own
 from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.implementation.contract import Status
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
@@ -42,7 +43,7 @@ def h200(monkeypatch):
         name = "NVIDIA H200"
         shared_memory_per_block_optin, shared_memory_per_block = H200.shared_memory_bytes, 48 * 1024
 
-    monkeypatch.setattr(fast_variants, "_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(own, "device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(choose, "target_of", lambda device: H200)
     monkeypatch.setattr(target, "target_of", lambda device: H200)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)

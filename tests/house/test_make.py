@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from dataclasses import fields
 
 import pytest
 
 from tritonmoe_bench import ROOT
+from tritonmoe_bench.experiments.analysis.choose import Question
 
 
 def make(*arguments: str, **variables: str) -> str:
@@ -95,3 +97,18 @@ def test_every_target_is_in_the_help():
     [phony] = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     listed = re.findall(r"^  make (\w+) ", make("help"), re.MULTILINE)
     assert set(listed) == set(phony.split())
+
+
+def test_clean_removes_what_setup_leaves_and_keeps_what_takes_long():
+    [line] = planned("clean")
+    removed = line.split()
+    assert {".venv", "build", "*.egg-info", ".src/*.egg-info"} <= set(removed)
+    assert not {".peers", ".megablocks", "results"} & set(removed)
+    [told] = [line for line in make("help").splitlines() if line.split()[:2] == ["make", "clean"]]
+    assert ".peers and .megablocks" in told
+
+
+def test_the_help_of_choose_names_every_key_that_a_variable_of_make_can_be():
+    [told] = [line for line in make("help").splitlines() if line.split()[:2] == ["make", "choose"]]
+    keys = {field.name for field in fields(Question)} - {"num_experts", "top_k", "ffn_dim", "results"}
+    assert {name.upper() for name in keys} == set(re.findall(r"\b([A-Z]+)=", told))

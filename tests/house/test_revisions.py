@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tritonmoe_bench.baselines.parts import router
 from tritonmoe_bench.experiments.measure import method, revisions
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import load
@@ -71,9 +72,10 @@ FEW_MOST = [2, 16, 128]
 def checkout(tmp_path, monkeypatch):
     """A checkout of one kernel family and one measurement, which a test may edit."""
     (tmp_path / "kernels" / "fast").mkdir(parents=True)
-    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "measure").mkdir(parents=True)
     (tmp_path / "kernels" / "fast" / "scale.py").write_text(KERNEL, encoding="utf-8")
-    (tmp_path / "experiments" / "layer.py").write_text("def measure_layer(case):\n    return case\n", encoding="utf-8")
+    layer = tmp_path / "experiments" / "measure" / "layer.py"
+    layer.write_text("SAMPLES: int = 20\n\n\ndef measure_layer(case):\n    return case\n", encoding="utf-8")
     monkeypatch.setattr(revisions, "ROOT", tmp_path)
     return tmp_path
 
@@ -103,8 +105,8 @@ def test_moving_a_function_asks_nothing(checkout):
         "import triton\n" + (family / "scale.py").read_text(encoding="utf-8"), encoding="utf-8"
     )
     (family / "scale.py").unlink()
-    (checkout / "experiments" / "measure").mkdir()
-    (checkout / "experiments" / "layer.py").rename(checkout / "experiments" / "measure" / "layer.py")
+    (checkout / "experiments" / "workload").mkdir()
+    (checkout / "experiments" / "measure" / "layer.py").rename(checkout / "experiments" / "workload" / "layer.py")
     assert asks(before) == []
 
 
@@ -113,18 +115,26 @@ def test_a_renamed_variable_in_a_kernel_asks_once(checkout):
     path = checkout / "kernels" / "fast" / "scale.py"
     path.write_text(path.read_text(encoding="utf-8").replace("column", "place"), encoding="utf-8")
     (line,) = asks(before)
-    assert line.startswith("kernels/fast/_scale_kernel has changed: if a number can be another now, raise `revision`")
+    assert line.startswith(
+        "kernels/fast/_scale_kernel has changed: if a number can be another now, raise the revisions of"
+    )
     recorded = revisions.hashes()  # what `--record` writes
     assert asks(recorded) == []
 
 
 def test_the_path_of_a_few_tokens_has_revisions_of_its_own(checkout):
+    family = checkout / "kernels" / "fast"
+    for name in ("few_scale.py", "choose.py"):
+        (family / name).write_text("LONGEST = 48\n", encoding="utf-8")
     before = revisions.hashes()
-    path = checkout / "kernels" / "fast" / "scale.py"
-    path.write_text(path.read_text(encoding="utf-8").replace("_scale_kernel", "_few_scale_kernel"), encoding="utf-8")
-    few, gone = asks(before)
-    assert "`revisions_up_to` of Fast" in few
-    assert "`revisions_up_to` of Fast" not in gone
+    (family / "few_scale.py").write_text("LONGEST = 24\nROWS = 2\n", encoding="utf-8")
+    (family / "choose.py").write_text("LONGEST = 48\nFEW_WEIGHTS = 1\ndef few_tiles(): pass\n", encoding="utf-8")
+    few = {line.split()[0].rpartition("/")[2]: line.partition("raise ")[2] for line in asks(before)}
+    both = f"{revisions.OWNERS['kernels/fast']} and {revisions.FEW}"
+    assert few == {
+        "LONGEST": both, "ROWS": revisions.FEW, "few_tiles": revisions.FEW,
+        "FEW_WEIGHTS": revisions.OWNERS["kernels/fast"],
+    }  # fmt: skip
     ours = revisions.current()["revisions"]
     assert [revisions.scope(name) for name in ours if name.startswith("fast up to")] == [
         ("fast", most) for most in FEW_MOST
@@ -138,7 +148,8 @@ def test_the_path_of_a_few_tokens_has_revisions_of_its_own(checkout):
         ("kernels/fast/scale.py", "2.0 * tl.load", "3.0 * tl.load"),
         ("kernels/fast/scale.py", "BLOCK: tl.constexpr", "BLOCK"),
         ("kernels/fast/scale.py", 'do_not_specialize=["tokens"]', ""),
-        ("experiments/layer.py", "return case", "return 2 * case"),
+        ("experiments/measure/layer.py", "return case", "return 2 * case"),
+        ("experiments/measure/layer.py", "= 20", "= 10"),
     ],
 )
 def test_what_may_change_a_number_asks(checkout, path, old, new):
@@ -167,8 +178,39 @@ def test_the_lock_is_of_this_code():
 def test_everything_of_ours_that_is_timed_is_under_the_lock():
     sources = revisions.locked()["sources"]
     for name in ("kernels/fast:_gate_up_kernel", "kernels/fast:launch_gate_up", "kernels/paper:launch_permute",
-                 "kernels:_stream_kernel", "experiments:time_calls", "experiments:draw_routing"):  # fmt: skip
+                 "kernels:_stream_kernel", "kernels/formats:FourBits", "experiments:time_calls",
+                 "experiments:draw_routing", "experiments:trace_forward", "experiments:steadily",
+                 "experiments:_rest"):  # fmt: skip
         assert name in sources
+    elsewhere = {f"kernels/fast:{name}" for name in revisions.FEW_NAMES}
+    assert elsewhere <= set(sources)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("kernels/fast/logits.py", "products // 256", "products // 512"),
+        ("kernels/fast/logits.py", "SPLIT_TOKENS = 512", "SPLIT_TOKENS = 256"),
+        ("kernels/fast/few_parts.py", "LONGEST, SCALED_LONGEST = 48, 32", "LONGEST, SCALED_LONGEST = 24, 32"),
+        ("kernels/fast/routing.py", "cdiv(padded, 512)", "cdiv(padded, 256)"),
+        ("kernels/fast/blocks.py", '"maxnreg": 255', '"maxnreg": 128'),
+        ("kernels/fast/tiled.py", "TILE = 64", "TILE = 128"),
+        ("kernels/launch.py", "grid = (*grid, 1, 1)[:3]", "grid = (*grid, 2, 1)[:3]"),
+        ("kernels/fast/packed.py", "may_join(target, tokens)", "may_join(target, 1)"),
+        ("experiments/measure/trace.py", "FORWARDS = 8", "FORWARDS = 2"),
+        ("experiments/sweeping/steady.py", "SLOW = 1.05", "SLOW = 1.5"),
+        ("experiments/sweeping/worker.py", "time.sleep(0.01)", "time.sleep(0.1)"),
+    ],
+)
+def test_what_decides_a_launch_or_a_measurement_is_noticed(path, old, new, tmp_path, monkeypatch):
+    text = (revisions.ROOT / path).read_text(encoding="utf-8")
+    assert text.count(old) >= 1
+    (tmp_path / path).parent.mkdir(parents=True)
+    monkeypatch.setattr(revisions, "ROOT", tmp_path)
+    (tmp_path / path).write_text(text, encoding="utf-8")
+    before = revisions.hashes()
+    (tmp_path / path).write_text(text.replace(old, new), encoding="utf-8")
+    assert len(asks(before)) == 1
 
 
 def test_a_row_states_the_versions_it_depends_on():
@@ -180,6 +222,15 @@ def test_a_row_states_the_versions_it_depends_on():
     assert other != method.method_revision("layer", default)
     assert other == method.method_revision("layer", {**default, "samples": 41})
     assert method.method_revision("traffic", default) == method.method_revision("traffic", thorough)
+
+
+def test_a_new_router_asks_every_system_for_a_number(monkeypatch):
+    monkeypatch.setitem(router.UP_TO, 16, 15)
+    with pytest.raises(KeyError, match="15"):
+        router.by_router({11: 2, 12: 3, 13: 4, 14: 5})
+    revision, up_to = router.by_router({12: 3, 13: 4, 14: 5, 15: 6})
+    assert (revision, up_to) == (4, {2: 5, 16: 6, 128: 3})
+    assert router.by_router({12: 4, 13: 4, 14: 5, 15: 3}) == (4, {2: 5, 16: 3})
 
 
 def test_every_version_of_the_method_has_its_reason():

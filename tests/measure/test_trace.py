@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tritonmoe_bench.experiments.measure.trace import FLUSHED, Run, Trace, rows_of, runs_of, short_name
+from tritonmoe_bench.experiments.measure.trace import FLUSHED, Run, Trace, nearest, rows_of, runs_of, short_name
 
 
 def forwards(replays, count):
@@ -22,6 +22,18 @@ def test_times_between_ends_add_up_to_the_forward_and_first_forwards_do_not_coun
     first, second = rows_of(forwards(2, 4), 2, 4)
     assert (first["kernel_name"], first["p50_us"], first["start_us"], first["samples"]) == ("route", 3.0, -2.0, 6)
     assert (second["kernel_name"], second["p50_us"], second["start_us"], second["place"]) == ("experts", 7.0, -1.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("off", "times", "kept"),
+    [((1.0, 2.0), 1, 1.0), ((0.951, 2.0), 1, 0.951), ((0.87, 1.03, 1.0), 2, 1.03), ((0.87, 0.9, 1.2, 1.0), 3, 0.9)],
+    ids=["at once", "near enough", "again", "never, so the nearest"],
+)
+def test_a_trace_is_measured_again_where_its_kernels_are_not_the_forward(off, times, kept):
+    left = [[{"p50_us": 60 * share, "forward_us": 100.0}, {"p50_us": 40 * share, "forward_us": 100.0}] for share in off]
+    made = []
+    rows = nearest(lambda: made.append(left.pop(0)) or made[-1])
+    assert (len(made), sum(row["p50_us"] for row in rows)) == (times, pytest.approx(100 * kept))
 
 
 @pytest.mark.parametrize("runs", [[], forwards(2, 4)[:-1]])

@@ -8,7 +8,7 @@ from matplotlib import pyplot
 
 from tritonmoe_bench.experiments.analysis.results import Results, Study
 from tritonmoe_bench.experiments.sweeping.overrides import planned_job
-from tritonmoe_bench.plots.parts import caption, registry
+from tritonmoe_bench.plots.parts import caption, layout, registry, style
 
 BELOW = (
     "‼ Some latencies lie below the measured limit (either the limit was timed too long there, or work was left out):"
@@ -106,3 +106,12 @@ def test_stages_of_two_batch_sizes_are_two_bars(changed):
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[2:4] == [f"unfused, {tokens} tokens (eager)" for tokens in (32, 512)]
     assert len(labels) == 2 + 3 * 2
+
+
+def test_points_may_come_one_by_one():
+    axes = pyplot.figure().subplots()
+    look = style.look("vllm")
+    layout.plot_line(axes, look, iter([1.0, 2.0]), iter([3.0, 4.0]))
+    layout.plot_line(axes, look, iter([1.0, 2.0]), iter([3.0, 4.0]), iter([True, False]))
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2], [1, 2], [1, 2], [2], [1]]
+    pyplot.close(axes.figure)

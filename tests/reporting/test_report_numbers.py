@@ -197,8 +197,13 @@ def test_every_point_of_a_study_names_the_fastest_and_leaves_out_the_limit(writt
         assert float(re.sub("[≈‼ e]", "", line[system])) == pytest.approx(p50, rel=0.01)
 
 
-def test_the_minutes_of_a_command_leave_out_the_breaks_of_its_run():
+def test_the_minutes_of_a_command_leave_out_the_breaks_of_its_run_or_are_those_of_the_makefile(tmp_path, monkeypatch):
     stamps = ["2026-01-01T00:00:00Z", "2026-01-01T00:02:00Z", "2026-01-01T09:00:00Z", "2026-01-01T09:01:00Z"]
     frames = {"traffic": pd.DataFrame({"timestamp_utc": stamps})}
     files = ["traffic.csv", "tests-interpreter.json", "tests-gpu.json"]
-    assert again.command(files, frames) == [("make sweep STUDY=counters FORCE=true", 3.0), ("make test", 23)]
+    for target in ("test", "portability"):
+        assert again.minutes_on_two_cores(target) > 0
+    makefile = "test: .ready  ## every test (7 minutes on two cores)\nother: .ready  ## it (9 minutes on two cores)\n"
+    (tmp_path / "Makefile").write_text(makefile, encoding="utf-8")
+    monkeypatch.setattr(again, "ROOT", tmp_path)
+    assert again.command(files, frames) == [("make sweep STUDY=counters FORCE=true", 3.0), ("make test", 7)]

@@ -1,10 +1,15 @@
 """The report's table of what a forward spends beside the reading of its weights."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from tritonmoe_bench.experiments.analysis.results import Study
 from tritonmoe_bench.experiments.analysis.trace import parts
 from tritonmoe_bench.experiments.measure.trace import Trace
+from tritonmoe_bench.experiments.reporting.section import Material, render
+from tritonmoe_bench.experiments.reporting.sections import trace
 from tritonmoe_bench.experiments.reporting.trace import trace_table
 
 SHARED = {
@@ -21,7 +26,8 @@ VLLM = [
 
 def rows(**systems):
     return pd.DataFrame([
-        SHARED | {"implementation": system, "place": place, "kernel_name": name, "p50_us": us}
+        SHARED | {"implementation": system, "place": place, "kernel_name": name, "p50_us": us,
+                  "forward_us": sum(time for _, time in kernels)}
         for system, kernels in systems.items() for place, (name, us) in reversed(list(enumerate(kernels, 1)))
     ])  # fmt: skip
 
@@ -43,6 +49,35 @@ def test_a_line_for_each_point_and_a_column_for_each_system():
         ["Mixtral-8x7B", "1", "9.0", "2.5 + 101.0 + 2.0 = 105.5 (4)", "-"],
         ["Mixtral-8x7B", "8", "100.0", "2.5 + 10.0 + 2.0 = 14.5 (4)", "4.0 + 23.0 + 2.5 = 29.5 (5)"],
     ]
+
+
+@pytest.mark.parametrize(("off", "mark"), [(1.0, ""), (0.96, ""), (1.04, ""), (0.94, "‡"), (1.07, "‡")])
+def test_times_that_are_not_the_forward_without_tracing_are_marked(off, mark):
+    fast = EVERY["implementation"] == "fast"
+    frame = EVERY.assign(forward_us=EVERY["forward_us"].where(~fast, EVERY["forward_us"] / off))
+    [line] = trace_table(frame).rows
+    assert line[-2:] == [f"{mark}2.5 + 10.0 + 2.0 = 14.5 (4)", "4.0 + 23.0 + 2.5 = 29.5 (5)"]
+
+
+def test_the_section_says_what_the_mark_means():
+    material = Material(Path(), Path(), "gpu", [], studies={"trace": Study("trace", Path(), EVERY, {})})
+    text = render(trace, trace.content(material), material, Path())
+    assert "‡ marks times which, with the reading, are more than 5 % off the latency of the same forward" in text
+
+
+@pytest.mark.parametrize(
+    ("other", "column", "head"),
+    [({"skew": 1.2}, "1.2", "skew"), ({"num_experts": 64}, "64", "experts"), ({"ffn_dim": 7168}, "7168", "ffn")],
+    ids=lambda value: str(value),
+)
+def test_another_case_of_the_same_model_and_tokens_has_a_line_of_its_own(other, column, head):
+    second = rows(stream=[("_stream_kernel", 90.0)], fast=FAST).assign(case_hash="d", **other)
+    table = trace_table(pd.concat([second, EVERY]))
+    assert table.header == ["model", "tokens", head, "reading", "fast", "vLLM"]
+    assert sorted(line[2:5] for line in table.rows) == sorted([
+        [f"{SHARED[next(iter(other))]:g}", "100.0", "2.5 + 10.0 + 2.0 = 14.5 (4)"],
+        [column, "90.0", "2.5 + 20.0 + 2.0 = 24.5 (4)"],
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize(

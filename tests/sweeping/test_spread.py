@@ -288,3 +288,9 @@ def test_outside_of_a_job_no_card_is_leased(monkeypatch):
 def test_slices_of_a_card_are_leased_by_their_own_names(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1a,MIG-2b")
     assert cards.visible_cards() == ["MIG-1a", "MIG-2b"]
+
+
+def test_a_missing_launcher_is_installed_from_the_checkout(monkeypatch):
+    monkeypatch.setattr(overrides.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PlanError, match=r"not installed: pip install '\.\[spread\]'"):
+        overrides._check_launcher("hydra/launcher=submitit_local")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tritonmoe_bench.experiments.measure.measurement import measurements
 from tritonmoe_bench.experiments.sweeping import steady
 
 
@@ -47,8 +48,13 @@ def test_samples_of_two_kinds_are_timed_again():
 
 @pytest.mark.parametrize(
     "other",
-    [row(155, 177, launch="eager"), row(155, 177, status="incorrect"), {"status": "oom", "launch": "graph"}],
-    ids=["eager", "incorrect", "nothing timed"],
+    [
+        row(155, 177, launch="eager"),
+        row(155, 177, status="incorrect"),
+        {"status": "oom", "launch": "graph"},
+        row(1.5, 1.7, timing_method="trace"),
+    ],
+    ids=["eager", "incorrect", "nothing timed", "a kernel of a trace"],
 )
 def test_other_rows_may_spread(other):
     assert timed([row(), other], memory=Moments(True)) == ([row(), other], 1)
@@ -61,6 +67,10 @@ def test_at_the_power_limit_samples_may_spread():
 def test_a_memory_that_stays_slow_is_not_waited_for_forever():
     times = [[row(p20, p20)] for p20 in (1, 2, 3)]
     assert timed(*times, memory=Moments(False, False, False)) == (times[2], steady.TRIES)
+
+
+def test_all_that_is_timed_is_timed_steadily_but_where_the_memory_of_the_process_is_counted():
+    assert [name for name, kind in measurements().items() if kind.counts_memory] == ["endtoend"]
 
 
 @pytest.mark.gpu
