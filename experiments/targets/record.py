@@ -163,7 +163,12 @@ def compiled_alike(launch: dict[str, Any], brief: bool) -> tuple:
 
 
 def record(launches: list[dict[str, Any]]) -> None:
-    """From now on a launch adds what it would compile to `launches`, and does nothing else."""
+    """From now on a launch adds what it would compile to `launches`, and does nothing else.
+
+    The lines where a kernel stands, which Triton's key of it holds, are no part of its source here: they are left out
+    of what is compiled, too.
+    """
+    triton.JITFunction.starting_line_number = property(lambda kernel: 0, lambda kernel, line: None)
 
     def hook(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
         names = list(compile["signature"])
