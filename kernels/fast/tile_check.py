@@ -7,6 +7,7 @@ import torch
 from ..formats import Packed
 from ..formats.four_bits import BLOCK, ROWS, FourBits
 from ..formats.fp8_block import Fp8Block
+from ..formats.int4 import Int4
 from ..target import target_of
 from .e4m3 import GROUP
 from .experts import Experts
@@ -40,7 +41,10 @@ def check_tiles(tiles: object, x: torch.Tensor, route: Router | Chosen, experts:
     if isinstance(experts.gate_up, Packed):
         # The output-centric path takes 16 bits wherever the caller leaves them open.
         left_open = isinstance(tiles, FewTiles) and experts.activations is None
-        check_format(tiles, type(experts.gate_up), "a16" if left_open else activations_of(x, experts))
+        bits = "a16" if left_open else activations_of(x, experts)
+        check_format(tiles, type(experts.gate_up), bits)
+        if isinstance(tiles, FastTiles) and isinstance(experts.gate_up, Int4) and bits == "a8":
+            _check_whole(tiles, experts.ffn, hidden)
     else:
         check_format(tiles, None, in_tiles=experts.in_tiles)
 
@@ -56,6 +60,16 @@ def _check_joined(tiles: JoinedTiles, x: torch.Tensor, route: Router | Chosen, e
         raise ValueError(f"JoinedTiles split sums of 16-bit weights into {parts}, got splits={tiles.splits}")
     if not joinable(route, experts):
         raise ValueError("JoinedTiles cannot weight the input of a token that may be given an expert twice")
+
+
+def _check_whole(tiles: FastTiles, ffn: int, hidden: int) -> None:
+    """The zero points of int4 are summed for whole tiles of weight rows, inside of the weights or not."""
+    for name, rows, tile in (("gate_up", ffn, tiles.gate_up), ("down", hidden, tiles.down)):
+        if rows % tile.block_n:
+            raise ValueError(
+                f"FastTiles over int4 with activations='a8' need columns that divide {rows} in {name}, "
+                f"got {tile.block_n}"
+            )
 
 
 def check_format(tiles: AnyTiles, kind: type[Packed] | None, activations: str = "a16", in_tiles: bool = False) -> None:
