@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from tritonmoe_bench import ROOT
@@ -15,6 +17,9 @@ from .. import checkout
 
 INTERPRETER = "interpreter"
 """Device name of a machine with no GPU, where Triton's interpreter runs the kernels."""
+DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+"""The devices of the drivers of NVIDIA, of Windows below Linux, and of AMD: without one of them, and without NVIDIA's
+tool in the path, there is no GPU."""
 
 
 def now_utc() -> str:
@@ -51,6 +56,8 @@ def environment() -> dict[str, Any]:
         "torch": installed("torch"), "triton": installed("triton"), "python": platform.python_version(),
         "git_commit": git_commit, "git_dirty": git_dirty,
     }  # fmt: skip
+    if not (shutil.which("nvidia-smi") or any(path.exists() for path in DRIVERS)):
+        return found  # and PyTorch, which takes seconds to import, need not be asked
     import torch
 
     if torch.cuda.is_available():

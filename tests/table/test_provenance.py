@@ -51,8 +51,25 @@ def test_a_driver_that_cannot_be_asked_has_no_version(driver):
     assert provenance.sm_clock_mhz("1a") is None
 
 
-def test_a_gpu_without_a_uuid_is_a_gpu(driver, monkeypatch):
+def test_where_no_driver_is_pytorch_is_not_asked(monkeypatch, tmp_path):
     import torch
+
+    def asked():
+        raise AssertionError
+
+    monkeypatch.setattr(torch.cuda, "is_available", asked)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(provenance, "DRIVERS", (tmp_path / "none",))
+    assert provenance.environment()["device"] == provenance.INTERPRETER
+    (tmp_path / "none").touch()
+    with pytest.raises(AssertionError):
+        provenance.environment()
+
+
+def test_a_gpu_without_a_uuid_is_a_gpu(driver, monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setattr(provenance, "DRIVERS", (tmp_path,))
 
     card = SimpleNamespace(name="NVIDIA H200 MIG 1g.18gb", L2_cache_size=1, total_memory=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
