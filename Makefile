@@ -48,7 +48,7 @@ setup: $(READY)  ## make .venv with everything that the other targets need
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	@touch $@
 
-test: $(READY)  ## every test; with no GPU in Triton's interpreter (23 minutes on two cores)
+test: $(READY)  ## every test; with no GPU in Triton's interpreter (13 minutes on two cores)
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, and who may import whom (20 s)
@@ -81,10 +81,10 @@ choose: $(READY)  ## the fastest system for a model and batch size, from the com
 portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores)
 	$(RUN) experiments/portability.py $(KEYS) $(ARGS)
 
-figures: $(READY)  ## draw every figure from the CSVs (45 s)
+figures: $(READY)  ## draw every figure from the CSVs (35 s)
 	$(RUN) plots/draw.py $(KEYS) $(ARGS)
 
-report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (10 s)
+report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (12 s)
 	$(RUN) experiments/report.py $(KEYS) $(ARGS)
 
 contribute: $(READY)  ## pack this machine's results into one file to send, without host names and paths: make contribute [DEVICE=]
