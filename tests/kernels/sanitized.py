@@ -26,7 +26,7 @@ from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import SweepConfig, load
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
-from tritonmoe_bench.kernels import fast_moe
+from tritonmoe_bench.kernels import fast_moe, tiled
 from tritonmoe_bench.kernels.formats import Packed
 
 HIDDEN, FFN = 512, 128
@@ -45,12 +45,14 @@ def cases() -> list[Case]:
     return [*plain, *(replace(case, quant=PACKED[case.model]) for case in plain if case.model in PACKED)]
 
 
-def layer(case: Case, device: str) -> tuple[Any, ...]:
-    """Arguments of `fast_moe`."""
+def layer(case: Case, device: str, in_tiles: bool) -> tuple[Any, ...]:
+    """Arguments of `fast_moe`; in_tiles: with weights that are `tiled`."""
     made = Weights(case, torch.device("cpu"))
     experts: list[Any] = [made.gate_up(), made.down()] if case.quant == "none" else [
         made.packed_gate_up(), made.packed_down()
     ]  # fmt: skip
+    if in_tiles:
+        experts = [tiled(one) for one in experts]
     x = activations(case, draw_routing(case), torch.device("cpu"))
     return (x.to(device), made.router().to(device), *(moved(one, device) for one in experts), case.top_k, case.gate)
 
@@ -62,11 +64,12 @@ def moved(experts: torch.Tensor | Packed, device: str) -> torch.Tensor | Packed:
 
 
 def run(device: str, chosen: list[Case]) -> Iterator[tuple[Case, torch.Tensor]]:
-    """Each case and its output, the second one over the same memory."""
+    """Each case and its output, the second one over the same memory; in 16 bits once more, over tiled weights."""
     for case in chosen:
-        arguments = layer(case, device)
-        fast_moe(*arguments)
-        yield case, fast_moe(*arguments)
+        for in_tiles in (False, True) if case.quant == "none" else (False,):
+            arguments = layer(case, device, in_tiles)
+            fast_moe(*arguments)
+            yield case, fast_moe(*arguments)
 
 
 if __name__ == "__main__":
