@@ -21,7 +21,7 @@ TORCH := $(if $(GPU),torch>=2.11$(comma)<2.14,torch==2.13.0)
 list = $(subst $(space),$(comma),$(strip $(1)))
 # What make is told beyond its own variables goes to the command, which names what it does not know. MAKEOVERRIDES has
 # a backslash before a space that belongs to a value.
-GIVEN = $(filter-out PY=% VENV=% JOBS=% ARGS=% TORCH=% GPU=%,$(subst \$(space),<space>,$(MAKEOVERRIDES)))
+GIVEN = $(filter-out PY=% VENV=% JOBS=% ARGS=% TORCH=% GPU=% ALL_STUDIES=%,$(subst \$(space),<space>,$(MAKEOVERRIDES)))
 KEYS = $(foreach word,$(GIVEN),'$(subst <space>,$(space),$(subst ','\'',$(word)))')
 
 ifeq ($(VENV),1)
@@ -70,7 +70,7 @@ sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep MOD
 	$(RUN) experiments/sweep.py $(or $(strip $(KEYS) $(ARGS)),study=throughput)
 
 studies: $(READY)  ## every study there is, on this machine's GPU (about 131 minutes on an H200, by the plan)
-	$(RUN) experiments/sweep.py -m study=$(call list,$(ALL_STUDIES)) $(ARGS)
+	$(RUN) experiments/sweep.py -m study=$(call list,$(ALL_STUDIES)) $(strip $(KEYS) $(ARGS))
 
 tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]
 	$(RUN) experiments/tune.py $(KEYS) $(ARGS)
@@ -90,7 +90,7 @@ report: $(READY)  ## results/REPORT.md and results/report.html from the CSVs (12
 contribute: $(READY)  ## pack this machine's results into one file to send, without host names and paths: make contribute [DEVICE=]
 	@$(RUN) experiments/contribute.py $(KEYS) $(ARGS)
 
-reproduce: $(READY)  ## with a GPU the studies that decide the claims (says first how long), else smoke (4 minutes); then figures and report
+reproduce: $(READY)  ## with a GPU the studies that decide the claims on the paper (says first how long), else smoke (4 minutes); then figures and report
 ifeq ($(GPU),)
 	@echo "No NVIDIA GPU here: the tiny shape in Triton's interpreter, then figures and report from the committed results,"
 	@echo "some 4 minutes on two cores."

@@ -38,6 +38,11 @@ def peers(rows: pd.DataFrame) -> list[str]:
     return [name for name in compare.systems(rows) if names.family_of(name) not in OWN]
 
 
+def timed_peers(rows: pd.DataFrame) -> list[str]:
+    """The labels of those that have a latency."""
+    return list(map(names.label_of, peers(compare.timed(rows, "best"))))
+
+
 def against_best(rows: pd.DataFrame, systems: list[str], ours: str = FAST) -> pd.DataFrame:
     """The rows of `compare.ratios` of ours, best launch mode each, over the fastest of the systems at each case.
 

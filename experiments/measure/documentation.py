@@ -21,12 +21,12 @@ This file is made from the code: `python -m tritonmoe_bench.experiments.measure.
 
 A study leaves `<device>/<study>.csv`, one row per measurement, and beside it a JSON with the software and the clocks
 of its run. Units are in the names. A cell is empty where nothing is known. A run of other software than the first one
-of a device has a folder of its own, `<device>/with-.../`. `paper/` and `reference/` hold
-published numbers.
+of a device has a folder of its own, `<device>/with-.../`. `paper/` holds published numbers, `reference/` an earlier
+measurement that was made apart from this code.
 
 `<device>/archive/` keeps the runs that newer ones have taken the place of, `<study>-<run>.csv.gz` with its JSON, some
-20 times smaller; `pandas.read_csv` reads them, and no command does. Kept are the last run of each study before the
-current one, as its sentences and verdicts were published, every tile that `make tune` timed for the committed table,
+20 times smaller; `pandas.read_csv` reads them, and no command does. Kept are the last runs of a study before the
+current one, every tile that `make tune` timed for the committed table,
 and the two runs that show what spreading a sweep over two cards saves. What is older is in the history of git.
 
 A run may have been measured in several parts, on more than one card: `git_commit`, `device_uuid` and `timestamp_utc`

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.compare import plain, ratios, timed, to_best
-from ..analysis.headline import Standing, against_best, peers, standing
+from ..analysis.headline import Standing, against_best, peers, standing, timed_peers
 from ..analysis.names import FAST, INVARIANT, TILED, label_of, model_label, models_in_order
 from ..analysis.noise import percents
 from ..table.card_speed import CARD_US
@@ -59,9 +59,10 @@ def eager(frame: pd.DataFrame) -> Standing | None:
     return standing(to_best(ratios(rows, FAST, peers(rows), "eager")))
 
 
-def as_served(quant: pd.DataFrame, native: pd.DataFrame, shards: pd.DataFrame) -> dict[str, Standing]:
-    """How `fast` stands on plain layers of packed weights, on the models' own layers in 16 bits and packed, and on one
-    GPU's shards of layers, by what they are called; what was not timed beside another system is left out."""
+def as_served(quant: pd.DataFrame, native: pd.DataFrame, shards: pd.DataFrame) -> dict[str, tuple[Standing, list[str]]]:
+    """How `fast` stands, and beside whom, on plain layers of packed weights, on the models' own layers in 16 bits and
+    packed, and on one GPU's shards of layers, by what they are called; what was not timed beside another system is left
+    out."""
     parts: dict[str, pd.DataFrame] = {}
     for frame, layers in ((plain(quant, formats=True) if len(quant) else quant, "plain"), (native, "own")):
         for name, part in frame.groupby("quant") if len(frame) else ():
@@ -70,8 +71,8 @@ def as_served(quant: pd.DataFrame, native: pd.DataFrame, shards: pd.DataFrame) -
                 parts[f"{weights}, {layers} layers"] = part
     if len(shards):
         parts["16 bits, a GPU's shard (tp, ep)"] = plain(shards)
-    found = {name: standing(against_best(rows, peers(rows))) for name, rows in parts.items()}
-    return {name: stands for name, stands in found.items() if stands}
+    found = {name: (standing(against_best(rows, peers(rows))), timed_peers(rows)) for name, rows in parts.items()}
+    return {name: (stands, others) for name, (stands, others) in found.items() if stands}
 
 
 def lead_table(frame: pd.DataFrame) -> Table | None:

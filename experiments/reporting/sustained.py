@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.compare import plain, timed
-from ..analysis.headline import against_best, peers, standing
+from ..analysis.headline import against_best, peers, standing, timed_peers
 from ..analysis.names import FAST, model_label
 from .tables import Table, latency_text, ratio_text
 
@@ -24,15 +24,19 @@ HEADER = [
 
 def numbers(frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """`most`: the point at which `fast` takes the most longer under load, a row of `points`; `standing`: against the
-    best peer under load, or None; `older`: whether the rows under load are of an older revision of `fast` than the
-    bursts. Empty where no point is in both studies. frames: of studies, by name."""
+    best peer under load, or None; `others`: the labels of the peers there; `older`: whether the rows under load are of
+    an older revision of `fast` than the bursts. Empty where no point is in both studies. frames: of studies, by name.
+    """
     both = points(frames)
     if both.empty:
         return {}
     rows = plain(frames["energy"])
     most = both.sort_values("more", kind="stable").iloc[-1].to_dict()
     burst, load = (_own(frames[name])["revision"].max() for name in ("headline", "energy"))
-    return {"most": most, "standing": standing(against_best(rows, peers(rows))), "older": bool(load < burst)}
+    return {
+        "most": most, "standing": standing(against_best(rows, peers(rows))), "others": timed_peers(rows),
+        "older": bool(load < burst),
+    }  # fmt: skip
 
 
 def points(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -76,6 +76,11 @@ def test_a_reproduction_with_a_gpu_tells_the_whole_and_begins_with_two_systems()
     assert [line.split()[1] for line in commands[3:]] == ["plots/draw.py", "experiments/report.py"]
 
 
+def test_the_studies_take_keys_too():
+    [command] = planned("studies", GPU="", VENV="0", PY="python", ALL_STUDIES="skew fusion", FORCE="true")
+    assert command.split() == ["python", "experiments/sweep.py", "-m", "study=skew,fusion", "'FORCE=true'"]
+
+
 def test_a_reproduction_without_a_gpu_ends_with_what_agrees():
     lines = planned("reproduce", GPU="", VENV="0", PY="python")
     commands = [line for line in lines if "python " in line]

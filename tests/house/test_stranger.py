@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COPIED = (".src", "baselines", "conf", "experiments", "kernels", "plots")
 NAME = "stranger"
 FILES = {
-    "a system": f"""
+    "a system (baseline)": f"""
 from tritonmoe_bench.experiments.implementation.contract import OK, Case, Check, Forward, Implementation, Weights
 
 
@@ -327,6 +327,6 @@ def test_a_section_of_the_report_is_shown(copy, swept):
 
 def test_a_command_runs(copy):
     assert NAME in python(copy, f"experiments/{NAME}.py").split()
-    assert "beside the other commands in `pyproject.toml`" in rows()["a command"]
+    assert "in the first layer of `[tool.importlinter]` in `pyproject.toml`" in rows()["a command"]
     text = (copy / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(r'"(\w+ \| )*sweep( \| \w+)*",', text), "where the linter has the commands"

@@ -171,12 +171,12 @@ def test_each_weight_format_and_the_own_layers_stand_by_themselves():
     native = frame([row("fast", 100.0, quant="none", layer="native"), row("vllm", 80.0, quant="none", layer="native")])
     shards = frame([row("fast", 100.0, study="shards"), row("vllm", 120.0, study="shards")])
     served = lead.as_served(rows.assign(case_hash=rows["quant"]), native, shards)
-    assert {name: (stands.points, round(stands.mean, 2), stands.ahead) for name, stands in served.items()} == {
+    assert {name: (stands.points, round(stands.mean, 2), stands.ahead) for name, (stands, _) in served.items()} == {
         "int4, plain layers": (1, 1.5, 1), "16 bits, own layers": (1, 0.8, 0),
         "16 bits, a GPU's shard (tp, ep)": (1, 1.2, 1),
     }  # fmt: skip
     assert lead.as_served(rows.head(0), native.head(0), shards.head(0)) == {}
-    assert "| int4, plain layers | 1 | 1, 0, 0 | 50 % |" in say("answer.j2", "as_served", served=served)
+    assert "| int4, plain layers | 1 | 1, 0, 0 | 50 % | vLLM |" in say("answer.j2", "as_served", served=served)
 
 
 def test_every_point_of_a_study_names_the_fastest_and_leaves_out_the_limit(written):
