@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import re
 
-import make_results
 import pandas as pd
 import pytest
-
-from tritonmoe_bench.experiments.analysis import choose
-from tritonmoe_bench.experiments.workload.arguments import read
-
-DEVICE = make_results.DEVICE
-
-
-def ask(results, *arguments):
-    return choose.answer(read(choose.Question, [*arguments, f"results={results}"]))
+from asking import DEVICE, ask
 
 
 def test_a_batch_size_beyond_all_is_answered_by_the_nearest(results):
