@@ -43,7 +43,7 @@ HEIGHTS = (64, 128)
 
 class DeepGemm(Implementation):
     name = "deep_gemm"
-    revision, revisions_up_to = by_router({11: 2, 12: 3, 13: 4, 14: 5})
+    revision, revisions_up_to = by_router({15: 6})
     family = "library"
     source = f"PyPI sgl-deep-gemm {VERSION}: m_grouped_fp8_fp4_gemm_nt_contiguous, m_grouped_bf16_gemm_nt_contiguous"
     quants = ("none", "fp8_block")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SLOT_TOKENS = 64
 """Up to so many tokens slots are faster for the shared expert than GEMMs of its own beside the others."""
 
-SCHEDULED = MappingProxyType({11: 8, 12: 9, 13: 10, 14: 11})
+SCHEDULED = MappingProxyType({15: 12})
 """The revisions, as `by_router` takes them, of the systems that take the path with a schedule alone: raised whenever
 those of `Fast` are."""
 
@@ -69,7 +69,9 @@ class Fast(Implementation):
     # 13, above 128 tokens: logits of up to 512 tokens by our own kernel, where PyTorch's GEMM had been; above 1024
     #    slots two placing programs a multiprocessor where there are more than 128 experts.
     # 14, for one and two tokens: logits by twice to four times the warps.
-    revision, revisions_up_to = by_router({11: 11, 12: 12, 13: 13, 14: 14})
+    # 15: top-k of 128 experts and more from four neighbours in order, of softmax without a second maximum for the
+    #    score, whose total is summed beside the choice; biases are loaded before the wait for the logits.
+    revision, revisions_up_to = by_router({15: 15})
     source = "kernels/fast/layer.py"
     needs_gpu = False
     experts_implementation = "tritonmoe_fast"

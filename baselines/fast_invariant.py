@@ -20,8 +20,8 @@ class FastInvariant(Implementation):
     name = "fast_invariant"
     family = Fast.family
     source = Fast.source
-    # One router for any number of tokens, that of revision 12 of `fast`; of 13 the placing programs.
-    revision, revisions_up_to = by_router({11: 9, 12: 9, 13: 10, 14: 9})
+    # One router for any number of tokens, that of revision 12 of `fast`; of 13 the placing programs, of 15 top-k.
+    revision, revisions_up_to = by_router({15: 11})
     needs_gpu = Fast.needs_gpu
 
     def version(self) -> str:

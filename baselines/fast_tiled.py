@@ -30,7 +30,7 @@ class FastTiled(Implementation):
     name = "fast_tiled"
     family = Fast.family
     source = Fast.source
-    revision, revisions_up_to = by_router({11: 1, 12: 1, 13: 1, 14: 2})
+    revision, revisions_up_to = by_router({15: 3})
     needs_gpu = Fast.needs_gpu
 
     def __init__(self) -> None:

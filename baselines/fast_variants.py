@@ -73,7 +73,7 @@ class OutputCentric(_FastVariant):
     """The path for a token or two, for any number of tokens that a decode step has."""
 
     name = "fastvariant_output_centric"
-    revision, revisions_up_to = by_router({11: 9, 12: 10, 13: 9, 14: 11})  # beyond 128 tokens it is not run
+    revision, revisions_up_to = by_router({15: 12})
 
     def check(self, case: Case) -> Check:
         if case.tokens > MAX_DECODE_TOKENS:
@@ -96,7 +96,7 @@ class Joined(_FastVariant):
     """The path with both GEMMs in one grid, as far as it goes."""
 
     name = "fastvariant_joined"
-    revision, revisions_up_to = by_router({11: 2, 12: 3, 13: 3, 14: 4})  # 1: with each sum of down in one part
+    revision, revisions_up_to = by_router({15: 5})  # 1: with each sum of down in one part
 
     def check(self, case: Case) -> Check:
         from tritonmoe_bench.kernels.fast.tile_types import JOINED_TOKENS

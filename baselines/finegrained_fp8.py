@@ -42,7 +42,7 @@ OPERATORS = "finegrained_fp8"
 
 class FinegrainedFp8(CheckoutSystem):
     name = "finegrained_fp8"
-    revision, revisions_up_to = by_router({11: 2, 12: 3, 13: 3, 14: 4})
+    revision, revisions_up_to = by_router({15: 5})
     family = "library"
     source = "github.com/huggingface/kernels-community, finegrained-fp8: moe_fused_batched, moe_fused_grouped"
     quants = ("fp8_block",)

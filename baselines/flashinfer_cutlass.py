@@ -55,7 +55,7 @@ Tactics = tuple[int, int]
 class FlashinferCutlass(ConfiguredInBuild):
     name = "flashinfer_cutlass"
     family = "library"
-    revision, revisions_up_to = by_router({11: 1, 12: 2, 13: 3, 14: 4})
+    revision, revisions_up_to = by_router({15: 5})
     source = "PyPI flashinfer-python: cutlass_fused_moe (csrc/fused_moe/cutlass_backend), compiled here"
     quants = ("none", "fp8_block")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-UP_TO = {2: 14, 16: 11, 128: 12}
+UP_TO = {2: 15, 16: 15, 128: 15}
 """By number of tokens, the revision of `fast` that brought the router of up to so many."""
-BEYOND = 13
+BEYOND = 15
 """That of more tokens."""
 
 

@@ -14,9 +14,11 @@ from ..gating import Gating
 from ..integers import cdiv, next_power_of_2
 from ..launch import launch
 from ..pdl import launch_options, release_next, wait_for_previous
+from .in_order import LOWEST, in_fours, moved, ordered, turned
 
 LEAST_SUM = tl.constexpr(_LEAST_SUM)
-LOWEST = tl.constexpr(-(2**31))
+LEAST_HEADS = tl.constexpr(32)
+"""Lanes are sorted in fours where a thread of a warp has that many."""
 
 
 @triton.jit
@@ -29,22 +31,12 @@ def _rank(values, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _ordered(values):
-    """int32 in the order of float32 values that are numbers, with one zero."""
-    bits = (values + 0.0).to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@triton.jit
-def _sum_parts(logits, router_bias, token, expert, mask, num_tokens, PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr):
-    """The logits [tokens, experts] of the tokens and experts, with the router's bias if it has one; 0 outside of the
-    mask."""
+def _sum_parts(logits, token, expert, mask, num_tokens, PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr):
+    """The logits [tokens, experts] of the tokens and experts; 0 outside of the mask."""
     place = logits + token[:, None] * NUM_EXPERTS + expert
     logit = tl.load(place, mask=mask, other=0.0)
     for part in tl.static_range(1, PARTS):
         logit += tl.load(place + part * num_tokens * NUM_EXPERTS, mask=mask, other=0.0)
-    if router_bias is not None:
-        logit += tl.load(router_bias + expert, mask=mask, other=0.0).to(tl.float32)
     return logit
 
 
@@ -62,64 +54,91 @@ def _choose(
     logits, router_bias, bias, token, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """(experts int32, weights float32), each [BLOCK_T, BLOCK_K], of the tokens; ties go to the lower expert.
 
     logits: float32 [PARTS, num_tokens, NUM_EXPERTS], to be summed over the parts. BLOCK_E lanes hold BLOCK_G groups of
-    experts, each padded to a power of two.
+    experts, each padded to a power of two. The biases, which no kernel writes, are on their way before the wait for
+    the logits.
     """
     lowest: tl.constexpr = float("-inf")
     least: tl.constexpr = -3.4e38
     LANES: tl.constexpr = BLOCK_E // BLOCK_G
     MEMBERS: tl.constexpr = LANES if GROUPS == 1 else NUM_EXPERTS // GROUPS
+    # Softmax keeps the order of the logits, where distinct logits can round to equal scores.
+    BY_LOGIT: tl.constexpr = not SIGMOID and not HAS_BIAS
+    IN_FOURS: tl.constexpr = BLOCK_E >= 4 * LEAST_HEADS
     lane = tl.arange(0, BLOCK_E)[None, :]  # [1, BLOCK_E]
     column = _expert_of(lane, MEMBERS, LANES)
     inside = column < NUM_EXPERTS
     if MEMBERS < LANES:
         inside = inside & (lane % LANES < MEMBERS)
     mask = (token < num_tokens)[:, None] & inside
-    logit = _sum_parts(logits, router_bias, token, column, mask, num_tokens, PARTS, NUM_EXPERTS)
+    if HAS_BIAS:
+        correction = tl.load(bias + column, mask=inside, other=0.0)
+    if router_bias is not None:
+        start = tl.load(router_bias + column, mask=mask, other=0.0).to(tl.float32)
+    wait_for_previous(PDL)
+    release_next(PDL)
+    logit = _sum_parts(logits, token, column, mask, num_tokens, PARTS, NUM_EXPERTS)
+    if router_bias is not None:
+        logit += start
     if SIGMOID:
         score = tl.sigmoid(logit)  # [BLOCK_T, BLOCK_E]
     else:
         logit = tl.where(inside, logit, lowest)
-        highest = tl.max(logit, axis=1)[:, None]
-        score = tl.exp(logit - highest)
-        total = tl.sum(score, axis=1)[:, None]
-        score = score / total
-    # Softmax keeps the order of the logits, where distinct logits can round to equal scores.
-    choice = score if SIGMOID or HAS_BIAS else logit
+        if BY_LOGIT:
+            score = logit  # and its share of the total once it is chosen
+        else:
+            score = tl.exp(logit - tl.max(logit, axis=1)[:, None])
+            score = score / tl.sum(score, axis=1)[:, None]
+    choice = score
     if HAS_BIAS:
-        choice += tl.load(bias + column, mask=inside, other=0.0)
+        choice += correction
     # Three levels: scores; `least` for experts outside of the allowed groups; `lowest` for lanes without an expert and
     # for experts already taken. So even NaN scores yield k distinct experts.
     choice = tl.where(inside, tl.where(choice >= least, choice, least), lowest)
     if GROUPS > 1:
         grouped = tl.reshape(choice, [BLOCK_T, BLOCK_G, LANES])
-        member = tl.arange(0, LANES)[None, None, :]
-        best = tl.argmax(grouped, axis=2)  # [BLOCK_T, BLOCK_G]
-        rest = tl.where(member == best[:, :, None], lowest, grouped)
-        group_score = tl.max(grouped, axis=2) + tl.max(rest, axis=2)
+        best = tl.max(grouped, axis=2)  # [BLOCK_T, BLOCK_G]
+        equal = grouped == best[:, :, None]
+        second = tl.max(tl.where(equal, lowest, grouped), axis=2)
+        group_score = best + tl.where(tl.sum(equal.to(tl.int32), axis=2) > 1, best, second)
         allowed = _rank(group_score, BLOCK_T, BLOCK_G) < TOP_GROUPS
         choice = tl.reshape(tl.where(allowed[:, :, None], grouped, least), [BLOCK_T, BLOCK_E])
         if NUM_EXPERTS < BLOCK_E:
             choice = tl.where(inside, choice, lowest)
     position = tl.arange(0, BLOCK_K)[None, :]  # [1, BLOCK_K]
-    # One by one, as integers: a warp finds the largest of 32 in one instruction.
-    order = _ordered(choice)
-    bits = score.to(tl.int32, bitcast=True)
+    # One by one. A logit is known by its order; a score has its bits beside it.
+    order = ordered(choice)
+    bits = order if BY_LOGIT else score.to(tl.int32, bitcast=True)
+    at = tl.broadcast_to(lane, [BLOCK_T, BLOCK_E])
+    if IN_FOURS:
+        first, second, third, fourth = in_fours(order, at, bits, BLOCK_T, BLOCK_E)
+    else:
+        first = (order, at, bits)
     taken = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.int32)
     taken_bits = tl.zeros([BLOCK_T, BLOCK_K], dtype=tl.int32)
     for j in tl.static_range(TOP_K):
-        best = tl.max(order, axis=1)[:, None]
-        best_lane = tl.min(tl.where(order == best, lane, BLOCK_E), axis=1)[:, None]
-        best_bits = tl.max(tl.where(lane == best_lane, bits, LOWEST), axis=1)[:, None]
-        order = tl.where(lane == best_lane, LOWEST, order)
+        best = tl.max(first[0], axis=1)[:, None]
+        best_lane = tl.min(tl.where(first[0] == best, first[1], BLOCK_E), axis=1)[:, None]
+        here = first[1] == best_lane
+        best_bits = turned(best) if BY_LOGIT else tl.max(tl.where(here, first[2], LOWEST), axis=1)[:, None]
+        if BY_LOGIT and j == 0:
+            highest = best_bits.to(tl.float32, bitcast=True)
+            total = tl.sum(tl.exp(logit - highest), axis=1)[:, None]  # beside the next choices
         taken = tl.where(position == j, best_lane, taken)
         taken_bits = tl.where(position == j, best_bits, taken_bits)
+        if IN_FOURS:
+            first, second = moved(here, first, second), moved(here, second, third)
+            third, fourth = moved(here, third, fourth), (tl.where(here, LOWEST, fourth[0]), fourth[1], fourth[2])
+        else:
+            first = (tl.where(here, LOWEST, first[0]), first[1], first[2])
     experts = _expert_of(taken, MEMBERS, LANES)
     weights = taken_bits.to(tl.float32, bitcast=True)
+    if BY_LOGIT:
+        weights = tl.where(position < TOP_K, tl.exp(weights - highest) / total, 0.0)
     if RENORMALIZE:
         weights = weights / (tl.sum(weights, axis=1)[:, None] + LEAST_SUM)
     return experts, weights * scale
@@ -133,12 +152,10 @@ def _top_k_kernel(
     BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    wait_for_previous(PDL)
-    release_next(PDL)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
     chosen, value = _choose(
         logits, router_bias, bias, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID, RENORMALIZE, HAS_BIAS,
-        GROUPS, TOP_GROUPS, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K,
+        GROUPS, TOP_GROUPS, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K, PDL,
     )  # fmt: skip
     position = tl.arange(0, BLOCK_K)[None, :]
     mask = (token < num_tokens)[:, None] & (position < TOP_K)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tritonmoe_bench.baselines.fast import Fast
 from tritonmoe_bench.baselines.parts import router
 from tritonmoe_bench.experiments.measure import method, revisions
 from tritonmoe_bench.experiments.workload.case import Case
@@ -62,10 +63,6 @@ GOLDEN = {
         "f2f8f5e170cd",
     ),
 }
-
-
-FEW_MOST = [2, 16, 128]
-"""To so many tokens Fast has a path or a router of its own."""
 
 
 @pytest.fixture
@@ -135,11 +132,13 @@ def test_the_path_of_a_few_tokens_has_revisions_of_its_own(checkout):
         "LONGEST": both, "ROWS": revisions.FEW, "few_tiles": revisions.FEW,
         "FEW_WEIGHTS": revisions.OWNERS["kernels/fast"],
     }  # fmt: skip
+
+
+def test_each_revision_of_a_few_tokens_has_an_entry_of_its_own(monkeypatch):
+    monkeypatch.setattr(Fast, "revisions_up_to", {2: 17, 16: 16})
     ours = revisions.current()["revisions"]
-    assert [revisions.scope(name) for name in ours if name.startswith("fast up to")] == [
-        ("fast", most) for most in FEW_MOST
-    ]
-    assert revisions.scope("fast_tiled") == ("fast_tiled", None)
+    assert [ours[name] for name in ours if revisions.scope(name)[0] == "fast"] == [Fast.revision, 17, 16]
+    assert [most for system, most in map(revisions.scope, ours) if system == "fast"] == [None, 2, 16]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,8 @@ def test_a_row_states_the_versions_it_depends_on():
 
 
 def test_a_new_router_asks_every_system_for_a_number(monkeypatch):
-    monkeypatch.setitem(router.UP_TO, 16, 15)
+    monkeypatch.setattr(router, "UP_TO", {2: 14, 16: 15, 128: 12})
+    monkeypatch.setattr(router, "BEYOND", 13)
     with pytest.raises(KeyError, match="15"):
         router.by_router({11: 2, 12: 3, 13: 4, 14: 5})
     revision, up_to = router.by_router({12: 3, 13: 4, 14: 5, 15: 6})

@@ -9,7 +9,7 @@ import torch
 from fast_cases import SMALL_FEW, Spy, make_tiles
 from moe_cases import assert_accurate, make_layer, random
 
-from tritonmoe_bench.baselines.fast import Fast
+from tritonmoe_bench.baselines.parts.router import UP_TO
 from tritonmoe_bench.kernels.fast import choose, few_down, few_gate_up, logits, routing, tuned
 from tritonmoe_bench.kernels.fast import layer as fast
 from tritonmoe_bench.kernels.fast.choose import choose_tiles, few_tiles, few_tokens
@@ -99,7 +99,7 @@ def test_choice_takes_it_for_a_few_tokens(shape, most, monkeypatch):
 
 
 def test_no_choice_takes_it_beyond_the_tokens_that_have_revisions_of_their_own():
-    most = max(Fast.revisions_up_to)
+    most = max(UP_TO)
     tables = [tuned.load(path) for path in Path(tuned.__file__).parent.glob("*.json")]
     assert tables
     for entries in (entries for table in tables for entries in table.values()):
