@@ -14,17 +14,8 @@ from ..launch import launch
 from ..paper.schedule import max_blocks
 from ..paper.tiles import GROUP_M
 from ..pdl import launch_options, release_next, wait_for_previous
-from ..target import target_of
 from .local import Local, expert_of, lookup
 from .routing import launch_top_k
-
-_FREE_REGISTERS = {"maxnreg": 255}
-"""An option of NVIDIA's alone: the most there can be. Unasked, its assembler gives the placing kernel fewer than it
-needs, at some sizes, with Triton 3.6 and 3.7, and it spills."""
-
-TWO_WAVES = 128
-"""Of more experts than that there are about as many placing programs as multiprocessors or more; of more than 1024
-slots, one multiprocessor holds two of them if each has four warps."""
 
 EXPERT, ROW, ROWS, FIRST, NEIGHBOURS, LINES = (tl.constexpr(number) for number in range(6))
 """Lines of the table of row blocks, and how many they are. A block has an expert, its first row and its rows. It runs
@@ -36,8 +27,9 @@ class Blocks:
     """Routing, made without the host.
 
     weights: float32 [tokens, top_k]. order: int32 [N], the slot at each row in expert order. table: int32
-    [LINES, num_blocks], one column per row block, with the lines EXPERT, ROW, ROWS, FIRST, NEIGHBOURS. Unused columns
-    stand last and are 0. Slots without an expert here are in no block, and not in `order`, whose end is not written.
+    [LINES, num_blocks], one column per row block, experts ascending, with the lines EXPERT, ROW, ROWS, FIRST,
+    NEIGHBOURS. An expert's blocks stand together; unused columns stand behind any expert's, and are 0. Slots without an
+    expert here are in no block, and not in `order`, whose end is not written.
     arrivals: int32 [num_blocks], 0 where there is a block, for both GEMMs in one grid; else None.
     """
 
@@ -47,68 +39,72 @@ class Blocks:
     arrivals: torch.Tensor | None = None
 
 
+@triton.jit
+def _chosen(
+    experts, expert_map, slots, num_slots, num_global, NUM_EXPERTS: tl.constexpr, LOCAL: tl.constexpr
+):  # fmt: skip
+    """The expert of each slot, NUM_EXPERTS where there is none here."""
+    if LOCAL is not None:
+        return expert_of(experts, expert_map, num_global, slots, slots < num_slots, LOCAL)
+    else:
+        return tl.load(experts + slots, mask=slots < num_slots, other=NUM_EXPERTS)
+
+
+@triton.jit
+def _column_of(row, expert, BLOCK_M: tl.constexpr):
+    """The first column of an expert whose rows begin at `row`, found without a count of each lower expert: a column for
+    each row is room enough for their blocks, and so is one for each BLOCK_M rows and one for each expert."""
+    return tl.minimum(row, row // BLOCK_M + expert)
+
+
 @triton.jit(do_not_specialize=["num_slots", "num_blocks", "num_global"])
 def _place_kernel(
     experts, expert_map, order, table, arrivals, num_slots, num_blocks, num_global,
     NUM_EXPERTS: tl.constexpr, LOCAL: tl.constexpr, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr,
-    BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_B: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_UNUSED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program e places the slots of expert e, behind all of lower experts and in their own order, and its blocks."""
     wait_for_previous(PDL)
     release_next(PDL)
     expert = tl.program_id(0)
     lanes = tl.arange(0, BLOCK_S)  # [BLOCK_S]
-    index = tl.arange(0, BLOCK_E)  # [BLOCK_E]
-    counts = tl.zeros([BLOCK_E], dtype=tl.int32)
-    # Lanes without an expert, as those past the last slot, count for expert 0, and are taken off again.
-    idle = tl.full([], 0, tl.int32)
+    lower = tl.full([], 0, tl.int32)
+    count = tl.full([], 0, tl.int32)
     for start in range(0, num_slots, BLOCK_S):
-        slots = start + lanes
-        if LOCAL is not None:
-            chosen = expert_of(experts, expert_map, num_global, slots, slots < num_slots, LOCAL)
-            idle += tl.sum((chosen == LOCAL).to(tl.int32), axis=0)
-            chosen = tl.where(chosen == LOCAL, 0, chosen)
-        else:
-            chosen = tl.load(experts + slots, mask=slots < num_slots, other=0)
-        counts += tl.histogram(chosen, BLOCK_E)
-    if LOCAL is None:
-        idle = tl.cdiv(num_slots, BLOCK_S) * BLOCK_S - num_slots
-    counts -= tl.where(index == 0, idle, 0)
-    blocks = tl.cdiv(counts, BLOCK_M)
-    first_row = tl.sum(tl.where(index < expert, counts, 0), axis=0)
-    count = tl.sum(tl.where(index == expert, counts, 0), axis=0)
-    first_block = tl.sum(tl.where(index < expert, blocks, 0), axis=0)
-    used = tl.sum(blocks, axis=0)
+        chosen = _chosen(experts, expert_map, start + lanes, num_slots, num_global, NUM_EXPERTS, LOCAL)
+        both = tl.sum((chosen < expert).to(tl.int32) + ((chosen == expert).to(tl.int32) << 16), axis=0)
+        lower += both & 0xFFFF
+        count += both >> 16
 
-    row = first_row
+    row = lower
     for start in range(0, num_slots, BLOCK_S):
         slots = start + lanes
-        if LOCAL is not None:
-            mine = expert_of(experts, expert_map, num_global, slots, slots < num_slots, LOCAL) == expert
-        else:
-            mine = tl.load(experts + slots, mask=slots < num_slots, other=NUM_EXPERTS) == expert
+        mine = _chosen(experts, expert_map, slots, num_slots, num_global, NUM_EXPERTS, LOCAL) == expert
         rank = tl.cumsum(mine.to(tl.int32), axis=0)  # counts from 1
         tl.store(order + row + rank - 1, slots, mask=mine)
-        row += tl.sum(mine.to(tl.int32), axis=0)
+        if start + BLOCK_S < num_slots:
+            row += tl.sum(mine.to(tl.int32), axis=0)
 
-    # Blocks of one height run through the same weights in step; a low one runs ahead, until they are out of the L2.
     own = tl.cdiv(count, BLOCK_M)
+    first_block = _column_of(lower, expert, BLOCK_M)
+    end = tl.where(expert == NUM_EXPERTS - 1, num_blocks, _column_of(lower + count, expert + 1, BLOCK_M))
+    # Blocks of one height run through the same weights in step; a low one runs ahead, until they are out of the L2.
     height = tl.cdiv(count, tl.maximum(own, 1))
     for start in range(0, own, BLOCK_B):
         number = start + tl.arange(0, BLOCK_B)  # [BLOCK_B]
         group = number // GROUP_M * GROUP_M
         column = table + first_block + number
         tl.store(column + num_blocks * EXPERT, expert, mask=number < own)
-        tl.store(column + num_blocks * ROW, first_row + number * height, mask=number < own)
+        tl.store(column + num_blocks * ROW, lower + number * height, mask=number < own)
         tl.store(column + num_blocks * ROWS, tl.minimum(count - number * height, height), mask=number < own)
         tl.store(column + num_blocks * FIRST, first_block + group, mask=number < own)
         tl.store(column + num_blocks * NEIGHBOURS, tl.minimum(own - group, GROUP_M), mask=number < own)
         if arrivals is not None:
             tl.store(arrivals + first_block + number, tl.zeros_like(number), mask=number < own)
-    for start in range(used + expert * BLOCK_B, num_blocks, NUM_EXPERTS * BLOCK_B):
-        unused = start + tl.arange(0, BLOCK_B)
+    for start in range(first_block + own, end, BLOCK_UNUSED):
+        unused = start + tl.arange(0, BLOCK_UNUSED)
         for line in tl.static_range(LINES):
-            tl.store(table + num_blocks * line + unused, tl.zeros([BLOCK_B], dtype=tl.int32), mask=unused < num_blocks)
+            tl.store(table + num_blocks * line + unused, tl.zeros([BLOCK_UNUSED], dtype=tl.int32), mask=unused < end)
 
 
 def launch_place(
@@ -121,14 +117,14 @@ def launch_place(
     order = torch.empty(num_slots, dtype=torch.int32, device=device)
     table = torch.empty(LINES.value, num_blocks, dtype=torch.int32, device=device)
     arrivals = torch.empty(num_blocks, dtype=torch.int32, device=device) if counted else None
-    block_s = min(next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**16)
+    block_s = min(next_power_of_2(num_slots), 4096 if experts.is_cuda else 2**14)
     expert_map, num_global, here = lookup(local)
     launch(
         _place_kernel, (num_experts,), experts, expert_map, order, table, arrivals, num_slots, num_blocks, num_global,
         NUM_EXPERTS=num_experts, LOCAL=here, BLOCK_M=block_m, GROUP_M=GROUP_M,
-        BLOCK_E=max(next_power_of_2(num_experts), 2), BLOCK_S=block_s, BLOCK_B=16,
-        num_warps=4 if block_s <= 1024 or num_experts > TWO_WAVES else 8,
-        **_FREE_REGISTERS if target_of(device).nvidia_major else {}, **launch_options(device),
+        BLOCK_S=block_s, BLOCK_B=16, BLOCK_UNUSED=128,
+        num_warps=4 if block_s <= 1024 else 8,
+        **launch_options(device),
     )  # fmt: skip
     return order, table, arrivals
 

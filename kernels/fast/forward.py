@@ -30,6 +30,11 @@ from .packed import invariant_packed_tiles, launch_packed_down, launch_packed_ga
 from .route import Chosen, Router, joinable
 from .tile_types import AnyTiles, FewTiles, JoinedTiles
 
+WARP_COLUMNS = 128
+"""Of the combine: columns of a warp."""
+MOST_WARPS_ALONE = 512
+"""Up to so many warps in all, each is a program of its own; beyond, eight are one."""
+
 
 @triton.jit(do_not_specialize=["num_tokens", "num_global"])
 def _combine_kernel(
@@ -150,6 +155,19 @@ def layer_tiles(x: torch.Tensor, route: Router | Chosen, experts: Experts, invar
     return scheduled_tiles(kind, target_of(x.device), shape, x.shape[0])
 
 
+def combine_tile(tokens: int, hidden: int, on_gpu: bool) -> tuple[int, int]:
+    """(columns of a program of the combine, its warps), four columns a thread.
+
+    Programs of one warp find room beside those of the GEMM before, which leave few registers, and stand ready when it
+    ends. There must not be too many of them, as each takes about a nanosecond to start.
+    """
+    if not on_gpu:
+        return min(next_power_of_2(hidden), 2**16), 4
+    alone = tokens * cdiv(hidden, WARP_COLUMNS) <= MOST_WARPS_ALONE
+    columns = min(next_power_of_2(hidden), WARP_COLUMNS if alone else 8 * WARP_COLUMNS)
+    return columns, cdiv(columns, WARP_COLUMNS)
+
+
 def launch_combine(
     out: torch.Tensor,
     weights: torch.Tensor,
@@ -165,12 +183,12 @@ def launch_combine(
     """
     (tokens, top_k), hidden = weights.shape, out.shape[1]
     y = torch.empty(tokens, hidden, dtype=out.dtype, device=out.device) if y is None else y
-    block_h = min(next_power_of_2(hidden), 1024 if out.is_cuda else 2**16)
+    block_h, num_warps = combine_tile(tokens, hidden, out.is_cuda)
     expert_map, num_global, here = lookup(local)
     launch(
         _combine_kernel, (tokens, cdiv(hidden, block_h)),
         out, epilogue.for_combine(weights, y.dtype), experts, expert_map, y, tokens, num_global,
         LOCAL=here, TOP_K=top_k, HIDDEN=hidden, PARTS=out.shape[0] // weights.numel(), BLOCK_H=block_h,
-        **launch_options(out.device),
+        num_warps=num_warps, **launch_options(out.device),
     )  # fmt: skip
     return y

@@ -50,17 +50,29 @@ def _expert_of(lane, MEMBERS: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
+def _lanes(NUM_EXPERTS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr):
+    """(the expert of each lane, whether there is one), [1, BLOCK_E] each: BLOCK_G groups, padded to powers of two."""
+    LANES: tl.constexpr = BLOCK_E // BLOCK_G
+    MEMBERS: tl.constexpr = LANES if GROUPS == 1 else NUM_EXPERTS // GROUPS
+    lane = tl.arange(0, BLOCK_E)[None, :]
+    expert = _expert_of(lane, MEMBERS, LANES)
+    inside = expert < NUM_EXPERTS
+    if MEMBERS < LANES:
+        inside = inside & (lane % LANES < MEMBERS)
+    return expert, inside
+
+
+@triton.jit
 def _choose(
-    logits, router_bias, bias, token, num_tokens, scale,
+    logits, router_bias, correction, column, inside, token, num_tokens, scale,
     PARTS: tl.constexpr, NUM_EXPERTS: tl.constexpr, TOP_K: tl.constexpr, SIGMOID: tl.constexpr,
     RENORMALIZE: tl.constexpr, HAS_BIAS: tl.constexpr, GROUPS: tl.constexpr, TOP_GROUPS: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """(experts int32, weights float32), each [BLOCK_T, BLOCK_K], of the tokens; ties go to the lower expert.
 
-    logits: float32 [PARTS, num_tokens, NUM_EXPERTS], to be summed over the parts. BLOCK_E lanes hold BLOCK_G groups of
-    experts, each padded to a power of two. The biases, which no kernel writes, are on their way before the wait for
-    the logits.
+    logits: float32 [PARTS, num_tokens, NUM_EXPERTS], to be summed over the parts. router_bias, correction: float32
+    [1, BLOCK_E], or 0. column, inside: of `_lanes`.
     """
     lowest: tl.constexpr = float("-inf")
     least: tl.constexpr = -3.4e38
@@ -70,20 +82,8 @@ def _choose(
     BY_LOGIT: tl.constexpr = not SIGMOID and not HAS_BIAS
     IN_FOURS: tl.constexpr = BLOCK_E >= 4 * LEAST_HEADS
     lane = tl.arange(0, BLOCK_E)[None, :]  # [1, BLOCK_E]
-    column = _expert_of(lane, MEMBERS, LANES)
-    inside = column < NUM_EXPERTS
-    if MEMBERS < LANES:
-        inside = inside & (lane % LANES < MEMBERS)
     mask = (token < num_tokens)[:, None] & inside
-    if HAS_BIAS:
-        correction = tl.load(bias + column, mask=inside, other=0.0)
-    if router_bias is not None:
-        start = tl.load(router_bias + column, mask=mask, other=0.0).to(tl.float32)
-    wait_for_previous(PDL)
-    release_next(PDL)
-    logit = _sum_parts(logits, token, column, mask, num_tokens, PARTS, NUM_EXPERTS)
-    if router_bias is not None:
-        logit += start
+    logit = _sum_parts(logits, token, column, mask, num_tokens, PARTS, NUM_EXPERTS) + router_bias
     if SIGMOID:
         score = tl.sigmoid(logit)  # [BLOCK_T, BLOCK_E]
     else:
@@ -152,10 +152,15 @@ def _top_k_kernel(
     BLOCK_T: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
+    column, inside = _lanes(NUM_EXPERTS, GROUPS, BLOCK_G, BLOCK_E)
+    correction = tl.load(bias + column, mask=inside, other=0.0) if HAS_BIAS else 0.0
+    added = 0.0 if router_bias is None else tl.load(router_bias + column, mask=inside, other=0.0).to(tl.float32)
+    wait_for_previous(PDL)
+    release_next(PDL)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
     chosen, value = _choose(
-        logits, router_bias, bias, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID, RENORMALIZE, HAS_BIAS,
-        GROUPS, TOP_GROUPS, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K, PDL,
+        logits, added, correction, column, inside, token, num_tokens, scale, PARTS, NUM_EXPERTS, TOP_K, SIGMOID,
+        RENORMALIZE, HAS_BIAS, GROUPS, TOP_GROUPS, BLOCK_T, BLOCK_G, BLOCK_E, BLOCK_K,
     )  # fmt: skip
     position = tl.arange(0, BLOCK_K)[None, :]
     mask = (token < num_tokens)[:, None] & (position < TOP_K)

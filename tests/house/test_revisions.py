@@ -192,7 +192,7 @@ def test_everything_of_ours_that_is_timed_is_under_the_lock():
         ("kernels/fast/logits.py", "SPLIT_TOKENS = 512", "SPLIT_TOKENS = 256"),
         ("kernels/fast/few_parts.py", "LONGEST, SCALED_LONGEST = 48, 32", "LONGEST, SCALED_LONGEST = 24, 32"),
         ("kernels/fast/routing.py", "cdiv(padded, 512)", "cdiv(padded, 256)"),
-        ("kernels/fast/blocks.py", '"maxnreg": 255', '"maxnreg": 128'),
+        ("kernels/fast/blocks.py", "block_s <= 1024", "block_s <= 2048"),
         ("kernels/fast/tiled.py", "TILE = 64", "TILE = 128"),
         ("kernels/launch.py", "grid = (*grid, 1, 1)[:3]", "grid = (*grid, 2, 1)[:3]"),
         ("kernels/fast/packed.py", "may_join(target, tokens)", "may_join(target, 1)"),

@@ -86,18 +86,18 @@ def logits_that_choose(experts: torch.Tensor, num_experts: int) -> torch.Tensor:
 def list_blocks(experts: torch.Tensor, num_experts: int, block_m: int) -> Blocks:
     """What the routing must make of experts [tokens, top_k], written down plainly; the weights are all 1."""
     slots = experts.cpu().flatten().long()
-    columns: list[tuple[int, int, int, int, int]] = []
+    table = torch.zeros(5, max_blocks(len(slots), num_experts, block_m), dtype=torch.int32)
     row = 0
     for expert, count in enumerate(torch.bincount(slots, minlength=num_experts).tolist()):
-        first, own = len(columns), -(-count // block_m)
+        first, own = min(row, row // block_m + expert), -(-count // block_m)
+        assert not table[:, first:].any()
         for number in range(own):
             group = number // GROUP_M * GROUP_M
             start = number * -(-count // own)
             rows = min(count - start, -(-count // own))
-            columns.append((expert, row + start, rows, first + group, min(own - group, GROUP_M)))
+            column = expert, row + start, rows, first + group, min(own - group, GROUP_M)
+            table[:, first + number] = torch.tensor(column, dtype=torch.int32)
         row += count
-    table = torch.zeros(5, max_blocks(len(slots), num_experts, block_m), dtype=torch.int32)
-    table[:, : len(columns)] = torch.tensor(columns, dtype=torch.int32).T
     device = experts.device
     weights = torch.ones(experts.shape, dtype=torch.float32, device=device)
     return Blocks(weights, slots.argsort(stable=True).int().to(device), table.to(device))

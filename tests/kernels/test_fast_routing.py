@@ -220,8 +220,7 @@ def programs_share_out_the_tiles(table: torch.Tensor, num_columns: int = 3) -> b
     position = program - first * num_columns
     position, first, height = position[height > 0], first[height > 0], height[height > 0]
     taken = torch.stack([first + position % height, position // height], dim=1)
-    used = int((table[2] > 0).sum())
-    every = torch.cartesian_prod(torch.arange(used), torch.arange(num_columns))
+    every = torch.cartesian_prod(torch.nonzero(table[2])[:, 0], torch.arange(num_columns))
     return (
         len(taken) == len(every)
         and torch.equal(taken.unique(dim=0), every)

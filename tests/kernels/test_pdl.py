@@ -33,10 +33,10 @@ ARITHMETIC = {
 EARLY = {
     "_down_kernel": {"_locate"}, "_down_fp8_kernel": {"_locate"}, "_down_w4_kernel": {"_locate"},
     "_few_down_kernel": {"_few_step", "_few_bias"}, "_few_down_w4_kernel": {"_few_down_tile"},
-    "_append_shared_kernel": {"tl.load"},
+    "_append_shared_kernel": {"tl.load"}, "_top_k_kernel": {"_lanes", "tl.load"},
 }  # fmt: skip
 """Calls that read before the wait what is older than the kernel before: what the routing wrote, two kernels earlier,
-x, which the router has read, and weights."""
+x, which the router has read, weights and biases."""
 
 
 @pytest.fixture(autouse=True)
