@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..analysis.compare import plain, ratios, timed, to_best
+from ..analysis.compare import best_eager, plain, ratios, timed
 from ..analysis.headline import Standing, against_best, peers, standing, timed_peers
 from ..analysis.names import FAST, INVARIANT, TILED, label_of, model_label, models_in_order
 from ..analysis.noise import percents
@@ -56,7 +56,7 @@ def eager(frame: pd.DataFrame) -> Standing | None:
         return None
     rows = plain(frame)
     rows = rows[rows["dtype"] == rows["dtype"].mode().iloc[0]]
-    return standing(to_best(ratios(rows, FAST, peers(rows), "eager")))
+    return standing(best_eager(rows, FAST, peers(rows)))
 
 
 def as_served(quant: pd.DataFrame, native: pd.DataFrame, shards: pd.DataFrame) -> dict[str, tuple[Standing, list[str]]]:

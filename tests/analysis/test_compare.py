@@ -51,6 +51,20 @@ def test_eager_launches_are_compared_on_one_host_alone():
         assert sorted(pairs["other"]) == ["megablocks_sparse", "sglang", *(["vllm"] if launch == "graph" else [])]
 
 
+def test_the_best_of_eager_launches_is_one_of_all_or_none():
+    """With one system of another host, who is the best there is not known."""
+    names = ["fast", "vllm", "sglang"]
+    rows = frame([row(name, us, tokens=t) for t in (1, 8) for name, us in zip(names, (100.0, 120.0, 150.0))])
+    rows["launch"] = "eager"
+    rows["device_uuid"], rows["git_commit"] = "a", "1"
+    away = (rows["implementation"] == "vllm") & (rows["tokens"] == 1)
+    rows.loc[away, ["device_uuid", "git_commit"]] = "b", "2"
+    best = compare.best_eager(rows, "fast", ["vllm", "sglang"])
+    assert best[["tokens", "other", "ratio"]].values.tolist() == [[8, "vllm", 1.2]]
+    without = compare.best_eager(rows[~away], "fast", ["vllm", "sglang"])
+    assert without.set_index("tokens")["other"].to_dict() == {1: "sglang", 8: "vllm"}
+
+
 def test_of_two_runs_that_end_in_the_same_second_the_later_name_is_the_current_one():
     rows = frame([row("fast", 1.0, run_id="a"), row("fast", 2.0, run_id="b")])
     for some in (rows, rows.iloc[::-1]):
