@@ -70,7 +70,9 @@ class Fast(Implementation):
     #    slots two placing programs a multiprocessor where there are more than 128 experts.
     # 14, for one and two tokens: logits by twice to four times the warps.
     # 15: top-k of 128 experts and more from four neighbours in order, of softmax without a second maximum for the
-    #    score, whose total is summed beside the choice; biases are loaded before the wait for the logits.
+    #    score, whose total is summed beside the choice; a group's score by a maximum and a count; biases are loaded
+    #    before the wait for the logits. The combine of few programs has one warp each, of more eight. The table of row
+    #    blocks has gaps, so that no placing program counts all experts; above 1024 slots they have eight warps again.
     revision, revisions_up_to = by_router({15: 15})
     source = "kernels/fast/layer.py"
     needs_gpu = False

@@ -20,7 +20,8 @@ class FastInvariant(Implementation):
     name = "fast_invariant"
     family = Fast.family
     source = Fast.source
-    # One router for any number of tokens, that of revision 12 of `fast`; of 13 the placing programs, of 15 top-k.
+    # One router for any number of tokens, that of revision 12 of `fast`; of 13 and 15 the placing programs, of 15
+    # top-k and the combine.
     revision, revisions_up_to = by_router({15: 11})
     needs_gpu = Fast.needs_gpu
 

@@ -17,6 +17,7 @@ import triton
 
 from tritonmoe_bench.kernels.fast import choose, tuned
 from tritonmoe_bench.kernels.fast.choose_packed import choose_packed_tiles, format_tiles
+from tritonmoe_bench.kernels.fast.forward import combine_tile
 from tritonmoe_bench.kernels.fast.logits import FEW_TOKENS, SPLIT_TOKENS, TALL, experts_of_program, pieces
 from tritonmoe_bench.kernels.fast.routing import lanes, tokens_of_program
 from tritonmoe_bench.kernels.fast.tile_types import AnyTiles, FastTile, FastTiles, FewTiles, JoinedTiles
@@ -168,7 +169,7 @@ def _blocks(case: Case, counts: np.ndarray, tiles: FastTiles, held: Operands, on
         both = gate_up.schedule(case) + again + Bytes(counted, counted, arrivals, arrivals)
         schedules = [(inward, "schedule", both)]
     return [
-        # Each expert's program reads all slots twice: to count those of every expert, and to place its own.
+        # Each expert's program reads all slots twice: to count those of lower experts and its own, and to place these.
         ("schedule", "topk_experts", reads(slots * INDEX_BYTES, 2 * case.num_experts)),
         ("schedule", "schedule", writes(slots * INDEX_BYTES) + writes(table) + writes(arrivals)),
         (inward, held.rows, Bytes(read=gate_up.columns * slots * held.row(hidden),
@@ -188,7 +189,7 @@ def _combine(case: Case, stage: str, columns: int, on_gpu: bool, outputs: int = 
     of its tiles; outputs: bytes of each of its outputs, of all parts of a sum."""
     hidden, scores = case.hidden_dim, case.slots * FLOAT_BYTES
     if not weighted_by_down(TORCH_DTYPE[case.dtype]):
-        stage, columns = "combine", -(-hidden // min(triton.next_power_of_2(hidden), 1024 if on_gpu else 2**16))
+        stage, columns = "combine", -(-hidden // combine_tile(case.tokens, hidden, on_gpu)[0])
     return [
         (stage, "topk_scores", reads(scores, columns)),
         ("combine", "expert_out", reads(case.slots * hidden * outputs)),

@@ -28,8 +28,9 @@ class Blocks:
 
     weights: float32 [tokens, top_k]. order: int32 [N], the slot at each row in expert order. table: int32
     [LINES, num_blocks], one column per row block, experts ascending, with the lines EXPERT, ROW, ROWS, FIRST,
-    NEIGHBOURS. An expert's blocks stand together; unused columns stand behind any expert's, and are 0. Slots without an
-    expert here are in no block, and not in `order`, whose end is not written.
+    NEIGHBOURS. An expert's blocks stand together; columns without a block may follow those of any expert, and all their
+    lines are 0, as ROWS is nowhere else. Slots without an expert here are in no block, and not in `order`, whose end is
+    not written.
     arrivals: int32 [num_blocks], 0 where there is a block, for both GEMMs in one grid; else None.
     """
 
@@ -53,7 +54,8 @@ def _chosen(
 @triton.jit
 def _column_of(row, expert, BLOCK_M: tl.constexpr):
     """The first column of an expert whose rows begin at `row`, found without a count of each lower expert: a column for
-    each row is room enough for their blocks, and so is one for each BLOCK_M rows and one for each expert."""
+    each row is room enough for their blocks, and so is one for each BLOCK_M rows and one for each expert. From one
+    expert to the next it grows by its blocks at least, and no expert's end lies beyond `max_blocks`."""
     return tl.minimum(row, row // BLOCK_M + expert)
 
 
@@ -63,7 +65,9 @@ def _place_kernel(
     NUM_EXPERTS: tl.constexpr, LOCAL: tl.constexpr, BLOCK_M: tl.constexpr, GROUP_M: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_UNUSED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program e places the slots of expert e, behind all of lower experts and in their own order, and its blocks."""
+    """Program e places the slots of expert e, behind all of lower experts and in their own order, and its blocks; and
+    clears the columns up to the next expert's."""
+    tl.static_assert(BLOCK_S < 2**15)  # two counts share an int32
     wait_for_previous(PDL)
     release_next(PDL)
     expert = tl.program_id(0)

@@ -1,7 +1,8 @@
-"""Values of a row in order, for the choice of the largest: float32 as integers, and four neighbours sorted by a thread.
+"""Values of a row in order, for the choice of the largest: float32 as integers, and neighbours sorted in fours.
 
-A warp finds the largest of 32 integers in one instruction, of float32 in ten. Of four neighbours, which one thread
-holds, the first stands for all once they are in order, so that a round looks at a quarter of the row.
+On NVIDIA's GPUs a warp finds the largest of 32 integers in one instruction, of float32 in ten, and a thread holds four
+neighbours of 128 values or more. The first of four stands for all once they are in order, so that a round looks at a
+quarter of the row.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def turned(bits):
 
 @triton.jit
 def moved(where, one, other):
-    """(order, lane, bits) of the other where it is true, else of the one."""
+    """(order, lane, bits) of the other where `where` is true, else of the one."""
     return (tl.where(where, other[0], one[0]), tl.where(where, other[1], one[1]), tl.where(where, other[2], one[2]))
 
 
 @triton.jit
-def _exchanged(one, other):
+def _sorted_pair(one, other):
     """Both (order, lane, bits), the one that comes first in front: the larger, of equal ones that of the lower lane."""
     behind = (one[0] < other[0]) | ((one[0] == other[0]) & (one[1] > other[1]))
     return moved(behind, one, other), moved(behind, other, one)
@@ -52,9 +53,9 @@ def in_fours(order, lane, bits, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     o0, o1, o2, o3 = _quarters(order, ROWS, COLUMNS)
     l0, l1, l2, l3 = _quarters(lane, ROWS, COLUMNS)
     b0, b1, b2, b3 = _quarters(bits, ROWS, COLUMNS)
-    first, second = _exchanged((o0, l0, b0), (o1, l1, b1))
-    third, fourth = _exchanged((o2, l2, b2), (o3, l3, b3))
-    first, third = _exchanged(first, third)
-    second, fourth = _exchanged(second, fourth)
-    second, third = _exchanged(second, third)
+    first, second = _sorted_pair((o0, l0, b0), (o1, l1, b1))
+    third, fourth = _sorted_pair((o2, l2, b2), (o3, l3, b3))
+    first, third = _sorted_pair(first, third)
+    second, fourth = _sorted_pair(second, fourth)
+    second, third = _sorted_pair(second, third)
     return first, second, third, fourth

@@ -17,8 +17,8 @@ from ..pdl import launch_options, release_next, wait_for_previous
 from .in_order import LOWEST, in_fours, moved, ordered, turned
 
 LEAST_SUM = tl.constexpr(_LEAST_SUM)
-LEAST_HEADS = tl.constexpr(32)
-"""Lanes are sorted in fours where a thread of a warp has that many."""
+LEAST_FOURS = tl.constexpr(32)
+"""Lanes are sorted in fours where there are so many of them: one for each thread of a warp of NVIDIA's."""
 
 
 @triton.jit
@@ -78,9 +78,10 @@ def _choose(
     least: tl.constexpr = -3.4e38
     LANES: tl.constexpr = BLOCK_E // BLOCK_G
     MEMBERS: tl.constexpr = LANES if GROUPS == 1 else NUM_EXPERTS // GROUPS
-    # Softmax keeps the order of the logits, where distinct logits can round to equal scores.
-    BY_LOGIT: tl.constexpr = not SIGMOID and not HAS_BIAS
-    IN_FOURS: tl.constexpr = BLOCK_E >= 4 * LEAST_HEADS
+    # Softmax keeps the order of the logits, where distinct logits can round to equal scores. In groups an expert of
+    # none that is allowed may have to fill up, with the score that it has.
+    BY_LOGIT: tl.constexpr = not SIGMOID and not HAS_BIAS and GROUPS == 1
+    IN_FOURS: tl.constexpr = BLOCK_E >= 4 * LEAST_FOURS
     lane = tl.arange(0, BLOCK_E)[None, :]  # [1, BLOCK_E]
     mask = (token < num_tokens)[:, None] & inside
     logit = _sum_parts(logits, token, column, mask, num_tokens, PARTS, NUM_EXPERTS) + router_bias
@@ -93,7 +94,7 @@ def _choose(
         else:
             score = tl.exp(logit - tl.max(logit, axis=1)[:, None])
             score = score / tl.sum(score, axis=1)[:, None]
-    choice = score
+    choice = logit if not SIGMOID and not HAS_BIAS else score
     if HAS_BIAS:
         choice += correction
     # Three levels: scores; `least` for experts outside of the allowed groups; `lowest` for lanes without an expert and
@@ -127,6 +128,7 @@ def _choose(
         best_bits = turned(best) if BY_LOGIT else tl.max(tl.where(here, first[2], LOWEST), axis=1)[:, None]
         if BY_LOGIT and j == 0:
             highest = best_bits.to(tl.float32, bitcast=True)
+            highest = tl.where(highest > least, highest, lowest)  # no number at all: so is the total
             total = tl.sum(tl.exp(logit - highest), axis=1)[:, None]  # beside the next choices
         taken = tl.where(position == j, best_lane, taken)
         taken_bits = tl.where(position == j, best_bits, taken_bits)
@@ -155,6 +157,7 @@ def _top_k_kernel(
     column, inside = _lanes(NUM_EXPERTS, GROUPS, BLOCK_G, BLOCK_E)
     correction = tl.load(bias + column, mask=inside, other=0.0) if HAS_BIAS else 0.0
     added = 0.0 if router_bias is None else tl.load(router_bias + column, mask=inside, other=0.0).to(tl.float32)
+    # The kernel before made the logits and no bias, and started when all older ones were over.
     wait_for_previous(PDL)
     release_next(PDL)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)  # [BLOCK_T]
@@ -209,7 +212,8 @@ def launch_top_k(
 
     correction_bias: float32 [num_experts], for the gatings that have one. router_bias: float32 or 16 bits
     [num_experts], added to the logits. invariant: the program of a token is the same in any batch.
-    arrivals: int32 [tokens, top_k], which it sets to 0.
+    arrivals: int32 [tokens, top_k], which it sets to 0. The biases may not be written by the kernel that is launched
+    last before this one: they are read while it runs.
     """
     (parts, num_tokens, num_experts), device = logits.shape, logits.device
     weights = torch.empty(num_tokens, top_k, dtype=torch.float32, device=device)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from moe_cases import rounded_logits
 
 from tritonmoe_bench.experiments.workload.reference import route
-from tritonmoe_bench.kernels.fast.blocks import launch_routing
+from tritonmoe_bench.kernels.fast.blocks import launch_place, launch_routing
+from tritonmoe_bench.kernels.fast.local import Local
 from tritonmoe_bench.kernels.fast.routing import launch_top_k
 from tritonmoe_bench.kernels.fast.tile_types import HEIGHTS
 from tritonmoe_bench.kernels.gating import GATINGS, Gating
@@ -154,6 +155,30 @@ def test_a_group_is_as_good_as_its_two_best(num_experts, device):
     assert top_k_of(logits, 2, gating)[0].tolist() == [[2 * members + 1, 2 * members + 2]] * 3
 
 
+@pytest.mark.parametrize("top_k", [4, 10])
+def test_softmax_is_over_all_groups_whatever_is_allowed(top_k, device):
+    """The best expert stands in a group that is not; and one of that group fills up where the allowed have too few."""
+    logits = rounded_logits(5, 2 * MANY).to(device)
+    members = MANY // 2
+    logits[:, :members] = float("-inf")
+    logits[:, 0] = 90.0
+    logits[:, members + 4 : 2 * members] = float("-inf")
+    logits[:, members : members + 4] = 60.0 + logits[:, members : members + 4] / 64
+    logits[:, 2 * members :] = float("-inf")
+    gating = Gating("softmax", True, groups=4, top_groups=1)
+    assert_routes_as_reference(logits, top_k, gating)
+
+
+@pytest.mark.parametrize("num_experts", [MANY, MANY + 60, 2 * MANY, 4 * MANY])
+@pytest.mark.parametrize("gating", ["softmax_renorm", "sigmoid"])
+def test_few_different_logits_tie_as_in_the_reference(gating, num_experts, device):
+    """Neighbours that are equal are put in order too, by their place."""
+    values = torch.tensor([float("-inf"), -0.0, 0.0, 1.0], device=device)
+    generator = torch.Generator().manual_seed(num_experts)
+    drawn = torch.randint(0, 4, (24, num_experts), generator=generator).to(device)
+    assert_routes_as_reference(values[drawn], 8, GATINGS[gating])
+
+
 def test_equal_groups_go_to_the_lower_group(device):
     gating = Gating("sigmoid", groups=4, top_groups=2)
     logits = torch.zeros(2, 16, device=device)
@@ -199,7 +224,10 @@ def test_logits_that_are_no_numbers_choose_different_experts(tokens, num_experts
     logits[2, num_experts - 1] = float("inf")
     logits[3] = float("-inf")
     bias = correction_bias(num_experts, gate, device)
-    experts = top_k_of(logits, 6, gate, bias)[0].long()
+    experts, weights = top_k_of(logits, 6, gate, bias)
+    experts = experts.long()
+    if gate.scoring == "softmax":
+        assert weights[:4].isnan().all()
     assert int(experts.min()) >= 0
     assert int(experts.max()) < num_experts
     assert (experts.sort(dim=1).values.diff(dim=1) > 0).all()
@@ -280,6 +308,39 @@ def test_order_and_table_at_the_extremes(tokens, top_k, num_experts, block_m, de
     experts = draw_experts(tokens, top_k, num_experts, num_experts, 1)
     logits = logits_that_choose(experts, num_experts).to(device)
     assert_right_blocks(launch_routing(logits[None], top_k, Gating(), None, block_m), experts, num_experts, block_m)
+
+
+@pytest.mark.parametrize("expert", [0, 1])
+def test_one_expert_may_have_every_slot_of_a_chunk(expert, device):
+    experts = torch.full((2**14 + 5, 1), expert)
+    logits = logits_that_choose(experts, 2).to(device)
+    assert_right_blocks(launch_routing(logits[None], 1, Gating(), None, 64), experts, 2, 64)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(("tokens", "block_m"), [(3, 16), (40, 16), (300, 32)])
+def test_slots_without_an_expert_here_are_in_no_block(tokens, block_m, mapped, device):
+    """Blocks cover the rows of the others once, in the order of experts, and do not lie upon each other."""
+    generator = torch.Generator().manual_seed(tokens)
+    ids = torch.stack([torch.randperm(12, generator=generator)[:4] for _ in range(tokens)]) - 2  # -2 and -1: of nobody
+    table_of_ids = torch.tensor([3, -1, 0, 7, -1, 1, 2, -1, 5, -1]) if mapped else None
+    here = ids if table_of_ids is None else torch.where(ids < 0, -1, table_of_ids[ids.clamp(min=0)])
+    local = Local(8, None if table_of_ids is None else table_of_ids.int().to(device))
+    order, table, _ = launch_place(ids.int().to(device), 8, block_m, local)
+    flat = torch.where((here < 0) | (here >= 8), 8, here).flatten()
+    slots = flat.argsort(stable=True)[: int((flat < 8).sum())]
+    assert torch.equal(order[: len(slots)].cpu().long(), slots)
+    experts, rows, heights, firsts, neighbours = table.cpu()
+    covered = [
+        (int(flat[slots[row]]), int(row)) for expert, first, height in zip(experts, rows, heights)
+        for row in range(int(first), int(first + height)) if int(flat[slots[row]]) == expert
+    ]  # fmt: skip
+    assert [row for _, row in covered] == list(range(len(slots)))
+    assert int(heights.max()) <= block_m
+    unused = heights == 0
+    assert not table.cpu()[:, unused].any()
+    assert (neighbours[~unused] > 0).all()
+    assert torch.equal(experts[~unused], experts[firsts[~unused].long()])
 
 
 @pytest.mark.parametrize("block_m", [16, 256])

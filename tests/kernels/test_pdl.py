@@ -37,6 +37,8 @@ EARLY = {
 }  # fmt: skip
 """Calls that read before the wait what is older than the kernel before: what the routing wrote, two kernels earlier,
 x, which the router has read, weights and biases."""
+LOADED_EARLY = {"_top_k_kernel": {"bias", "router_bias"}, "_append_shared_kernel": {"gate", "x"}}
+"""What a kernel loads of it in its own body."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,4 +90,10 @@ def test_a_kernel_waits_before_it_touches_memory_and_then_releases(name):
         if isinstance(node, ast.Call) and not (isinstance(node.func, ast.Attribute) and node.func.attr == "to")
     }
     assert early <= ARITHMETIC | EARLY.get(name, set())
+    read = [
+        ast.unparse(node.args[0]).split()[0]
+        for statement in KERNELS[name].body[:wait] for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.load"
+    ]  # fmt: skip
+    assert set(read) <= LOADED_EARLY.get(name, set())
     assert not any(isinstance(node, ast.Return) for node in ast.walk(KERNELS[name]))

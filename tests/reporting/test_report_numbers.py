@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import make_results
 import pandas as pd
@@ -110,6 +111,24 @@ def test_native_layers_have_a_sentence_and_a_table():
     assert table.header[-1] == "fast / best peer"
     assert headline.native_table({"gpu": rows.assign(layer="plain")}).rows == []
     assert headline.native_sentence(rows[rows["implementation"] != "fast"]) == ""
+
+
+def test_the_lead_without_cuda_graphs_says_where_it_is_from(written):
+    standings = lead.standings(pd.read_csv(written / "results" / DEVICE / "headline.csv"))
+    every = standings["every"]
+
+    def told(eager, again):
+        numbers = {"standings": standings | {"eager": eager}, "eager_again": again}
+        return say("answer.j2", "fastest", device=DEVICE, sustained=None, **numbers)
+
+    percent, fewer = f"{100 * (every.mean - 1):.0f} %", replace(every, points=every.points - 1)
+    assert "CUDA graphs" not in told(None, None)
+    assert f"{percent} without CUDA graphs on either side." in told(every, None)
+    assert f"over the {fewer.points} points where one host timed all systems." in told(fewer, None)
+    assert f"({percent} in another study: such latencies are the host's)." in told(every, every)
+    assert f"{percent} without CUDA graphs on either side, in another study, over its {every.points} points" in told(
+        None, every
+    )
 
 
 def test_the_price_of_invariance_is_that_of_its_rows(written):

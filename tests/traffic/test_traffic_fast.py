@@ -265,6 +265,14 @@ def test_by_hand():
     assert not {tensor for _, tensor in few} & {"schedule", "expert_out"}
 
 
+@pytest.mark.parametrize(("tokens", "on_gpu", "programs"), [(32, True, 16), (33, True, 2), (32, False, 1)])
+def test_each_program_of_the_combine_reads_the_weights(tokens, on_gpu, programs):
+    case = Case("hand", 4, 1, 2048, 256, tokens=tokens)
+    tiles = FastTiles(64, FastTile(64, 64, 4, 1, 64, 1), FastTile(128, 64, 4, 1, 64, 1))
+    table = fast_traffic(case, [tokens, 0, 0, 0], tiles, on_gpu=on_gpu)
+    assert table["combine", "topk_scores"] == Bytes(read=programs * 4 * tokens, unique_read=4 * tokens)
+
+
 @pytest.mark.parametrize("tokens", [1, 8, 512, 4096])
 @pytest.mark.parametrize("shape", [MIXTRAL, DEEPSEEK], ids=str)
 def test_the_ends_and_active_weights_are_the_compulsory_bytes(shape, tokens):
