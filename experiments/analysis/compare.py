@@ -196,15 +196,12 @@ def to_best(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.sort_values(order, kind="stable").drop_duplicates(["case_hash", "implementation"])
 
 
-def best_eager(rows: pd.DataFrame, system: str, others: Iterable[str]) -> pd.DataFrame:
-    """`to_best`, all launched eagerly, at the cases where every other system that was timed there so was timed by the
-    host of `system`: of some of them alone the fastest is not the best other one."""
-    others = list(others)
-    pairs = ratios(rows, system, others, "eager")
-    there = timed(rows[rows["implementation"].isin(others)], "eager").groupby("case_hash")["implementation"].nunique()
-    here = pairs.groupby("case_hash")["other"].nunique()
-    whole = here.index[here == there.reindex(here.index)]
-    return to_best(pairs[pairs["case_hash"].isin(whole)])
+def best_eager(pairs: pd.DataFrame, rows: pd.DataFrame, others: Iterable[str]) -> pd.DataFrame:
+    """`to_best` of eager `pairs`, at the cases where every other system that `rows` have was timed by the same host: of
+    some of them alone the fastest is not the best other one."""
+    there = timed(rows[rows["implementation"].isin(list(others))], "eager").groupby("case_hash")
+    missing = there["implementation"].nunique() - pairs.groupby("case_hash")["other"].nunique()
+    return to_best(pairs[pairs["case_hash"].isin(missing.index[missing == 0])])
 
 
 def panels(rows: pd.DataFrame) -> list[tuple[str, str, str]]:

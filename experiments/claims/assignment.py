@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..analysis.compare import NoEvidence, compare, ratios, sources, to_best
+from ..analysis.compare import NoEvidence, best_eager, compare, ratios, sources, to_best
 from ..analysis.names import DYNAMIC, FAST, FIXED, GPU_SCHEDULE, MEGABLOCKS, fixed_heights
 from .evidence import Evidence, rows_of
 from .finding import Finding, Verdict, rule
@@ -24,14 +24,14 @@ def dynamic_assignment(evidence: Evidence, figures: Mapping[str, Any]) -> Findin
     heights, skew = evidence.study("heights"), evidence.study("skew")
     pairs = compare(heights, DYNAMIC, [f"{FIXED}{figures['fixed_rows']}"], "best")
     best = to_best(compare(heights, DYNAMIC, fixed_heights(heights["implementation"]), "best"))
-    paths = to_best(compare(skew, FAST, MEGABLOCKS, "eager"))
+    paths = best_eager(compare(skew, FAST, MEGABLOCKS, "eager"), skew, MEGABLOCKS)
     inside, of_best, against = (_in_regime(table, figures) for table in (pairs, best, paths))
     for name, frame, points in (("heights", heights, inside), ("skew", skew, against)):
         if points.empty:
             reason = f"The study {name} has no point timed for both sides in this regime"
             raise NoEvidence(reason, sources(frame, 0))
     faster, ahead = inside["low"] > 1, against["high"] >= 1
-    papers = _in_regime(to_best(ratios(skew, GPU_SCHEDULE, MEGABLOCKS, "eager")), figures)
+    papers = _in_regime(best_eager(ratios(skew, GPU_SCHEDULE, MEGABLOCKS, "eager"), skew, MEGABLOCKS), figures)
     behind = int((papers["high"] < 1).sum())
     best_rows = of_best["other"].str.removeprefix(FIXED).astype(int)
     numbers = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..analysis.compare import best_eager, panel_rows, panels, plain, timed
+from ..analysis.compare import best_eager, panel_rows, panels, plain, ratios, timed
 from ..analysis.headline import SHAKY, against_best, geometric_mean, peers, standing
 from ..analysis.names import FAST, LIMIT, MEGABLOCKS, TILED, model_label
 from ..table.limits import below_limit
@@ -30,7 +30,7 @@ def field_sentences(frame: pd.DataFrame) -> list[str]:
         return []
     rows = plain(frame)
     best, paths = against_best(rows, peers(rows)), against_best(rows, list(MEGABLOCKS))
-    eager = best_eager(rows, FAST, MEGABLOCKS)
+    eager = best_eager(ratios(rows, FAST, MEGABLOCKS, "eager"), rows, MEGABLOCKS)
     everyone = [str(name) for name in rows["implementation"].unique() if name not in (FAST, TILED, LIMIT)]
     of_all = against_best(rows, everyone)
     sentences = [

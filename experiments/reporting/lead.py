@@ -56,7 +56,7 @@ def eager(frame: pd.DataFrame) -> Standing | None:
         return None
     rows = plain(frame)
     rows = rows[rows["dtype"] == rows["dtype"].mode().iloc[0]]
-    return standing(best_eager(rows, FAST, peers(rows)))
+    return standing(best_eager(ratios(rows, FAST, peers(rows), "eager"), rows, peers(rows)))
 
 
 def as_served(quant: pd.DataFrame, native: pd.DataFrame, shards: pd.DataFrame) -> dict[str, tuple[Standing, list[str]]]:

@@ -158,8 +158,8 @@ def layer_tiles(x: torch.Tensor, route: Router | Chosen, experts: Experts, invar
 def combine_tile(tokens: int, hidden: int, on_gpu: bool) -> tuple[int, int]:
     """(columns of a program of the combine, its warps), four columns a thread of NVIDIA's warps.
 
-    Programs of one warp find room beside those of the GEMM before, which leave few registers, and stand ready when it
-    ends. There must not be too many of them, as each takes about a nanosecond to start.
+    Programs of one warp are ahead as long as there are not too many: likely because they find room beside those of the
+    GEMM before, which leave few registers, and stand ready when it ends (NOTES, the ninth round).
     """
     if not on_gpu:
         return min(next_power_of_2(hidden), 2**16), 4
