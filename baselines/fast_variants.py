@@ -89,7 +89,7 @@ class OutputCentric(_FastVariant):
             chosen = _chosen(case, tokens)
             if isinstance(chosen, FewTiles):
                 return chosen
-        return few_tiles(case.hidden_dim, case.ffn_dim)
+        return few_tiles(case.top_k, case.hidden_dim, case.ffn_dim, 1)
 
 
 class Joined(_FastVariant):

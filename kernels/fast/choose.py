@@ -63,6 +63,8 @@ FEW_WEIGHTS = 3 * 2**22
 """The most weights of an expert's matrix for which more than one token takes it where there is no joined path, and for
 which the path with a schedule has one grid: beyond, and where gate and up sum over `LONG` columns, they need so much
 shared memory that down, which has as much to itself then, runs one program where it had two."""
+FEW_AT_ONCE = 1536
+"""Programs of gate and up with four warps that run at once: where there are no more, a program reads a whole row."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 
@@ -117,7 +119,7 @@ def heuristic_tiles(
     joins = may_join(target, tokens) and (ffn_dim < LONG or tokens <= LONG_JOINED_TOKENS)
     few = few_tokens(num_experts, hidden_dim, ffn_dim)
     if tokens <= (few_beside_joined(num_experts, hidden_dim, ffn_dim) if joins else few):
-        return few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)
+        return few_tiles(top_k, hidden_dim, ffn_dim, tokens, target.nvidia_major < 10)
     if joins and ffn_dim >= LONG:
         whole = (parts for parts in (SPLITS, SPLITS // 2) if ffn_dim % (parts * JOINED.down.step) == 0)
         return replace(JOINED, splits=next(whole, 1))
@@ -151,19 +153,23 @@ def few_tokens(num_experts: int, hidden_dim: int, ffn_dim: int) -> int:
     return 2 if num_experts >= 32 and hidden_dim * ffn_dim <= FEW_WEIGHTS else 1
 
 
-def few_tiles(hidden_dim: int, ffn_dim: int, has_registers: bool = True) -> FewTiles:
+def few_tiles(top_k: int, hidden_dim: int, ffn_dim: int, tokens: int, has_registers: bool = True) -> FewTiles:
     """For a few tokens, where launches and their gaps are what costs: narrow programs, with steps on their way.
 
     has_registers: False where the compiler runs out of them at more than 512 weights a row.
     """
-    if LONG > hidden_dim >= 4096:
+    if hidden_dim >= 4096:
         gate_up = FewTile(1, 2048, 4, 2)
     elif hidden_dim > 2048:
-        gate_up = FewTile(1 if hidden_dim >= LONG else 2, 1024, 2, 2)
+        gate_up = FewTile(2, 1024, 2, 2)
+    elif tokens * top_k * ffn_dim <= FEW_AT_ONCE:
+        gate_up = FewTile(1, 2048, 4)
     else:
         gate_up = FewTile(1, 512, 1, 2)
     if ffn_dim < 1024:
-        return FewTiles(gate_up, FewTile(8, 256, 4, 6))
+        # Up to two programs a multiprocessor leave each the registers for more steps on their way.
+        alone = tokens * hidden_dim <= 2048 and ffn_dim < 512
+        return FewTiles(gate_up, FewTile(8, 256, 4, 8 if alone else 6))
     if ffn_dim % 1024 == 0:
         return FewTiles(gate_up, FewTile(4, 1024 if has_registers else 512, 8 if MORE_WARPS else 4, 4))
     # More steps on their way where there are few of them, or the last one is not whole.

@@ -145,7 +145,8 @@ def fp8_tiles(
         if small and tokens <= _fp8_few_tokens(num_experts, hidden_dim, ffn_dim):
             return _fp8_few(hidden_dim, ffn_dim, tokens)
         if not small and tokens <= few_tokens(num_experts, hidden_dim, ffn_dim):
-            plain = few_tiles(hidden_dim, ffn_dim, target.nvidia_major < 10)  # the scales take a part of its registers
+            plain = few_tiles(top_k, hidden_dim, ffn_dim, tokens, target.nvidia_major < 10)
+            # The scales take a part of its registers.
             return replace(plain, down=replace(plain.down, block_n=4, stages=4))
     if activations != "a16" and tokens <= _fp8_joined_tokens(target, hidden_dim * ffn_dim):
         return FP8_JOINED

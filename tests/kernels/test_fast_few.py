@@ -69,7 +69,21 @@ def test_gatings(gating, device):
 def test_the_tiles_that_shapes_get(hidden, ffn, device):
     """Steps of 512 and 1024, both where they divide the shape and where they do not."""
     layer = make_layer(device, tokens=1, experts=2, top_k=1, hidden=hidden, ffn=ffn)
-    layer.assert_fast_right(tiles=few_tiles(hidden, ffn))
+    layer.assert_fast_right(tiles=few_tiles(1, hidden, ffn, 1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens", "tiles"),
+    [
+        ((8, 2048, 768), 1, "few gate_up=1x512/s2/w1 down=8x256/s6/w4"),
+        ((8, 2048, 384), 1, "few gate_up=1x512/s2/w1 down=8x256/s8/w4"),
+        ((8, 2048, 192), 1, "few gate_up=1x2048/w4 down=8x256/s8/w4"),
+        ((8, 2048, 192), 2, "few gate_up=1x512/s2/w1 down=8x256/s6/w4"),
+        ((8, 7168, 256), 1, "few gate_up=1x2048/s2/w4 down=8x256/s6/w4"),
+    ],
+)
+def test_programs_that_all_run_at_once_have_more_on_their_way(shape, tokens, tiles):
+    assert str(few_tiles(*shape, tokens)) == tiles
 
 
 def choose_untuned(monkeypatch, major: int) -> None:

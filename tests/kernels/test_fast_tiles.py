@@ -210,7 +210,7 @@ def test_names_tell_tiles_apart():
         make_tiles(64, swap=True),
         make_tiles(64, swap=True, bulk=True),
         replace(make_tiles(64), down=INTERPRETER.down),
-        *(choose.few_tiles(hidden, ffn) for hidden, ffn in ((4096, 14336), (3584, 14336), (4096, 2560))),
+        *(choose.few_tiles(2, hidden, ffn, 1) for hidden, ffn in ((4096, 14336), (3584, 14336), (4096, 2560))),
     ]
     assert len({str(value) for value in values}) == len(values)
     assert all(isinstance(value, (FastTiles, FewTiles)) for value in values)
