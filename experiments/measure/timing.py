@@ -12,12 +12,14 @@ import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from ..workload.settings import TimingSettings
 
 Call = Callable[[], object]
+Made = TypeVar("Made")
 NOTHING = contextlib.nullcontext()
 
 
@@ -59,9 +61,43 @@ def time_calls(
     """
     for call in calls:
         call()
-    estimate = quick_us(calls[0], repeats=3)
-    rounds = 1 if flush else max(1, math.ceil(settings.min_replay_us / (estimate * len(calls))))
-    links = [calls[0]] if flush else list(calls) * rounds
+    chained = _captured if launch == "graph" else _repeated
+    if flush:
+        (run, output), links = chained(calls[:1]), 1
+        sample_us = quick_us(run, repeats=3)
+    else:
+        (run, output), rounds, sample_us = lasting(
+            lambda rounds: chained([*calls] * rounds), lambda made: quick_us(made[0], repeats=3), settings.min_replay_us
+        )
+        links = rounds * len(calls)
+    if verify is not None:
+        verify(output)
+    count = min(settings.samples, max(settings.min_samples, int(settings.budget_ms * 1e3 / sample_us)))
+    with during:
+        samples = sorted(sample / links for sample in _samples(run, count, flush))
+    if verify_again is not None:
+        verify_again(lambda: run() if launch == "eager" else (run(), output)[1])
+    return Timing(quantile(samples, 0.5), quantile(samples, 0.2), quantile(samples, 0.8), len(samples),
+                  "flush" if flush else "chain")  # fmt: skip
+
+
+def lasting(make: Callable[[int], Made], time_us: Callable[[Made], float], least_us: float) -> tuple[Made, int, float]:
+    """(what `make` gives of so many rounds, the rounds, its time in us), of as many rounds as last `least_us`.
+
+    Each is timed itself: an eager forward may take ten times as long as the same one in a graph. What a replay costs at
+    its start and end is a part of the latency of each forward in it, the larger the fewer there are.
+    """
+    rounds = 1
+    while True:
+        made = make(rounds)
+        took = time_us(made)
+        if took >= least_us:
+            return made, rounds, took
+        rounds = max(rounds + 1, math.ceil(1.1 * rounds * least_us / took))
+
+
+def _repeated(links: Sequence[Call]) -> tuple[Call, object]:
+    """(what runs the calls eagerly and returns the output of the first, that output)."""
 
     def run() -> object:
         first = links[0]()
@@ -69,25 +105,16 @@ def time_calls(
             call()
         return first
 
-    output: object = None
-    if launch == "graph":
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = run()
-        run = graph.replay
-        run()
-    else:
-        output = run()
-    if verify is not None:
-        verify(output)
-    budgeted = int(settings.budget_ms * 1e3 / (estimate * len(links)))
-    count = min(settings.samples, max(settings.min_samples, budgeted))
-    with during:
-        samples = sorted(sample / len(links) for sample in _samples(run, count, flush))
-    if verify_again is not None:
-        verify_again(lambda: run() if launch == "eager" else (run(), output)[1])
-    return Timing(quantile(samples, 0.5), quantile(samples, 0.2), quantile(samples, 0.8), len(samples),
-                  "flush" if flush else "chain")  # fmt: skip
+    return run, run()
+
+
+def _captured(links: Sequence[Call]) -> tuple[Call, object]:
+    """(what replays the calls in a CUDA graph, the output of the first), after one replay."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        _, output = _repeated(links)
+    graph.replay()
+    return graph.replay, output
 
 
 def quick_us(call: Call, repeats: int = 5, flush: bool = False) -> float:

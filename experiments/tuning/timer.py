@@ -33,7 +33,7 @@ from .space import Candidate
 
 Check = Callable[[object], float]
 AnyTile: TypeAlias = "FastTile | FewTile | AnyTiles"
-SETTINGS = TimingSettings(samples=12, min_samples=4, budget_ms=15.0)
+SETTINGS = TimingSettings(samples=12, min_samples=4, budget_ms=15.0, min_replay_us=1000.0)
 """Short: a choice is settled by turns, not by one long sample."""
 
 

@@ -16,5 +16,5 @@ class TimingSettings:
     samples: int = 40
     min_samples: int = 8
     budget_ms: float = 120.0
-    min_replay_us: float = 1000.0
+    min_replay_us: float = 3000.0
     cold_factor: float = 4.0

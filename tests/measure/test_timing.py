@@ -1,9 +1,19 @@
 """The timing function: what can be told without a GPU, and on one that it measures what it says."""
 
+import functools
+
 import pytest
 import torch
 
-from tritonmoe_bench.experiments.measure.timing import TimingSettings, matrix_tflops, quantile, time_calls, weight_sets
+from tritonmoe_bench.experiments.measure import timing
+from tritonmoe_bench.experiments.measure.timing import (
+    TimingSettings,
+    lasting,
+    matrix_tflops,
+    quantile,
+    time_calls,
+    weight_sets,
+)
 
 SETTINGS = TimingSettings()
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -24,16 +34,63 @@ def test_quantiles_interpolate():
     assert quantile([0.0, 10.0], 0.2) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(("one", "start"), [(30, 0), (30, 9), (4000, 9), (2999, 0), (0.7, 12)])
+def test_a_chain_is_as_long_as_it_is_asked_to_be(one, start):
+    """start: what begins and ends a replay, however many forwards it has."""
+    made = []
+
+    def make(rounds):
+        made.append(rounds)
+        return rounds
+
+    chain, rounds, took = lasting(make, lambda rounds: start + one * rounds, 3000.0)
+    assert chain == rounds == made[-1]
+    assert took == start + one * rounds
+    assert 3000 <= took <= max(1.2 * 3000 + start, 2 * one + start)
+    assert made[0] == 1
+    assert len(made) <= 3, "few are made in vain"
+
+
+@pytest.mark.parametrize("launch", ["graph", "eager"])
+def test_a_forward_has_its_share_of_a_chain_that_is_timed_itself(launch, monkeypatch):
+    """A graph of forwards is far shorter than the same forwards launched one by one."""
+    ran = []
+    monkeypatch.setattr(timing, "_captured", timing._repeated)
+
+    def samples(run, count, flush):
+        ran.clear()
+        run()
+        forwards = len(ran)
+        return [10.0 + (25 if launch == "graph" else 200) * forwards] * count
+
+    monkeypatch.setattr(timing, "_samples", samples)
+    calls = [functools.partial(ran.append, name) for name in "abc"]
+    timed = time_calls(calls, launch, TimingSettings(min_replay_us=3000.0, samples=40, budget_ms=60.0))
+    assert set(ran) == set("abc")
+    assert ran == list("abc") * (len(ran) // 3)
+    forward = 25 if launch == "graph" else 200
+    assert forward < timed.p50_us < 1.004 * forward, "10 us are shared by all forwards of 3 ms"
+    assert 16 <= timed.samples <= 20, "as many as the budget has room for"
+
+
+def test_after_a_flush_there_is_one_forward(monkeypatch):
+    seen = []
+    monkeypatch.setattr(timing, "_samples", lambda run, count, flush: [seen.append(flush) or 50.0] * count)
+    timed = time_calls([lambda: None] * 2, "eager", SETTINGS, flush=True)
+    assert (timed.p50_us, timed.method) == (50.0, "flush")
+    assert seen[-1], "each sample has its own flush"
+
+
 @on_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("launch", ["graph", "eager"])
 @pytest.mark.parametrize("flush", [False, True])
 def test_a_copy_of_known_size_takes_a_time_that_memory_allows(launch, flush):
     source, target = (torch.empty(1 << 28, dtype=torch.int8, device="cuda") for _ in range(2))
-    timing = time_calls([lambda: target.copy_(source)], launch, SETTINGS, flush=flush)
-    assert timing.p20_us <= timing.p50_us <= timing.p80_us
-    assert timing.samples >= SETTINGS.min_samples
-    terabytes_per_s = 2 * source.numel() / timing.p50_us / 1e6
+    timed = time_calls([lambda: target.copy_(source)], launch, SETTINGS, flush=flush)
+    assert timed.p20_us <= timed.p50_us <= timed.p80_us
+    assert timed.samples >= SETTINGS.min_samples
+    terabytes_per_s = 2 * source.numel() / timed.p50_us / 1e6
     assert 0.2 < terabytes_per_s < 20
 
 
