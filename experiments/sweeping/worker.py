@@ -95,7 +95,7 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
     full = before["clock"] if timed else None
     if measurement.counts_memory:
         memory = None
-    again = 0
+    again, weights_key = 0, ()
     for case in todo:
         if timed:
             full = _rest(job, full)
@@ -103,8 +103,9 @@ def _work(implementation: Implementation, todo: list[Case], identity: dict, job:
         measure = functools.partial(case_rows, measurement.measure, measurement, implementation, case, modes, bench)
         rows: list[dict[str, Any]] = []
         if modes and memory is not None:
-            rows, tries = steadily(measure, memory, functools.partial(_is_full, job, full))
-            again += tries > 1
+            new = case.weights_key != weights_key
+            rows, tries = steadily(measure, memory, functools.partial(_is_full, job, full), new)
+            again, weights_key = again + (tries > 1 + new), case.weights_key
         elif modes:
             rows = measure()
         rows += counted.get(case.case_hash, [])

@@ -1,4 +1,5 @@
-"""When a case is timed again: where the GPU's memory was slow beside it, or for a part of its samples."""
+"""When a case is timed again: where the GPU's memory was slow beside it, or for a part of its samples, and over new
+weights."""
 
 import pytest
 import torch
@@ -21,12 +22,13 @@ class Moments:
 
 
 def row(p20=100.0, p80=101.0, **changes):
-    return {"status": "ok", "launch": "graph", "p20_us": p20, "p80_us": p80, **changes}
+    times = {"p20_us": p20, "p50_us": p20, "p80_us": p80}
+    return {"status": "ok", "launch": "graph", "timing_method": "chain", **times, **changes}
 
 
-def timed(*times, memory, full=True):
+def timed(*times, memory, full=True, new=False):
     left = iter(times)
-    return steady.steadily(lambda: next(left), memory, lambda: full)
+    return steady.steadily(lambda: next(left), memory, lambda: full, new)
 
 
 def test_a_case_in_fast_memory_is_timed_once():
@@ -67,6 +69,38 @@ def test_at_the_power_limit_samples_may_spread():
 def test_a_memory_that_stays_slow_is_not_waited_for_forever():
     times = [[row(p20, p20)] for p20 in (1, 2, 3)]
     assert timed(*times, memory=Moments(False, False, False)) == (times[2], steady.TRIES)
+
+
+def test_over_new_weights_a_case_is_timed_until_two_times_agree():
+    times = [[row(p20, p20 + 1)] for p20 in (25.7, 24.1, 24.0)]
+    assert timed(*times, memory=Moments(True, True, True), new=True) == (times[2], 3)
+    assert timed(*times[1:], memory=Moments(True, True), new=True) == (times[2], 2)
+    assert timed(*times, memory=Moments(True)) == (times[0], 1)
+
+
+def test_over_new_weights_times_that_never_agree_end():
+    times = [[row(p20, p20 + 1)] for p20 in (100.0, 110.0, 100.0, 110.0)]
+    assert timed(*times, memory=Moments(True, True, True), new=True) == (times[2], steady.TRIES)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (row(launch="eager"), row(launch="eager")),
+        (row(1.0, timing_method="trace"), row(2.0, timing_method="trace")),
+        ({"status": "unsupported", "launch": "graph"}, None),
+    ],
+    ids=["eager", "a kernel of a trace", "nothing timed"],
+)
+def test_what_has_no_latency_in_a_graph_is_timed_once(earlier, later):
+    assert timed([earlier], [later], memory=Moments(True), new=True) == ([earlier], 1)
+
+
+def test_a_case_that_failed_at_first_has_to_agree_with_itself():
+    failed = [{"status": "oom", "launch": "eager"}, row()]
+    assert timed(failed[:1], memory=Moments(True), new=True) == (failed[:1], 1)
+    both, one = [row(), row(200.0, 201.0)], [row()]
+    assert timed(one, both, both, memory=Moments(True, True, True), new=True) == (both, 3)
 
 
 def test_all_that_is_timed_is_timed_steadily_but_where_the_memory_of_the_process_is_counted():

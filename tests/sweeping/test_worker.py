@@ -63,3 +63,29 @@ def test_without_a_clock_there_is_nothing_to_wait_for(monkeypatch):
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=pytest.fail))
     assert worker._rest({}, FULL) == FULL
     assert worker._rest({}, None) is None
+
+
+def test_the_first_case_over_new_weights_is_timed_twice(monkeypatch):
+    Counted.__abstractmethods__ = frozenset()
+    timed, sent = [], []
+
+    def rows(measure, kind, implementation, case, modes, bench):
+        timed.append((case.num_experts, case.tokens))
+        latency = {"p20_us": 9.0, "p50_us": 9.0, "p80_us": 9.0}
+        return [{"status": "ok", "launch": "graph", "timing_method": "chain", **latency}]
+
+    kind = SimpleNamespace(
+        timed=True, counts_memory=False, measure=None, ahead=lambda name, todo, modes, *_: ({}, modes)
+    )
+    memory = SimpleNamespace(is_fast=lambda: True, rest=lambda: None, read_us=lambda: 1.0)
+    monkeypatch.setattr(worker, "measurements", lambda: {"layer": kind})
+    monkeypatch.setattr(worker, "make_bench", lambda job: SimpleNamespace(timed=True))
+    monkeypatch.setattr(worker, "GpuMemory", lambda: memory)
+    monkeypatch.setattr(worker, "_clock", lambda job: FULL)
+    monkeypatch.setattr(worker, "case_rows", rows)
+    cases = [Case("tiny", experts, 2, 128, 256, tokens) for experts, tokens in ((8, 1), (8, 2), (4, 1), (8, 2))]
+    job = {"kind": "layer", "modes": ["graph"], "environment": {"device_uuid": "made-up"}}
+    worker._work(Counted(), cases, {}, job, lambda event, **content: sent.append((event, content)))
+    assert timed == [(8, 1), (8, 1), (8, 2), (4, 1), (4, 1), (8, 2), (8, 2)]
+    assert [len(content["rows"]) for event, content in sent if event == "rows"] == [1, 1, 1, 1]
+    assert sent[-1][1]["drift"]["cases_timed_again"] == 0
