@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from claim_rows import frame, row
 
+from tritonmoe_bench.experiments.analysis import age
 from tritonmoe_bench.experiments.analysis.compare import timed
 from tritonmoe_bench.experiments.reporting import again, headline, lead, points
 from tritonmoe_bench.experiments.reporting import tables as report_tables
@@ -119,7 +120,7 @@ def test_the_lead_without_cuda_graphs_says_where_it_is_from(written):
 
     def told(eager, again):
         numbers = {"standings": standings | {"eager": eager}, "eager_again": again}
-        return say("answer.j2", "fastest", device=DEVICE, sustained=None, **numbers)
+        return say("answer.j2", "fastest", device=DEVICE, sustained=None, older=[], **numbers)
 
     percent, fewer = f"{100 * (every.mean - 1):.0f} %", replace(every, points=every.points - 1)
     assert "CUDA graphs" not in told(None, None)
@@ -129,6 +130,15 @@ def test_the_lead_without_cuda_graphs_says_where_it_is_from(written):
     assert f"{percent} without CUDA graphs on either side, in another study, over its {every.points} points" in told(
         None, every
     )
+
+
+def test_the_first_screen_says_that_its_rows_are_of_an_older_method(written):
+    standings = lead.standings(pd.read_csv(written / "results" / DEVICE / "headline.csv"))
+    older = [age.Older(("latency",), (1, 2), 3, ("headline",))]
+    told = say(
+        "answer.j2", "fastest", device=DEVICE, sustained=None, older=older, standings=standings, eager_again=None
+    )
+    assert "The rows are of an older version of how latency is measured (1 and 2, now 3)" in told
 
 
 def test_the_price_of_invariance_is_that_of_its_rows(written):

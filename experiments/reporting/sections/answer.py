@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ...analysis.age import older_methods
 from .. import lead, pictures, sustained
 from ..section import Material
 
@@ -22,6 +23,7 @@ def content(material: Material) -> dict[str, Any]:
     return {
         "leads_table": lead.lead_table(headline),
         "standings": lead.standings(headline),
+        "older": older_methods({FIGURE: headline}) if len(headline) else [],
         "eager_again": lead.eager(material.rows("throughput")),
         "served": lead.as_served(*map(material.rows, ("quant", "native", "shards"))),
         "sustained": sustained.numbers(material.frames),
