@@ -21,9 +21,8 @@ from .measurement import kinds
 METHOD = {"workload": 1, "latency": 3, "energy": 2, "traffic": 1, "tune": 1, "endtoend": 2, "trace": 1}
 """workload: routing, activations, weights. 1: first.
 latency: timing of forwards and stages. 2: a sweep waits, between two cases, for the SM clock to recover. 3: a graph
-holds as many forwards as last 3 ms in it. It held as many as would last 1 ms launched one by one, on small layers four,
-and what a replay costs beside its kernels was a part of each. The first case over new weights is timed until two times
-agree.
+holds as many forwards as last 3 ms in it; it held as many as would last 1 ms launched one by one, on small layers down
+to one for each weight set. The first case over new weights is timed until two times agree.
 energy: power and energy. 2: power is the slope through the steps of the energy counter, not its first and last step.
 traffic: bytes by model, interpreter and hardware counters. 1: first.
 tune: search for tiles. 1: first.

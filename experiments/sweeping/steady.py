@@ -2,8 +2,8 @@
 
 On an H200 every read takes a seventh longer at times, for milliseconds or for seconds, with the SM clock as it was: the
 same read of 155 µs then takes 177. A case that meets such a time has samples of both kinds, or slow ones alone; the
-latter show in a fixed read beside it, but not always. The first case over new weights is off by more than 5 % far more
-often than those after it (NOTES, Traps), so it is timed until two times agree.
+latter show in a fixed read beside it, but not always. The first case over new weights is off far more often than those
+after it (NOTES, Traps), so it is timed until two times agree.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ FEW_WEIGHTS = 3 * 2**22
 which the path with a schedule has one grid: beyond, and where gate and up sum over `LONG` columns, they need so much
 shared memory that down, which has as much to itself then, runs one program where it had two."""
 FEW_AT_ONCE = 1536
-"""Programs of gate and up with four warps that run at once: where there are no more, a program reads a whole row."""
+"""Up to so many programs, gate and up read a whole row by four warps; of more, single warps are ahead (NOTES)."""
 LONG = 6144
 """Summed dimension from which a GEMM has so many steps that wider ones pay."""
 

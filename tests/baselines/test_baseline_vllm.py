@@ -10,13 +10,13 @@ import pytest
 import torch
 import vllm_stub
 from tiny_layer import NATIVE, case, error_of, native
+from vllm_stub import FP8
 
 from tritonmoe_bench.baselines import vllm
 from tritonmoe_bench.baselines.install import trees
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("vllm_process.py")
-FP8 = {"quant": "fp8_block", "hidden_dim": 128, "ffn_dim": 128}
 PEERS = ROOT / ".peers" / "vllm"
 
 

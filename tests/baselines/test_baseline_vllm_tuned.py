@@ -8,12 +8,12 @@ from contextlib import nullcontext
 import pytest
 import vllm_stub
 from tiny_layer import case, error_of
+from vllm_stub import FP8
 
 from tritonmoe_bench.baselines import vllm
 from tritonmoe_bench.baselines.parts import vllm_tuning
 from tritonmoe_bench.experiments.workload.weights import Weights
 
-FP8 = {"quant": "fp8_block", "hidden_dim": 128, "ffn_dim": 128}
 TILE = {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}
 
 

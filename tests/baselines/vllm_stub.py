@@ -15,6 +15,7 @@ from tritonmoe_bench.kernels.formats.fp8_block import Fp8Block
 from tritonmoe_bench.kernels.formats.int4 import Int4, Int4Group32
 from tritonmoe_bench.kernels.gating import Gating
 
+FP8 = {"quant": "fp8_block", "hidden_dim": 128, "ffn_dim": 128}
 TABLE = {1: {"BLOCK_SIZE_M": 16}, 64: {"BLOCK_SIZE_M": 64}}
 
 
