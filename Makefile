@@ -69,7 +69,7 @@ endif
 sweep: $(READY)  ## one study or sweep: make sweep STUDY=skew, or make sweep MODEL=mixtral SKEW=1.2
 	$(RUN) experiments/sweep.py $(or $(strip $(KEYS) $(ARGS)),study=throughput)
 
-studies: $(READY)  ## every study there is, on this machine's GPU (about 131 minutes on an H200, by the plan)
+studies: $(READY)  ## every study there is, on this machine's GPU (about 152 minutes on an H200, by the plan)
 	$(RUN) experiments/sweep.py -m study=$(call list,$(ALL_STUDIES)) $(strip $(KEYS) $(ARGS))
 
 tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tune MODEL=mixtral TOKENS=[1,8]

@@ -82,7 +82,7 @@ class Measurement(Kind, ABC):
 
         results: points times modes; points: pairs of a case and a system; systems: how many.
         """
-        return 0.05 * points + 0.06 * results
+        return 0.05 * points + 0.22 * results
 
     def gpu_bytes(self, case: Case) -> int:
         """Device memory that a case takes, in bytes: the layer's weights and room for activations."""
