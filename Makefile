@@ -40,12 +40,20 @@ help:  ## list every target
 
 setup: $(READY)  ## make .venv with everything that the other targets need
 
+# `make setup TORCH=...` takes effect in a .venv that is there already; later makes keep what it installed.
+ifeq ($(origin TORCH),command line)
+ifneq ($(shell cat .venv/.torch 2>/dev/null),$(TORCH))
+.venv/.ready: another-torch
+another-torch:
+endif
+endif
 .venv/.ready: pyproject.toml
 	@echo "setting up .venv (torch and triton are large: a few minutes the first time)"
 	@test -x .venv/bin/python || $(PY) -m venv .venv
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --upgrade "pip>=23" "setuptools>=68" wheel
 	@.venv/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	@.venv/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	@echo '$(TORCH)' > .venv/.torch
 	@touch $@
 
 test: $(READY)  ## every test; with no GPU in Triton's interpreter (13 minutes on two cores)
@@ -57,8 +65,9 @@ lint: $(READY)  ## ruff, mypy, and who may import whom (20 s)
 	$(RUN) -m mypy -p tritonmoe_bench
 	PYTHONPATH=.src $(RUN) -c 'from importlinter.cli import lint_imports_command as run; run()' --no-cache
 
-revisions: $(READY)  ## record that what was edited changes no number, after raising the revisions of what does
-	$(RUN) -m tritonmoe_bench.experiments.measure.revisions --record
+revisions: $(READY)  ## record that what was edited changes no number, after raising the revisions of what does; and write results/README.md
+	PYTHONPATH=.src $(RUN) -m tritonmoe_bench.experiments.measure.revisions --record
+	PYTHONPATH=.src $(RUN) -m tritonmoe_bench.experiments.measure.documentation
 
 smoke: $(READY)  ## the tiny shape: outputs checked and, without a GPU, bytes counted (3 minutes); on a GPU of two systems (1 minute), IMPLEMENTATIONS=field for more
 	$(RUN) experiments/sweep.py study=smoke force=true $(STRICT) $(or $(KEYS),$(SMOKE))

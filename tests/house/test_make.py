@@ -97,6 +97,12 @@ def test_the_tiny_shape_is_run_by_every_system_that_is_asked_for():
     assert line.split()[2:] == ["study=smoke", "force=true", "'IMPLEMENTATIONS=field'"]
 
 
+def test_a_torch_that_is_named_is_installed_into_a_venv_that_is_there():
+    lines = planned("setup", TORCH="torch==2.12.0")
+    assert any(line.endswith('install -q --disable-pip-version-check "torch==2.12.0"') for line in lines)
+    assert lines[-2:] == ["echo 'torch==2.12.0' > .venv/.torch", "touch .venv/.ready"]
+
+
 def test_every_target_is_in_the_help():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     [phony] = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
