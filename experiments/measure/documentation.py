@@ -26,8 +26,9 @@ measurement that was made apart from this code.
 
 `<device>/archive/` keeps the runs that newer ones have taken the place of, `<study>-<run>.csv.gz` with its JSON, some
 20 times smaller; `pandas.read_csv` reads them, and no command does. Kept are the last runs of a study before the
-current one (rows that were measured again within a run are in the history of git alone), every tile that `make tune` timed for the committed table,
-and the two runs that show what spreading a sweep over two cards saves. What is older is in the history of git.
+current one (rows that were measured again within a run are in the history of git alone), every tile that `make tune`
+timed for the committed table, and the two runs that show what spreading a sweep over two cards saves. What is older is
+in the history of git.
 
 A run may have been measured in several parts, on more than one card: `git_commit`, `device_uuid` and `timestamp_utc`
 say which row belongs to which, and the report's table of runs lists them. Cards differ by some per cent in reading
