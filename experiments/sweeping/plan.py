@@ -61,9 +61,9 @@ class Plan:
     def minutes(self) -> float:
         """An upper forecast of the GPU time: process starts, set-up of each case, and samples of each row.
 
-        Every committed study of results/nvidia-h200 took less, and most took half of it. The start of a process and the
-        kernels that it compiles, anew for each layer and batch size, are the largest part: a system that is not
-        installed ends in 2 s.
+        The committed studies that came in one go took less, some nearly as much, some less than half. The start of a
+        process and the kernels that it compiles, anew for each layer and batch size, are the largest part: a system
+        that is not installed ends in 2 s.
         """
         cases = [self.cases_of(name) for name in self.implementations]
         layers = sum(len({case.weights_key for case in mine}) for mine in cases)

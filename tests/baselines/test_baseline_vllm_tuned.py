@@ -6,7 +6,6 @@ import types
 from contextlib import nullcontext
 
 import pytest
-import vllm_stub
 from tiny_layer import case, error_of
 from vllm_stub import FP8
 
@@ -15,19 +14,10 @@ from tritonmoe_bench.baselines.parts import vllm_tuning
 from tritonmoe_bench.experiments.workload.weights import Weights
 
 TILE = {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}
+pytestmark = pytest.mark.usefixtures("no_vllm_built")
 
 
-@pytest.fixture(autouse=True)
-def nothing_built(monkeypatch, tmp_path):
-    yield from vllm_stub.nothing_built(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def stub(monkeypatch):
-    return vllm_stub.install(monkeypatch)
-
-
-def test_tuned_leaves_shapes_with_a_table_alone(stub):
+def test_tuned_leaves_shapes_with_a_table_alone(vllm_calls):
     check = vllm.VllmTuned().check(case())
     assert check.status.value == "unsupported"
     assert "E=8,N=48,device_name=STUB.json" in check.reason
@@ -35,19 +25,19 @@ def test_tuned_leaves_shapes_with_a_table_alone(stub):
     assert vllm.VllmTuned().check(case()).status.value == "ok"
 
 
-def test_tuned_runs_with_the_fastest_tile_and_remembers_it(stub, monkeypatch):
+def test_tuned_runs_with_the_fastest_tile_and_remembers_it(vllm_calls, monkeypatch):
     timed = []
 
     def time_us(call, x):
         call(x)
-        timed.append(stub[-1][-1])
+        timed.append(vllm_calls[-1][-1])
         return abs(timed[-1]["BLOCK_SIZE_N"] - 64) + timed[-1]["num_stages"] + (timed[-1]["GROUP_SIZE_M"] != 16)
 
     monkeypatch.setattr(vllm_tuning, "time_us", time_us)
     monkeypatch.setattr(vllm_tuning, "compile_only", nullcontext)
     adapter, point = vllm.VllmTuned(), case(ffn_dim=40)
     assert error_of(adapter, point) < 0.01
-    best = stub[-1][-1]
+    best = vllm_calls[-1][-1]
     assert (best["BLOCK_SIZE_N"], best["num_stages"]) == (64, 2)
     first = len(vllm_tuning.first_round(5, 8, 2))
     assert timed[:first] == vllm_tuning.first_round(5, 8, 2)
@@ -57,16 +47,16 @@ def test_tuned_runs_with_the_fastest_tile_and_remembers_it(stub, monkeypatch):
     timed.clear()
     assert error_of(adapter, point) < 0.01
     assert timed == []
-    assert stub[-1][-1] == best
+    assert vllm_calls[-1][-1] == best
     assert adapter.config(point).endswith("(tuned before)")
 
 
-def test_tuned_with_fp8_block_tries_vllms_own_tile_too(stub, monkeypatch):
+def test_tuned_with_fp8_block_tries_vllms_own_tile_too(vllm_calls, monkeypatch):
     timed = []
 
     def time_us(call, x):
         call(x)
-        timed.append(stub[-1][-1])
+        timed.append(vllm_calls[-1][-1])
         return 1.0 if "dtype" in timed[-1] and timed[-1]["num_stages"] == 3 else 2.0
 
     monkeypatch.setattr(vllm_tuning, "time_us", time_us)
@@ -78,17 +68,17 @@ def test_tuned_with_fp8_block_tries_vllms_own_tile_too(stub, monkeypatch):
     assert timed[: len(first)] == first
     own = timed[len(first)]
     assert own["dtype"] == "fp8_w8a8"
-    assert stub[-1][-1] == own
+    assert vllm_calls[-1][-1] == own
     assert vllm_tuning.known(point) == own
     assert vllm_tuning.known(case(hidden_dim=128, ffn_dim=128)) is None
 
 
-def test_a_search_ends_after_its_time_with_the_fastest_so_far(stub, monkeypatch):
+def test_a_search_ends_after_its_time_with_the_fastest_so_far(vllm_calls, monkeypatch):
     timed = []
 
     def time_us(call, x):
         call(x)
-        timed.append(stub[-1][-1])
+        timed.append(vllm_calls[-1][-1])
         return float(len(timed))
 
     monkeypatch.setattr(vllm_tuning, "time_us", time_us)
@@ -99,7 +89,7 @@ def test_a_search_ends_after_its_time_with_the_fastest_so_far(stub, monkeypatch)
     assert timed == [vllm_tuning.known(point)] == vllm_tuning.first_round(5, 8, 2)[:1]
 
 
-def test_tiles_that_another_process_has_written_meanwhile_stay(stub):
+def test_tiles_that_another_process_has_written_meanwhile_stay(vllm_calls):
     vllm_tuning.remember(case(), TILE)
     elsewhere = json.loads(vllm_tuning.path().read_text(encoding="utf-8"))
     elsewhere["tiles"]["E=1"] = {"8": TILE}
@@ -110,7 +100,7 @@ def test_tiles_that_another_process_has_written_meanwhile_stay(stub):
     assert sorted(map(len, kept.values())) == [1, 2]
 
 
-def test_no_tile_that_runs_is_an_error(stub, monkeypatch):
+def test_no_tile_that_runs_is_an_error(vllm_calls, monkeypatch):
     monkeypatch.setattr(vllm_tuning, "time_us", lambda call, x: float("inf"))
     monkeypatch.setattr(vllm_tuning, "compile_only", nullcontext)
     point = case(ffn_dim=40)
@@ -149,7 +139,7 @@ def test_tuned_tiles_of_another_version_are_left_aside():
     assert vllm_tuning.known(case()) is None
 
 
-def test_compile_only_compiles_and_launches_nothing(stub):
+def test_compile_only_compiles_and_launches_nothing(vllm_calls):
     pytest.importorskip("triton.runtime._async_compile")
     module = sys.modules["vllm.model_executor.layers.fused_moe.fused_moe"]
     warmed = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import fields
 
@@ -97,8 +98,16 @@ def test_the_tiny_shape_is_run_by_every_system_that_is_asked_for():
     assert line.split()[2:] == ["study=smoke", "force=true", "'IMPLEMENTATIONS=field'"]
 
 
-def test_a_torch_that_is_named_is_installed_into_a_venv_that_is_there():
-    lines = planned("setup", TORCH="torch==2.12.0")
+def test_another_torch_that_is_named_is_installed_into_a_venv_that_is_there(tmp_path):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".torch").write_text("torch==2.13.0\n", encoding="utf-8")
+    (tmp_path / ".venv" / ".ready").touch()
+    folder = ["-C", str(tmp_path)]
+    assert planned(*folder, "setup") == planned(*folder, "setup", TORCH="torch==2.13.0")
+    assert not any("pip" in line for line in planned(*folder, "setup"))
+    lines = planned(*folder, "setup", TORCH="torch==2.12.0")
     assert any(line.endswith('install -q --disable-pip-version-check "torch==2.12.0"') for line in lines)
     assert lines[-2:] == ["echo 'torch==2.12.0' > .venv/.torch", "touch .venv/.ready"]
 
