@@ -45,6 +45,14 @@ JOINED = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(64, 128, 3))
 """Three programs on a multiprocessor, each with few loads in flight."""
 JOINED_FULLER = JoinedTiles(JoinedTile(64, 64, 5), JoinedTile(128, 64, 5))
 """Above 16 tokens of small experts."""
+JOINED_SHORT = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(128, 64, 3))
+"""Where sums of down are short, as in most shards of small experts: whole steps, and programs as long as elsewhere."""
+JOINED_SHORT_LONG = JoinedTiles(JoinedTile(16, 256, 3), JoinedTile(128, 64, 3))
+"""The same where gate and up sum over `LONG` columns, up to 8 tokens: few programs, each over all of a long sum."""
+JOINED_SHORT_LONG_FULLER = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(256, 64, 2))
+"""The same above 16 tokens, where down has by far the most programs."""
+SHORT = 384
+"""The longest sum of down that these serve (512 above 16 tokens)."""
 SPLITS = 4
 """Parts of the sums of down where they are long: a program of all steps would be one of few, and the last of them would
 run nearly alone."""
@@ -124,13 +132,24 @@ def heuristic_tiles(
         whole = (parts for parts in (SPLITS, SPLITS // 2) if ffn_dim % (parts * JOINED.down.step) == 0)
         return replace(JOINED, splits=next(whole, 1))
     if joins:
-        return JOINED_FULLER if tokens > 16 and hidden_dim * ffn_dim <= FEW_SMALL else JOINED
+        return joined_tiles(hidden_dim, ffn_dim, tokens)
     if target.nvidia_major != 9 or hidden_dim * ffn_dim > FEW_WEIGHTS or hidden_dim >= LONG:
         return row_block_tiles(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
     if tokens * top_k <= ONE_GRID_ROWS * num_experts and ffn_dim >= ONE_GRID_FFN:
         return ONE_GRID_LIGHTEST
     tiles = row_block_tiles(target, num_experts, top_k, hidden_dim, ffn_dim, tokens)
     return replace(tiles, one_grid=tiles.gate_up.num_warps == tiles.down.num_warps)
+
+
+def joined_tiles(hidden_dim: int, ffn_dim: int, tokens: int) -> JoinedTiles:
+    """The joined path's, where sums of down are not long enough to be split."""
+    if ffn_dim <= SHORT and hidden_dim >= LONG and tokens <= 8:
+        return JOINED_SHORT_LONG
+    if ffn_dim <= SHORT and hidden_dim >= LONG and tokens > 16:
+        return JOINED_SHORT_LONG_FULLER
+    if ffn_dim <= (512 if tokens > 16 else SHORT):
+        return JOINED_SHORT
+    return JOINED_FULLER if tokens > 16 and hidden_dim * ffn_dim <= FEW_SMALL else JOINED
 
 
 def may_join(target: Target, tokens: int) -> bool:
