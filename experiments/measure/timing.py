@@ -21,6 +21,8 @@ from ..workload.settings import TimingSettings
 Call = Callable[[], object]
 Made = TypeVar("Made")
 NOTHING = contextlib.nullcontext()
+MOST_FORWARDS = 4096
+"""The most forwards in a chain: 3 ms of kernels that do nothing. What launches none would never last as long."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def time_calls(
         sample_us = quick_us(run, repeats=3)
     else:
         (run, output), rounds, sample_us = lasting(
-            lambda rounds: chained([*calls] * rounds), lambda made: quick_us(made[0], repeats=3), settings.min_replay_us
-        )
+            lambda rounds: chained([*calls] * rounds), lambda made: quick_us(made[0], repeats=3),
+            settings.min_replay_us, MOST_FORWARDS // len(calls),
+        )  # fmt: skip
         links = rounds * len(calls)
     if verify is not None:
         verify(output)
@@ -81,8 +84,11 @@ def time_calls(
                   "flush" if flush else "chain")  # fmt: skip
 
 
-def lasting(make: Callable[[int], Made], time_us: Callable[[Made], float], least_us: float) -> tuple[Made, int, float]:
-    """(what `make` gives of so many rounds, the rounds, its time in us), of as many rounds as last `least_us`.
+def lasting(
+    make: Callable[[int], Made], time_us: Callable[[Made], float], least_us: float, most: int
+) -> tuple[Made, int, float]:
+    """(what `make` gives of so many rounds, the rounds, its time in us), of as many rounds as last `least_us`, or of
+    `most`.
 
     Each is timed itself: an eager forward may take ten times as long as the same one in a graph. What a replay costs at
     its start and end is a part of the latency of each forward in it, the larger the fewer there are.
@@ -91,9 +97,9 @@ def lasting(make: Callable[[int], Made], time_us: Callable[[Made], float], least
     while True:
         made = make(rounds)
         took = time_us(made)
-        if took >= least_us:
+        if took >= least_us or rounds >= most:
             return made, rounds, took
-        rounds = max(rounds + 1, math.ceil(1.1 * rounds * least_us / took))
+        rounds = min(most, max(rounds + 1, math.ceil(1.1 * rounds * least_us / max(took, 1.0))))
 
 
 def _repeated(links: Sequence[Call]) -> tuple[Call, object]:

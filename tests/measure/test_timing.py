@@ -43,12 +43,22 @@ def test_a_chain_is_as_long_as_it_is_asked_to_be(one, start):
         made.append(rounds)
         return rounds
 
-    chain, rounds, took = lasting(make, lambda rounds: start + one * rounds, 3000.0)
+    chain, rounds, took = lasting(make, lambda rounds: start + one * rounds, 3000.0, most=10_000)
     assert chain == rounds == made[-1]
     assert took == start + one * rounds
     assert 3000 <= took <= max(1.2 * 3000 + start, 2 * one + start)
     assert made[0] == 1
     assert len(made) <= 3, "few are made in vain"
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_chain_of_forwards_that_launch_nothing_has_an_end(start):
+    """One that gives back what it computed before would never last as long, however often it is in the chain."""
+    made = []
+    chain, rounds, took = lasting(lambda rounds: made.append(rounds) or rounds, lambda _: start, 3000.0, most=4096)
+    assert (chain, rounds, took) == (4096, 4096, start)
+    assert len(made) <= 3
+
 
 
 @pytest.mark.parametrize("launch", ["graph", "eager"])
