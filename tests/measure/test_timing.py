@@ -60,7 +60,6 @@ def test_a_chain_of_forwards_that_launch_nothing_has_an_end(start):
     assert len(made) <= 3
 
 
-
 @pytest.mark.parametrize("launch", ["graph", "eager"])
 def test_a_forward_has_its_share_of_a_chain_that_is_timed_itself(launch, monkeypatch):
     """A graph of forwards is far shorter than the same forwards launched one by one."""
