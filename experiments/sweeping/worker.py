@@ -66,8 +66,9 @@ def _is_done(implementation: Implementation, case: Case, done: list[dict[str, An
     it."""
     own = (case.case_hash, str(implementation.revision_of(case)))
     configs = [entry["config"] for entry in done if (entry["case_hash"], entry["revision"]) == own]
-    planned = implementation.planned_config(case) if configs else None
-    return any(planned is None or config in ("", planned) for config in configs)  # a failed row has no config
+    # A failed row has no config, and of a case that a system does not take it need not know what it would choose.
+    planned = implementation.planned_config(case) if any(configs) else None
+    return any(planned is None or config in ("", planned) for config in configs)
 
 
 def _work(implementation: Implementation, todo: list[Case], identity: dict, job: dict, send) -> None:

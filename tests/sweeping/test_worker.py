@@ -29,6 +29,23 @@ def test_a_row_of_the_revision_of_its_tokens_is_not_measured_again(tokens, revis
 
 
 @pytest.mark.parametrize(
+    ("held", "done"), [([""], True), (["tiles 1"], False), (["tiles 2"], True), (["", "tiles 1"], True), ([], False)]
+)
+def test_a_row_of_other_tiles_than_are_chosen_now_is_measured_again(held, done, monkeypatch):
+    """A failed row states none, and what its system would choose is not asked then: it may not take the case."""
+    Counted.__abstractmethods__ = frozenset()
+    case = Case("tiny", 8, 2, 128, 256, 512)
+    rows = [{"case_hash": case.case_hash, "revision": "8", "config": config} for config in held]
+
+    def planned(self, case):
+        assert any(held)
+        return "tiles 2"
+
+    monkeypatch.setattr(Counted, "planned_config", planned)
+    assert worker._is_done(Counted(), case, rows) is done
+
+
+@pytest.mark.parametrize(
     ("clocks", "looks"),
     [([1980], 1), ([1950], 1), ([1395, 1700, 1965], 3), ([345], 1)],
     ids=["full", "within noise", "lowered by the case before", "idle"],
