@@ -77,6 +77,10 @@ class Measurement(Kind, ABC):
         """
         return {}, modes
 
+    def planned_config(self, implementation: Implementation, case: Case) -> str | None:
+        """The config that a row would state now, if it is known: a row with another one is measured again."""
+        return implementation.planned_config(case)
+
     def seconds(self, results: int, points: int, systems: int, modes: Sequence[str]) -> float:
         """The forecast of GPU time beyond the starts of processes and the set-up of each layer, in s.
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..implementation import registry
 from ..implementation.contract import Implementation
 from ..measure.bench import case_rows, facts, make_bench
-from ..measure.measurement import measurements
+from ..measure.measurement import Measurement, measurements
 from ..table.limits import LIMIT
 from ..table.provenance import sm_clock_mhz
 from ..workload.case import Case
@@ -54,20 +54,23 @@ def main() -> None:
     }
     done = [entry for entry in job["done"] if all(entry[name] == str(value) for name, value in identity.items())]
     cases = [Case(**fields) for fields in job["cases"]]
-    todo = [case for case in cases if not _is_done(implementation, case, done)]
+    measurement = measurements()[job["kind"]]
+    todo = [case for case in cases if not _is_done(measurement, implementation, case, done)]
     send("plan", todo={case.case_hash: implementation.revision_of(case) for case in todo}, **identity)
     if todo:
         _work(implementation, todo, identity, job, send)
     send("end")
 
 
-def _is_done(implementation: Implementation, case: Case, done: list[dict[str, Any]]) -> bool:
+def _is_done(
+    measurement: Measurement, implementation: Implementation, case: Case, done: list[dict[str, Any]]
+) -> bool:
     """Whether one of these rows, all of this version, is of this case and its revision, and of the tiles chosen for
     it."""
     own = (case.case_hash, str(implementation.revision_of(case)))
     configs = [entry["config"] for entry in done if (entry["case_hash"], entry["revision"]) == own]
     # A failed row has no config, and of a case that a system does not take it need not know what it would choose.
-    planned = implementation.planned_config(case) if any(configs) else None
+    planned = measurement.planned_config(implementation, case) if any(configs) else None
     return any(planned is None or config in ("", planned) for config in configs)
 
 

@@ -30,7 +30,8 @@ from .store import Store
 SAME_RUN = ("device", "driver", "cuda", "torch", "triton", "python")
 """What must be equal for a run to go on; the card may be another one of the kind, the commit may move on."""
 
-SAME_RESULT = ("case_hash", "implementation", "implementation_version", "revision", "method_revision", "config")
+CONFIG = "config"
+SAME_RESULT = ("case_hash", "implementation", "implementation_version", "revision", "method_revision", CONFIG)
 """What must be equal for a row to answer for a measurement: it is not taken again."""
 
 SETTLED = ("ok", "unsupported")
@@ -115,7 +116,8 @@ class Run:
 
     def done(self, implementation: str, modes: Collection[str], *, retry: bool = False) -> list[dict[str, Any]]:
         """The columns of `SAME_RESULT` of what this run holds for every mode asked for: one entry for each case,
-        more where several versions measured it. retry: without what failed."""
+        more where several versions measured it. A row without a config (what failed has none, nor has what a model
+        counts of most systems) is of whichever the other modes have. retry: without what failed."""
         frame = self.read()
         if frame.empty:
             return []
@@ -128,8 +130,12 @@ class Run:
         frame = frame.reindex(columns=[*SAME_RESULT, mode])
         for name in SAME_RESULT:
             frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
-        held = frame.groupby(list(SAME_RESULT))[mode].agg(set).reset_index()
-        return [{name: row[name] for name in SAME_RESULT} for row in held.to_dict("records") if row[mode] >= set(modes)]
+        done = []
+        for same, rows in frame.groupby([name for name in SAME_RESULT if name != CONFIG]):
+            for config in {*rows[CONFIG]} - {""} or {""}:
+                if {*rows[mode][rows[CONFIG].isin(["", config])]} >= {*modes}:
+                    done.append(dict(zip(SAME_RESULT, (*same, config))))
+        return done
 
     def put(self, case: Case, rows: list[dict[str, Any]]) -> None:
         """Completes the rows of a case by one system with run, case and provenance, and writes them.

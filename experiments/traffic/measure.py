@@ -68,6 +68,12 @@ class Traffic(Measurement):
             return {case.case_hash: [row] for case in cases}, left
         return ncu.profile(implementation, cases, job, begin), left
 
+    def planned_config(self, implementation: Implementation, case: Case) -> str | None:
+        """Unknown without a GPU: the models count the tiles of one, and not those that this machine would choose."""
+        import torch
+
+        return super().planned_config(implementation, case) if torch.cuda.is_available() else None
+
     def complete(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The last row of each forward."""
         return rows[rows["stage"] == "total"]
@@ -104,4 +110,4 @@ def measure_traffic(implementation: Implementation, case: Case, methods: list[st
             rows.append(Traffic().failed(method, "unsupported", "too large for Triton's interpreter"))
         else:
             rows += traffic_rows(case, implementation.name, method)
-    return [{"config": implementation.config(case)} | row for row in rows]
+    return rows

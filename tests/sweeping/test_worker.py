@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tritonmoe_bench.experiments.implementation.contract import Implementation
+from tritonmoe_bench.experiments.measure.layer import Layer
 from tritonmoe_bench.experiments.sweeping import worker
 from tritonmoe_bench.experiments.workload.case import Case
 
@@ -25,7 +26,7 @@ def test_a_row_of_the_revision_of_its_tokens_is_not_measured_again(tokens, revis
     assert Counted().revision_of(case) == revision
     for stated in (8, 9, 10):
         held = {"case_hash": case.case_hash, "revision": str(stated), "config": ""}
-        assert worker._is_done(Counted(), case, [held]) == (stated == revision)
+        assert worker._is_done(Layer(), Counted(), case, [held]) == (stated == revision)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_a_row_of_other_tiles_than_are_chosen_now_is_measured_again(held, done, 
         return "tiles 2"
 
     monkeypatch.setattr(Counted, "planned_config", planned)
-    assert worker._is_done(Counted(), case, rows) is done
+    assert worker._is_done(Layer(), Counted(), case, rows) is done
 
 
 @pytest.mark.parametrize(

@@ -131,5 +131,22 @@ def test_a_forward_without_its_total_is_not_done(run):
     assert len(run.done("fast", ["model"])) == len(run.done("other", modes)) == len(CASES)
 
 
+@pytest.mark.parametrize(
+    ("model", "counters", "done"),
+    [
+        ("tiles 1", "tiles 1", ["tiles 1"]),
+        ("", "tiles 1", ["tiles 1"]),
+        ("tiles 1", "", ["tiles 1"]),
+        ("", "", [""]),
+        ("tiles 1", "tiles 2", []),
+    ],
+)
+def test_a_row_without_a_config_is_of_the_config_of_the_other_methods(run, model, counters, done):
+    for config, method in ((model, "model"), (counters, "counters")):
+        run.put(CASES[0], [{**row, "config": config} for row in forward("fast", method, [], NEW)])
+    held = [entry for entry in run.done("fast", ["model", "counters"]) if entry["revision"] == str(NEW)]
+    assert [entry["config"] for entry in held] == done
+
+
 def _is_total(line, implementation, method):
     return f",{implementation}," in line and f",total,all,{method}," in line
