@@ -62,9 +62,7 @@ def main() -> None:
     send("end")
 
 
-def _is_done(
-    measurement: Measurement, implementation: Implementation, case: Case, done: list[dict[str, Any]]
-) -> bool:
+def _is_done(measurement: Measurement, implementation: Implementation, case: Case, done: list[dict[str, Any]]) -> bool:
     """Whether one of these rows, all of this version, is of this case and its revision, and of the tiles chosen for
     it."""
     own = (case.case_hash, str(implementation.revision_of(case)))
