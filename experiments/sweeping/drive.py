@@ -89,27 +89,50 @@ def drive(
     """
     progress = tqdm(total=plan.points, unit="point", smoothing=0.1, mininterval=1.0)
     with ended_by_sigterm(), scratch() as folder, progress as bar:
+        jobs = {
+            name: {
+                "implementation": name, "kind": plan.measurement.kind, "modes": plan.modes, "timing": timing,
+                "method_revision": plan.method_revision, "environment": run.environment,
+                "cases": [asdict(case) for case in plan.cases_of(name)],
+                "done": [] if force else run.done(name, plan.modes, retry=retry),
+                "reference_folder": str(folder),
+            }
+            for name in plan.implementations
+        }  # fmt: skip
+        for name in _finished(jobs, plan):
+            bar.update(len(jobs.pop(name)["cases"]))
         ahead: _Worker | None = None
         try:
-            for name in plan.implementations:
+            for name, job in jobs.items():
                 bar.set_description(name)
                 left = {case.case_hash: case for case in plan.cases_of(name)}
-                done = [] if force else run.done(name, plan.modes, retry=retry)
                 idle = 0
                 while left:
-                    job = {
-                        "implementation": name, "kind": plan.measurement.kind, "modes": plan.modes, "timing": timing,
-                        "method_revision": plan.method_revision, "environment": run.environment,
-                        "cases": [asdict(case) for case in left.values()], "done": done,
-                        "reference_folder": str(folder),
-                    }  # fmt: skip
+                    job["cases"] = [asdict(case) for case in left.values()]
                     worker = ahead or _Worker(run.environment)
-                    ahead = _Worker(run.environment) if name != plan.implementations[-1] else None
+                    ahead = _Worker(run.environment) if name != list(jobs)[-1] else None
                     idle = 0 if _one_worker(worker, job, left, run, timeout_s, bar, last_try=idle > 0) else idle + 1
         finally:
             if ahead:
                 ahead.close(kill=True)
     run.finish()
+
+
+def _finished(jobs: dict[str, dict[str, Any]], plan: Plan) -> list[str]:
+    """The systems with rows of every case that the code of now would give: one process tells of all of them, where a
+    worker each would have to start. If it is lost, the workers tell."""
+    of = {
+        name: {"cases": job["cases"], "done": job["done"]}
+        for name, job in jobs.items()
+        if {case.case_hash for case in plan.cases_of(name)} <= {entry["case_hash"] for entry in job["done"]}
+    }
+    if not of:
+        return []
+    job = {key: value for key, value in jobs[next(iter(of))].items() if key != "implementation"} | {"of": of}
+    with contextlib.suppress(WorkerLost):
+        events = list(_events(_Worker(job["environment"]), job, {}, START_LIMIT_S))
+        return [event["implementation"] for event in events if event["event"] == "plan" and not event["todo"]]
+    return []
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """One process for one implementation: reads a job from stdin, sends an event a line to the pipe it is given.
 
-A CUDA fault, a crash or an out-of-memory here costs this implementation's rows and nothing else. Events: `plan`,
+A CUDA fault, a crash or an out-of-memory here costs this implementation's rows and nothing else. A job may ask for what
+is left of several implementations instead, and measures nothing then: one `plan` each. Events: `plan`,
 `start` of a case, `rows` of a case, `rates` (of the matrix units, from `stream` alone), `process` (drift of the
 streaming limit, clocks), `end`. Dies with its parent.
 """
@@ -45,21 +46,30 @@ def main() -> None:
     def send(event: str, **content: Any) -> None:
         pipe.write(json.dumps({"event": event, **content}) + "\n")
 
-    implementation = registry.get(job["implementation"])
+    for name, part in job["of"].items() if "of" in job else [(job["implementation"], {})]:
+        implementation, identity, left = _left(name, job | part)
+        send("plan", todo={case.case_hash: implementation.revision_of(case) for case in left}, **identity)
+    if left and "of" not in job:
+        sys.path[:0] = [str(folder) for folder in implementation.search_path()]
+        _work(implementation, left, identity, job, send)
+    send("end")
+
+
+def _left(name: str, job: dict[str, Any]) -> tuple[Implementation, dict[str, Any], list[Case]]:
+    """(the system, what its rows state of it, those of the job's cases that have no row of it yet)."""
+    implementation = registry.get(name)
+    path = sys.path.copy()
     sys.path[:0] = [str(folder) for folder in implementation.search_path()]
     identity = {
         "implementation": implementation.name,
         "implementation_version": implementation.version(),
         "method_revision": job["method_revision"],
     }
+    sys.path[:] = path
     done = [entry for entry in job["done"] if all(entry[name] == str(value) for name, value in identity.items())]
     cases = [Case(**fields) for fields in job["cases"]]
     measurement = measurements()[job["kind"]]
-    todo = [case for case in cases if not _is_done(measurement, implementation, case, done)]
-    send("plan", todo={case.case_hash: implementation.revision_of(case) for case in todo}, **identity)
-    if todo:
-        _work(implementation, todo, identity, job, send)
-    send("end")
+    return implementation, identity, [case for case in cases if not _is_done(measurement, implementation, case, done)]
 
 
 def _is_done(measurement: Measurement, implementation: Implementation, case: Case, done: list[dict[str, Any]]) -> bool:

@@ -109,6 +109,23 @@ def test_a_system_that_hangs_at_its_start_is_not_waited_for_twice(driven):
     assert workers == 1
 
 
+NOTHING_LEFT = plan() | {"todo": {}}
+
+
+@pytest.mark.parametrize(
+    ("scripts", "workers"),
+    [
+        ([[NOTHING_LEFT]], 1),
+        ([[plan(SECOND)], [plan(SECOND), *finished(SECOND)]], 2),
+        ([[KILLED], [NOTHING_LEFT]], 2),
+    ],
+    ids=["finished", "a row of an older revision", "the process that tells is lost"],
+)
+def test_one_process_tells_which_systems_are_finished(scripts, workers, driven):
+    driven([plan(), *finished(FIRST), *finished(SECOND), *finished(THIRD)])
+    assert driven(*scripts) == (dict.fromkeys(CASES, OK), workers)
+
+
 @pytest.mark.parametrize("change", [{"p50_us": -1.0}, {"p50_us": float("nan")}, {"status": "fine"}])
 def test_rows_that_no_csv_may_hold_cost_their_own_point(change, driven):
     wrong = [begun(FIRST), rows(FIRST, **change)]
@@ -294,3 +311,5 @@ def test_another_timing_is_measured_and_shown(tmp_path):
     assert (first["method_revision"][-7:], second["method_revision"][-8:]) == ("default", "thorough")
     assert second["timestamp_utc"] > first["timestamp_utc"]
     assert "made_up_sound: right at 1 points" in said
+    _, third = sweep("timing=thorough")
+    assert third["timestamp_utc"] == second["timestamp_utc"], "it was there"
