@@ -47,6 +47,18 @@ def test_tiles_are_compared_cold_and_in_a_graph(timed, rows, count, reads, flush
         assert reads * count <= rows
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(("rows", "count"), [(128, 8), (16, 16), (4, 4)])
+def test_a_tile_is_found_on_a_gpu_and_reads_every_word(rows, count):
+    words = torch.randint(-(2**31), 2**31 - 1, (rows, 1 << 18), dtype=torch.int32, device="cuda")
+    best = fastest_tile(words, count)
+    assert best in kernels.STREAM_TILES
+    read = torch.arange(rows - 1, rows - 1 - count, -1, dtype=torch.int32, device="cuda")
+    sums = kernels.stream(words, read, best).view(count, -1).sum(1, dtype=torch.int32)
+    assert torch.equal(sums, words[read.long()].sum(1, dtype=torch.int32))
+
+
 def test_small_readings_have_a_revision_of_their_own():
     def of(tokens):
         case = Case("one", 64, 4, 1024, 1024, tokens=tokens, skew=0.0, gating="softmax", dtype="bf16")
