@@ -68,6 +68,9 @@ class _FastVariant(Implementation):
     def config(self, case: Case) -> str:
         return str(self.tiles(case))
 
+    def planned_config(self, case: Case) -> str:
+        return self.config(case)
+
 
 class OutputCentric(_FastVariant):
     """The path for a token or two, for any number of tokens that a decode step has."""

@@ -26,7 +26,7 @@ SAMPLES = 5
 REPLAY_US = 1000.0
 """Least length of one of them."""
 SMALL = 1 << 27
-"""Bytes of a reading below which revision 2 could take a slow tile."""
+"""Bytes of a reading below which revision 2 could take a slow tile, with room to spare."""
 
 
 class Stream(Implementation):
@@ -36,7 +36,7 @@ class Stream(Implementation):
     family = "limit"
     # 2: the tile is chosen once for all weight sets, by more tries, each after a flush of the L2. Each set had chosen
     #    for itself, and at few active experts some took a slow one: limits of up to 25 % more.
-    # 3: by reads in one CUDA graph, as they are timed, and not one by one: of the readings below 50 MB 5 of 15 had a
+    # 3: by reads in one CUDA graph, as most are timed, and not one by one: of the readings below 50 MB 5 of 15 had a
     #    slow tile. None of 617 larger ones took over 3 % more than its like, so revision 2 stands for them.
     revision = 2
     source = "kernels/stream.py"

@@ -172,7 +172,7 @@ class Implementation(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Version of the system, empty if it is not installed."""
+        """Version of the system, empty if it is not installed. Imports nothing of it: one process asks many systems."""
 
     @abstractmethod
     def check(self, case: Case) -> Check:
@@ -206,7 +206,8 @@ class Implementation(ABC):
         return ""
 
     def planned_config(self, case: Case) -> str | None:
-        """The `config` that `build` will choose, if it is known before: a row with another one is measured again."""
+        """The `config` that `build` will choose, if it is known before: a row with another one is measured again.
+        Imports nothing of the system."""
         return None
 
     def activations(self, case: Case) -> str:

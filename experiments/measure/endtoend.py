@@ -62,6 +62,10 @@ class EndToEnd(Measurement):
             return [self.failed(mode, "unavailable", "pip install 'tritonmoe-bench[transformers]'") for mode in modes]
         return measure_endtoend(implementation, case, modes, bench, self._model(case, bench))
 
+    def planned_config(self, implementation: Implementation, case: Case) -> str:
+        """How transformers calls it; the tiles of a layer are not all that a step runs."""
+        return f"experts_implementation={implementation.experts_implementation}"
+
     def _model(self, case: Case, bench: Bench) -> Any:
         """The model of a case, kept for the next one of the same."""
         from ..workload.routing import TORCH_DTYPE
@@ -131,7 +135,7 @@ def measure_endtoend(implementation: Implementation, case: Case, launches: list[
     shared = {
         "status": "ok", "reason": "", "rel_error": error, "torch_rel_error": own_error,
         "transformers": transformers.__version__, "model_bytes": sum(each.nbytes for each in model.parameters()),
-        "config": f"experts_implementation={implementation.experts_implementation}",
+        "config": EndToEnd().planned_config(implementation, case),
     }  # fmt: skip
     rows = []
     for launch in launches:

@@ -75,7 +75,7 @@ def time_calls(
         links = rounds * len(calls)
     if verify is not None:
         verify(output)
-    count = min(settings.samples, max(settings.min_samples, int(settings.budget_ms * 1e3 / sample_us)))
+    count = min(settings.samples, max(settings.min_samples, int(settings.budget_ms * 1e3 / max(sample_us, 1.0))))
     with during:
         samples = sorted(sample / links for sample in _samples(run, count, flush))
     if verify_again is not None:
@@ -123,13 +123,10 @@ def _captured(links: Sequence[Call]) -> tuple[Call, object]:
     return graph.replay, output
 
 
-def quick_us(call: Call, repeats: int = 5, flush: bool = False) -> float:
-    """Median time of `call` in us over a few eager runs after one warm-up: for choices, never for a row.
-
-    flush: empty the L2 before each.
-    """
+def quick_us(call: Call, repeats: int = 5) -> float:
+    """Median time of `call` in us over a few eager runs after one warm-up: for choices, never for a row."""
     call()
-    return quantile(sorted(_samples(call, repeats, flush)), 0.5)
+    return quantile(sorted(_samples(call, repeats, flush=False)), 0.5)
 
 
 def matrix_tflops(dtype: torch.dtype, device: str | torch.device, size: int = 8192) -> float:

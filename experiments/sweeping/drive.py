@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -93,19 +94,19 @@ def drive(
             name: {
                 "implementation": name, "kind": plan.measurement.kind, "modes": plan.modes, "timing": timing,
                 "method_revision": plan.method_revision, "environment": run.environment,
-                "cases": [asdict(case) for case in plan.cases_of(name)],
-                "done": [] if force else run.done(name, plan.modes, retry=retry),
-                "reference_folder": str(folder),
+                "cases": [asdict(case) for case in plan.cases_of(name)], "done": [], "reference_folder": str(folder),
             }
             for name in plan.implementations
         }  # fmt: skip
-        for name in _finished(jobs, plan):
+        done = functools.partial(run.done, modes=plan.modes, retry=retry)
+        for name in _finished(jobs, {} if force else {name: done(name) for name in jobs}):
             bar.update(len(jobs.pop(name)["cases"]))
         ahead: _Worker | None = None
         try:
             for name, job in jobs.items():
                 bar.set_description(name)
                 left = {case.case_hash: case for case in plan.cases_of(name)}
+                job["done"] = [] if force else done(name)  # another sweep may have gone on meanwhile
                 idle = 0
                 while left:
                     job["cases"] = [asdict(case) for case in left.values()]
@@ -118,21 +119,27 @@ def drive(
     run.finish()
 
 
-def _finished(jobs: dict[str, dict[str, Any]], plan: Plan) -> list[str]:
-    """The systems with rows of every case that the code of now would give: one process tells of all of them, where a
-    worker each would have to start. If it is lost, the workers tell."""
+def _finished(jobs: dict[str, dict[str, Any]], done: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The systems of which no case is left. One process looks at all that have some row of each case, where a worker
+    each would have to start; what it does not come to, the workers look at.
+
+    done: by system, the rows that its run holds.
+    """
     of = {
-        name: {"cases": job["cases"], "done": job["done"]}
+        name: {"cases": job["cases"], "done": done[name]}
         for name, job in jobs.items()
-        if {case.case_hash for case in plan.cases_of(name)} <= {entry["case_hash"] for entry in job["done"]}
+        if name in done and len({entry["case_hash"] for entry in done[name]}) >= len(job["cases"]) > 0
     }
-    if not of:
-        return []
-    job = {key: value for key, value in jobs[next(iter(of))].items() if key != "implementation"} | {"of": of}
-    with contextlib.suppress(WorkerLost):
-        events = list(_events(_Worker(job["environment"]), job, {}, START_LIMIT_S))
-        return [event["implementation"] for event in events if event["event"] == "plan" and not event["todo"]]
-    return []
+    finished = [name for name, job in jobs.items() if not job["cases"]]
+    if of:
+        job = {key: value for key, value in next(iter(jobs.values())).items() if key != "implementation"} | {"of": of}
+        try:
+            for event in _events(_Worker(job["environment"]), job, {}, START_LIMIT_S):
+                if event["event"] == "plan" and not event["todo"] and event["implementation"] in of:
+                    finished.append(event["implementation"])
+        except WorkerLost as lost:
+            tqdm.write(f"note: the process that looks at what is there was lost ({lost}); each system looks by itself")
+    return finished
 
 
 @contextlib.contextmanager
@@ -161,20 +168,22 @@ def _one_worker(
     """Runs a worker over what is left and takes from `left` every case that has its rows.
 
     A worker that is lost with a case begun costs that case. One that ends before any is tried once more, and then
-    costs all that are left: the system itself does not start. Returns whether a case was begun or none was to do.
+    costs all that are left: the system itself does not start. Rows that are there stay, if it has not said that they
+    are old. Returns whether a case was begun or none was to do.
     """
     identity = {
         "implementation": job["implementation"], "implementation_version": "",
         "method_revision": job["method_revision"],
     }  # fmt: skip
     todo: dict[str, int] = {}
+    held = {entry["case_hash"] for entry in job["done"]}
     current: list[str] = []
     begun = False
     try:
         for event in _events(worker, job, left, timeout_s):
             kind = event.pop("event")
             if kind == "plan":
-                todo = event.pop("todo")
+                todo, held = event.pop("todo"), set()
                 identity |= event
                 for case_hash in [case_hash for case_hash in left if case_hash not in todo]:
                     del left[case_hash]
@@ -194,10 +203,13 @@ def _one_worker(
                 run.save(processes=[*run.record["processes"], event["drift"]])
     except WorkerLost as lost:
         given_up = last_try or lost.status == "timeout"
+        if given_up and not begun and held:
+            tqdm.write(f"note: {job['implementation']} does not start ({lost}); rows of it that are there stay")
         for case_hash in current or (list(left) if given_up and not begun else []):
             case = left.pop(case_hash)
             of_case = identity | {"revision": todo.get(case_hash, 0)}
-            run.put(case, [of_case | run.kind.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
+            if case_hash not in held:
+                run.put(case, [of_case | run.kind.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
             bar.update()
         return begun
     return True
@@ -241,8 +253,8 @@ def _events(worker: _Worker, job: dict[str, Any], left: dict[str, Case], timeout
 
 
 EVENTS: dict[str, dict[str, type]] = {
-    "plan": {"todo": dict}, "start": {"case_hash": str}, "rows": {"case_hash": str, "rows": list},
-    "rates": {"matrix_tflops": dict}, "process": {"drift": dict}, "end": {},
+    "plan": {"todo": dict, "implementation": str}, "start": {"case_hash": str},
+    "rows": {"case_hash": str, "rows": list}, "rates": {"matrix_tflops": dict}, "process": {"drift": dict}, "end": {},
 }  # fmt: skip
 """What each event of a worker holds at least (experiments/sweeping/worker.py); todo: revisions by case_hash."""
 

@@ -8,6 +8,7 @@ streaming limit, clocks), `end`. Dies with its parent.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -46,30 +47,39 @@ def main() -> None:
     def send(event: str, **content: Any) -> None:
         pipe.write(json.dumps({"event": event, **content}) + "\n")
 
-    for name, part in job["of"].items() if "of" in job else [(job["implementation"], {})]:
-        implementation, identity, left = _left(name, job | part)
-        send("plan", todo={case.case_hash: implementation.revision_of(case) for case in left}, **identity)
-    if left and "of" not in job:
-        sys.path[:0] = [str(folder) for folder in implementation.search_path()]
-        _work(implementation, left, identity, job, send)
+    if "of" in job:
+        path = sys.path.copy()
+        for name, part in job["of"].items():
+            with contextlib.suppress(Exception):  # its own worker says what is wrong with it
+                implementation, identity, left = _left(name, job | part)
+                send("plan", todo=_revisions(implementation, left), **identity)
+            sys.path[:] = path
+    else:
+        implementation, identity, left = _left(job["implementation"], job)
+        send("plan", todo=_revisions(implementation, left), **identity)
+        if left:
+            _work(implementation, left, identity, job, send)
     send("end")
 
 
-def _left(name: str, job: dict[str, Any]) -> tuple[Implementation, dict[str, Any], list[Case]]:
-    """(the system, what its rows state of it, those of the job's cases that have no row of it yet)."""
-    implementation = registry.get(name)
-    path = sys.path.copy()
+def _left(system: str, job: dict[str, Any]) -> tuple[Implementation, dict[str, Any], list[Case]]:
+    """(the system, whose packages can be imported from now on; what its rows state of it; those of the job's cases that
+    have no row of it yet)."""
+    implementation = registry.get(system)
     sys.path[:0] = [str(folder) for folder in implementation.search_path()]
     identity = {
         "implementation": implementation.name,
         "implementation_version": implementation.version(),
         "method_revision": job["method_revision"],
     }
-    sys.path[:] = path
     done = [entry for entry in job["done"] if all(entry[name] == str(value) for name, value in identity.items())]
     cases = [Case(**fields) for fields in job["cases"]]
     measurement = measurements()[job["kind"]]
     return implementation, identity, [case for case in cases if not _is_done(measurement, implementation, case, done)]
+
+
+def _revisions(implementation: Implementation, cases: list[Case]) -> dict[str, int]:
+    return {case.case_hash: implementation.revision_of(case) for case in cases}
 
 
 def _is_done(measurement: Measurement, implementation: Implementation, case: Case, done: list[dict[str, Any]]) -> bool:

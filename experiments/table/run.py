@@ -131,10 +131,11 @@ class Run:
         for name in SAME_RESULT:
             frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
         done = []
-        for same, rows in frame.groupby([name for name in SAME_RESULT if name != CONFIG]):
+        others = [name for name in SAME_RESULT if name != CONFIG]
+        for same, rows in frame.groupby(others):
             for config in {*rows[CONFIG]} - {""} or {""}:
                 if {*rows[mode][rows[CONFIG].isin(["", config])]} >= {*modes}:
-                    done.append(dict(zip(SAME_RESULT, (*same, config))))
+                    done.append(dict(zip(others, same)) | {CONFIG: config})
         return done
 
     def put(self, case: Case, rows: list[dict[str, Any]]) -> None:

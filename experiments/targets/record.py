@@ -51,6 +51,9 @@ WIDE = (
 NATIVE = ("gpt_oss_20b", "qwen3_next_80b_a3b", "llama_4_scout")
 """Models of which the native layer is recorded too: biases and a clamped activation; a shared expert with a gate;
 weights on the experts' input."""
+SHARD = (256, 8, 7168, 256)
+"""(num_experts, top_k, hidden_dim, ffn_dim) of an eighth of DeepSeek-V3: sums of down are short, those of gate and up
+long, which has tiles of its own."""
 FLOAT32_ROUTER = Case("float32 router", 256, 8, 7168, 2048, tokens=1)
 """What is recorded with a router in float32."""
 SIZES = ("FFN", "HIDDEN", "K", "N", "SPAN", "STRIDE_N")
@@ -102,6 +105,8 @@ def cases(implementation: Implementation, brief: bool) -> Iterator[Case]:
         case = Case("wide", num_experts, top_k, 2048, 512, tokens=64, gating=gating)
         if implementation.answer(case).status is Status.OK:
             yield case
+    if implementation.name == "fast":
+        yield from (Case("shard", *SHARD, tokens) for tokens in (8, 16, 32))
     for model, tokens in itertools.product(map(load_model, NATIVE), (1, 8, 64)):
         case = Case(model.name, *_shape(model), tokens, gating=model.native_gating, layer="native", facts=model.facts())
         if implementation.answer(case).status is Status.OK:

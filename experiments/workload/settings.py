@@ -10,7 +10,8 @@ class TimingSettings:
     """Settings of experiments/measure/timing.py; `timing.samples=...` and the like on the command line change them.
 
     samples: most samples of a latency; min_samples: fewest; budget_ms: GPU time that one latency may take between
-    the two; min_replay_us: least length of a chained sample; cold_factor: the working set of a chain over the L2.
+    the two; min_replay_us: least length of a chained sample, if 4096 forwards last as long; cold_factor: the working
+    set of a chain over the L2.
     """
 
     samples: int = 40

@@ -48,7 +48,7 @@ JOINED_FULLER = JoinedTiles(JoinedTile(64, 64, 5), JoinedTile(128, 64, 5))
 JOINED_SHORT = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(128, 64, 3))
 """Where sums of down are short, as in most shards of small experts: whole steps, and programs as long as elsewhere."""
 JOINED_SHORT_LONG = JoinedTiles(JoinedTile(16, 256, 3), JoinedTile(128, 64, 3))
-"""The same where gate and up sum over `LONG` columns, up to 8 tokens: few programs, each over all of a long sum."""
+"""The same where gate and up sum over `LONG` columns, up to 8 tokens: more programs where few experts have work."""
 JOINED_SHORT_LONG_FULLER = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(256, 64, 2))
 """The same above 16 tokens, where down has by far the most programs."""
 SHORT = 384

@@ -19,6 +19,9 @@ from tritonmoe_bench.kernels.fast.choose import (
     FEW_SMALL,
     JOINED,
     JOINED_FULLER,
+    JOINED_SHORT,
+    JOINED_SHORT_LONG,
+    JOINED_SHORT_LONG_FULLER,
     LONG_JOINED_TOKENS,
     heuristic_tiles,
 )
@@ -280,6 +283,25 @@ def test_slots_of_a_shared_expert_take_a_schedule_where_weights_multiply_the_inp
     case = Case(model.name, *shape, 8, gating=model.native_gating, layer="native", facts=model.facts(), quant=quant)
     assert isinstance(format_tiles(formats()[quant], HOPPER, shape, 8, None), JoinedTiles)
     assert Fast().config(case).startswith("m16 ")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "ffn", "tokens", "tiles"),
+    [
+        (2048, 192, 4, JOINED_SHORT),
+        (4096, 384, 32, JOINED_SHORT),
+        (2048, 512, 16, JOINED),
+        (2048, 512, 17, JOINED_SHORT),
+        (2048, 768, 32, JOINED_FULLER),
+        (7168, 256, 8, JOINED_SHORT_LONG),
+        (7168, 256, 9, JOINED_SHORT),
+        (7168, 256, 16, JOINED_SHORT),
+        (7168, 256, 17, JOINED_SHORT_LONG_FULLER),
+        (7168, 2048, 8, JOINED),
+    ],
+)
+def test_short_sums_of_down_have_tiles_of_their_own(hidden, ffn, tokens, tiles):
+    assert heuristic_tiles(HOPPER, 128, 8, hidden, ffn, tokens) == tiles
 
 
 def test_choice_does_not_take_it_in_the_interpreter():

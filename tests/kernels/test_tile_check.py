@@ -32,7 +32,13 @@ TARGETS = {
     "interpreter": INTERPRETER,
 }
 TOKENS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 128, 256, 512, 2048, 8192)
-SHAPES = sorted({(m.num_experts, m.top_k, m.hidden_dim, m.ffn_dim) for m in map(load_model, model_names())})
+MODELS = [load_model(name) for name in model_names()]
+SHAPES = sorted(
+    (model.num_experts, model.top_k, model.hidden_dim, model.ffn_dim // parts)
+    for model, parts in itertools.product(MODELS, (1, 2, 4, 8))
+    if parts == 1 or model.ffn_dim % (parts * TILE) == 0
+)
+"""Whole layers, and one GPU's share of them."""
 KINDS = {"none": None, **formats()}
 
 

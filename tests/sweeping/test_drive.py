@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tritonmoe_bench.experiments import checkout
+from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.measure.layer import Layer
 from tritonmoe_bench.experiments.sweeping import drive
 from tritonmoe_bench.experiments.sweeping.drive import WorkerLost
 from tritonmoe_bench.experiments.sweeping.scratch import scratch
+from tritonmoe_bench.experiments.table.provenance import INTERPRETER
 from tritonmoe_bench.experiments.table.run import SAME_RUN, Run
 from tritonmoe_bench.experiments.workload.case import Case
 
@@ -49,10 +52,12 @@ def driven(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
 
-    def run(*scripts):
+    def run(*scripts, force=False):
         left = iter(scripts)
+        run.jobs = []
 
         def events(worker, job, cases, timeout_s):
+            run.jobs.append(job)
             for event in next(left):
                 if isinstance(event, Exception):
                     raise event
@@ -65,7 +70,7 @@ def driven(monkeypatch, tmp_path):
             points=len(CASES), implementations=["mine"], cases_of=lambda name: list(CASES.values()), modes=["eager"],
             measurement=Layer(), method_revision="m",
         )  # fmt: skip
-        drive.drive(asked, made, {}, 1.0)
+        drive.drive(asked, made, {}, 1.0, force=force)
         frame = made.read()
         found = dict(zip(frame["case_hash"], zip(frame["status"], frame["reason"].fillna(""))))
         return found, len(scripts) - len(list(left))
@@ -110,20 +115,66 @@ def test_a_system_that_hangs_at_its_start_is_not_waited_for_twice(driven):
 
 
 NOTHING_LEFT = plan() | {"todo": {}}
+ALL_DONE = [plan(), *finished(FIRST), *finished(SECOND), *finished(THIRD)]
 
 
 @pytest.mark.parametrize(
-    ("scripts", "workers"),
+    ("scripts", "processes"),
     [
-        ([[NOTHING_LEFT]], 1),
-        ([[plan(SECOND)], [plan(SECOND), *finished(SECOND)]], 2),
-        ([[KILLED], [NOTHING_LEFT]], 2),
+        ([[NOTHING_LEFT]], ["of"]),
+        ([[plan(SECOND)], [plan(SECOND), *finished(SECOND)]], ["of", "mine"]),
+        ([[KILLED], [NOTHING_LEFT]], ["of", "mine"]),
+        ([[], [NOTHING_LEFT]], ["of", "mine"]),
+        ([[NOTHING_LEFT, KILLED]], ["of"]),
+        ([[NOTHING_LEFT | {"implementation": "other"}], [NOTHING_LEFT]], ["of", "mine"]),
     ],
-    ids=["finished", "a row of an older revision", "the process that tells is lost"],
+    ids=["finished", "a row of an older revision", "lost", "nothing said of it", "lost after it", "of another system"],
 )
-def test_one_process_tells_which_systems_are_finished(scripts, workers, driven):
-    driven([plan(), *finished(FIRST), *finished(SECOND), *finished(THIRD)])
-    assert driven(*scripts) == (dict.fromkeys(CASES, OK), workers)
+def test_one_process_tells_which_systems_are_finished(scripts, processes, driven):
+    driven(ALL_DONE)
+    assert driven(*scripts) == (dict.fromkeys(CASES, OK), len(processes))
+    assert ["of" if "of" in job else job["implementation"] for job in driven.jobs] == processes
+
+
+def test_what_is_measured_by_force_is_not_looked_at_first(driven):
+    driven(ALL_DONE)
+    assert driven(ALL_DONE, force=True) == (dict.fromkeys(CASES, OK), 1)
+    assert "of" not in driven.jobs[0]
+
+
+def test_a_case_without_a_row_is_left(driven):
+    driven([plan(FIRST, SECOND), *finished(FIRST), *finished(SECOND)])
+    driven([plan(THIRD), *finished(THIRD)])
+    assert "of" not in driven.jobs[0]
+
+
+@pytest.mark.parametrize("lost", [KILLED, WorkerLost("timeout", "no result within 180 s")], ids=["killed", "hangs"])
+def test_a_system_that_does_not_start_any_more_leaves_its_rows(lost, driven):
+    driven(ALL_DONE)
+    tries = [[lost]] * (2 if lost is KILLED else 1)
+    assert driven([lost], *tries) == (dict.fromkeys(CASES, OK), 1 + len(tries))
+
+
+def test_a_process_looks_at_what_several_systems_have(tmp_path):
+    """A real one, of systems of which one has all of its rows, one some, and one rows of an older revision."""
+    environment = {"device": INTERPRETER}
+    cases = [Case("tiny", 8, 2, 128, 256, tokens) for tokens in (1, 2)]
+
+    def job(name, revision):
+        entry = {"implementation": name, "implementation_version": registry.get(name).version(), "config": "",
+                 "method_revision": "m", "revision": str(revision)}  # fmt: skip
+        held = [entry | {"case_hash": case.case_hash} for case in cases]
+        return {"implementation": name, "kind": "layer", "method_revision": "m", "environment": environment,
+                "cases": [asdict(case) for case in cases]}, held  # fmt: skip
+
+    jobs, done = {}, {}
+    for name, older in (("stream", 0), ("fast", 0), ("paper_fused", 1), ("torch_loop", 0)):
+        jobs[name], done[name] = job(name, registry.get(name).revision_of(cases[0]) - older)
+    done["torch_loop"].pop()
+    assert drive._finished(jobs, done) == ["stream", "fast"]
+    assert drive._finished(jobs, {}) == []
+    jobs["stream"]["cases"] = []
+    assert drive._finished(jobs, {}) == ["stream"], "it has no case here"
 
 
 @pytest.mark.parametrize("change", [{"p50_us": -1.0}, {"p50_us": float("nan")}, {"status": "fine"}])
