@@ -69,10 +69,13 @@ class Traffic(Measurement):
         return ncu.profile(implementation, cases, job, begin), left
 
     def planned_config(self, implementation: Implementation, case: Case) -> str | None:
-        """Unknown without a GPU: the models count the tiles of one, and not those that this machine would choose."""
+        """Without a GPU, the tiles that the models count, which are not those that this machine would choose."""
         import torch
 
-        return super().planned_config(implementation, case) if torch.cuda.is_available() else None
+        from .rows import config_of
+
+        counted = None if torch.cuda.is_available() else config_of(case, implementation.name)
+        return counted or super().planned_config(implementation, case)
 
     def complete(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The last row of each forward."""

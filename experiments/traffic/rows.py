@@ -58,7 +58,7 @@ def traffic_rows(case: Case, implementation: str, method: str, tiles: AnyTiles |
     tiles = tiles or tiles_of(case, implementation)
     common = {
         **case.cells, "case_hash": case.case_hash, "implementation": implementation, "method": method,
-        "config": _config(implementation, tiles),
+        "config": config_of(case, implementation, tiles),
         "active_experts": routing.active_experts,
     }  # fmt: skip
     problem = _problem(case, implementation, method, tiles)
@@ -174,8 +174,10 @@ def _bytes(seen: Traffic) -> Bytes:
     return Bytes(seen.read_bytes, seen.write_bytes, seen.unique_read_bytes, seen.unique_write_bytes)
 
 
-def _config(implementation: str, tiles: AnyTiles) -> str:
-    """The tiles that the figures are for, in the words of the adapters in baselines."""
+def config_of(case: Case, implementation: str, tiles: AnyTiles | None = None) -> str:
+    """The tiles that the figures are for, by default `tiles_of`, in the words of the adapters in baselines; empty for
+    systems that have none here."""
+    tiles = tiles or tiles_of(case, implementation)
     if not isinstance(tiles, Tiles):
         return str(tiles)
     if implementation not in PIPELINES:
