@@ -2,10 +2,12 @@
 
 import pytest
 
+from tritonmoe_bench.experiments.implementation.registry import get
 from tritonmoe_bench.experiments.sweeping.plan import make_plan
 from tritonmoe_bench.experiments.table import store
 from tritonmoe_bench.experiments.table.run import Run
 from tritonmoe_bench.experiments.traffic.measure import Traffic
+from tritonmoe_bench.experiments.traffic.rows import traffic_rows
 from tritonmoe_bench.experiments.workload.case import Case
 from tritonmoe_bench.experiments.workload.config import GridConfig, PlanError, StudyConfig, SweepConfig
 
@@ -146,6 +148,15 @@ def test_a_row_without_a_config_is_of_the_config_of_the_other_methods(run, model
         run.put(CASES[0], [{**row, "config": config} for row in forward("fast", method, [], NEW)])
     held = [entry for entry in run.done("fast", ["model", "counters"]) if entry["revision"] == str(NEW)]
     assert [entry["config"] for entry in held] == done
+
+
+@pytest.mark.parametrize("name", ["fast", "paper_fused", "paper_unfused"])
+@pytest.mark.parametrize("tokens", [1, 32])
+def test_what_is_planned_without_a_gpu_is_what_the_rows_state(name, tokens, monkeypatch):
+    """Not the tiles of the interpreter: a row of other ones would be counted again each time, or never."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    case = Case("tiny", 8, 2, 128, 256, tokens)
+    assert {row["config"] for row in traffic_rows(case, name, "model")} == {Traffic().planned_config(get(name), case)}
 
 
 def _is_total(line, implementation, method):
