@@ -36,8 +36,9 @@ class Stream(Implementation):
     family = "limit"
     # 2: the tile is chosen once for all weight sets, by more tries, each after a flush of the L2. Each set had chosen
     #    for itself, and at few active experts some took a slow one: limits of up to 25 % more.
-    # 3: by reads in one CUDA graph, as most are timed, and not one by one: of the readings below 50 MB 5 of 15 had a
-    #    slow tile. None of 617 larger ones took over 3 % more than its like, so revision 2 stands for them.
+    # 3: by reads in one CUDA graph, as most are timed, and not one by one: several of the least readings had a slow
+    #    tile (21.7 us where four times the tokens take 18.1, int4 in quant.csv of fd09bdb). By hand, of all rows none
+    #    above 50 MB stands out from those of about as many bytes, so revision 2 stands for them.
     revision = 2
     source = "kernels/stream.py"
     computes_layer = False

@@ -86,10 +86,10 @@ def _is_done(measurement: Measurement, implementation: Implementation, case: Cas
     """Whether one of these rows, all of this version, is of this case and its revision, and of the tiles chosen for
     it."""
     own = (case.case_hash, str(implementation.revision_of(case)))
-    configs = [entry["config"] for entry in done if (entry["case_hash"], entry["revision"]) == own]
+    configs = {entry["config"] for entry in done if (entry["case_hash"], entry["revision"]) == own}
     # A failed row has no config, and of a case that a system does not take it need not know what it would choose.
     planned = measurement.planned_config(implementation, case) if any(configs) else None
-    return any(planned is None or config in ("", planned) for config in configs)
+    return bool(configs) and (planned is None or planned in configs)
 
 
 def _work(implementation: Implementation, todo: list[Case], identity: dict, job: dict, send) -> None:

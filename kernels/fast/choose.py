@@ -52,7 +52,8 @@ JOINED_SHORT_LONG = JoinedTiles(JoinedTile(16, 256, 3), JoinedTile(128, 64, 3))
 JOINED_SHORT_LONG_FULLER = JoinedTiles(JoinedTile(32, 128, 3), JoinedTile(256, 64, 2))
 """The same above 16 tokens, where down has by far the most programs."""
 SHORT = 384
-"""The longest sum of down that these serve (512 above 16 tokens)."""
+SHORT_FULLER = 512
+"""The longest sums of down that these serve, up to 16 tokens and above."""
 SPLITS = 4
 """Parts of the sums of down where they are long: a program of all steps would be one of few, and the last of them would
 run nearly alone."""
@@ -147,7 +148,7 @@ def joined_tiles(hidden_dim: int, ffn_dim: int, tokens: int) -> JoinedTiles:
         return JOINED_SHORT_LONG
     if ffn_dim <= SHORT and hidden_dim >= LONG and tokens > 16:
         return JOINED_SHORT_LONG_FULLER
-    if ffn_dim <= (512 if tokens > 16 else SHORT):
+    if ffn_dim <= (SHORT_FULLER if tokens > 16 else SHORT):
         return JOINED_SHORT
     return JOINED_FULLER if tokens > 16 and hidden_dim * ffn_dim <= FEW_SMALL else JOINED
 

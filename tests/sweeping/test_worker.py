@@ -30,7 +30,8 @@ def test_a_row_of_the_revision_of_its_tokens_is_not_measured_again(tokens, revis
 
 
 @pytest.mark.parametrize(
-    ("held", "done"), [([""], True), (["tiles 1"], False), (["tiles 2"], True), (["", "tiles 1"], True), ([], False)]
+    ("held", "done"),
+    [([""], True), (["tiles 1"], False), (["tiles 2"], True), (["tiles 1", "tiles 2"], True), ([], False)],
 )
 def test_a_row_of_other_tiles_than_are_chosen_now_is_measured_again(held, done, monkeypatch):
     """A failed row states none, and what its system would choose is not asked then: it may not take the case."""
