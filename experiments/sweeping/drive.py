@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import checkout
+from ..implementation.contract import Status
 from ..table.provenance import INTERPRETER
 from ..table.run import Run
 from ..workload.case import Case
@@ -169,16 +170,19 @@ def _one_worker(
 
     A worker that is lost with a case begun costs that case. One that ends before any is tried once more, and then
     costs all that are left: the system itself does not start. Rows that are there stay, if it has not said that they
-    are old. Returns whether a case was begun or none was to do.
+    are old; those that were measured stay too where the system is unavailable now. Returns whether a case was begun or
+    none was to do.
     """
+    name = job["implementation"]
     identity = {
-        "implementation": job["implementation"], "implementation_version": "",
-        "method_revision": job["method_revision"],
+        "implementation": name, "implementation_version": "", "method_revision": job["method_revision"],
     }  # fmt: skip
     todo: dict[str, int] = {}
     held = {entry["case_hash"] for entry in job["done"]}
     current: list[str] = []
+    kept: list[str] = []
     begun = False
+    measured = functools.cache(lambda: {entry["case_hash"] for entry in run.done(name, job["modes"], retry=True)})
     try:
         for event in _events(worker, job, left, timeout_s):
             kind = event.pop("event")
@@ -193,8 +197,12 @@ def _one_worker(
                 bar.set_postfix_str(str(left[current[0]]))
             elif kind == "rows":
                 current = [event["case_hash"]]
-                of_case = identity | {"revision": todo.get(current[0], 0)}
-                _put(run, left.pop(current[0]), event["rows"], of_case, job["modes"])
+                case, of_case = left.pop(current[0]), identity | {"revision": todo.get(current[0], 0)}
+                missing = [row["reason"] for row in event["rows"] if row.get("status") == Status.UNAVAILABLE]
+                if missing and current[0] in measured():
+                    kept.append(missing[0])
+                else:
+                    _put(run, case, event["rows"], of_case, job["modes"])
                 current = []
                 bar.update()
             elif kind == "rates":
@@ -204,7 +212,7 @@ def _one_worker(
     except WorkerLost as lost:
         given_up = last_try or lost.status == "timeout"
         if given_up and not begun and held:
-            tqdm.write(f"note: {job['implementation']} does not start ({lost}); rows of it that are there stay")
+            tqdm.write(f"note: {name} does not start ({lost}); rows of it that are there stay")
         for case_hash in current or (list(left) if given_up and not begun else []):
             case = left.pop(case_hash)
             of_case = identity | {"revision": todo.get(case_hash, 0)}
@@ -212,6 +220,9 @@ def _one_worker(
                 run.put(case, [of_case | run.kind.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
             bar.update()
         return begun
+    finally:
+        if kept:
+            tqdm.write(f"note: {name} cannot run here ({kept[0]}); its rows of {len(kept)} points stay")
     return True
 
 

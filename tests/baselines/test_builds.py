@@ -43,23 +43,32 @@ def test_the_checkouts_are_those_of_the_adapters(monkeypatch):
     assert all(c.package.split("/")[0] == sources[c.name].package for c in checkouts)
 
 
-def test_a_checkout_is_made_at_its_commit_alone(monkeypatch, tmp_path):
+@pytest.fixture
+def build(monkeypatch):
+    """checkouts/build.py, as when it is run as a file."""
     path = BUILDS / "checkouts" / "build.py"
     monkeypatch.syspath_prepend(path.parent)
-    build = load(path)
+    return load(path)
+
+
+def published(monkeypatch, tmp_path, files):
+    """The commit of a repository with these files, of text by path, which github.com/some/thing stands for."""
     origin = tmp_path / "origin"
-    (origin / "package").mkdir(parents=True)
-    (origin / "package" / "__init__.py").write_text("this = 1\n", encoding="utf-8")
-    (origin / "tests").mkdir()
-    (origin / "tests" / "test_it.py").touch()
+    for name, text in files.items():
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_text(text, encoding="utf-8")
     git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, encoding="utf-8")
-    commit = head.stdout.strip()
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{origin}.insteadOf")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/some/thing")
+    return head.stdout.strip()
+
+
+def test_a_checkout_is_made_at_its_commit_alone(build, monkeypatch, tmp_path):
+    commit = published(monkeypatch, tmp_path, {"package/__init__.py": "this = 1\n", "tests/test_it.py": ""})
     out = tmp_path / "peers" / "thing"
     build.make(build.Source("some/thing", commit, "package"), out, "python", "9.0")
     made = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
@@ -68,3 +77,19 @@ def test_a_checkout_is_made_at_its_commit_alone(monkeypatch, tmp_path):
     with pytest.raises(build.BuildError, match="git fetch"):
         build.make(build.Source("some/thing", "f" * 40, "package"), out, "python", "9.0")
     assert made == sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize(("linked", "is_made"), [("libc10.so libc10_cuda.so", True), ("libc10.so", False)])
+def test_a_library_that_its_setup_compiled_without_cuda_is_refused(build, monkeypatch, tmp_path, linked, is_made):
+    setup = f'from pathlib import Path\nPath("thing_kernel.so").write_text("{linked}")\nprint("no nccl.h")\n'
+    commit = published(monkeypatch, tmp_path, {"package/__init__.py": "", "setup.py": setup})
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)  # no `strip`, which takes no such library
+    source = build.Source("some/thing", commit, "package", library="thing_kernel")
+    out = tmp_path / "peers" / "thing"
+    if is_made:
+        build.make(source, out, sys.executable, "9.0")
+        assert (out / "thing_kernel.so").read_text(encoding="utf-8") == linked
+    else:
+        with pytest.raises(build.BuildError, match=r"without CUDA[\s\S]*no nccl\.h"):
+            build.make(source, out, sys.executable, "9.0")
+        assert not out.exists()

@@ -153,6 +153,19 @@ def test_a_system_that_does_not_start_any_more_leaves_its_rows(lost, driven):
     assert driven([lost], *tries) == (dict.fromkeys(CASES, OK), 1 + len(tries))
 
 
+NOT_HERE = {"status": "unavailable", "reason": "not installed", "implementation_version": ""}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_system_that_is_not_here_any_more_leaves_its_rows(force, driven, capsys):
+    error, missing = rows(SECOND, status="error", reason="a fault"), rows(THIRD, **NOT_HERE)
+    driven([plan(), *finished(FIRST), begun(SECOND), error, begun(THIRD), missing])
+    gone = [plan(), *(event for case in CASES for event in (begun(case), rows(case, **NOT_HERE)))]
+    found, _ = driven(gone, force=True) if force else driven([plan()], gone)
+    assert found == {FIRST: OK, SECOND: ("unavailable", "not installed"), THIRD: ("unavailable", "not installed")}
+    assert "note: mine cannot run here (not installed); its rows of 1 points stay" in capsys.readouterr().out
+
+
 def test_a_process_looks_at_what_several_systems_have(tmp_path):
     """A real one, of systems of which one has all of its rows, one some, and one rows of an older revision."""
     environment = {"device": INTERPRETER}

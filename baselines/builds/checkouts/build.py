@@ -22,6 +22,8 @@ from pathlib import Path
 
 DEFAULT_OUT = Path(__file__).resolve().parents[3] / ".peers"
 DEFAULT_ARCH = "9.0"
+LINKED = b"libc10_cuda"
+"""What an extension of PyTorch's names in its list of libraries if it was compiled with CUDA."""
 
 
 class BuildError(Exception):
@@ -84,7 +86,10 @@ def make(source: Source, out: Path, python: str, arch: str) -> None:
         if source.library:
             # In place: the library lies beside the package, as it does after a user's own build.
             settings = {**os.environ, "TORCH_CUDA_ARCH_LIST": arch, **dict(source.environment)}
-            run([python, "setup.py", "build_ext", "--inplace"], tree, settings)
+            said = run([python, "setup.py", "build_ext", "--inplace"], tree, settings)
+            # Tutel's setup.py compiles for CPUs where it fails with CUDA, and that ends well.
+            if not any(LINKED in path.read_bytes() for path in tree.glob(f"{source.library}*.so")):
+                raise BuildError("compiled without CUDA, as its setup.py does where that fails:\n" + ending(said))
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(tree / source.package, out / source.package, ignore=shutil.ignore_patterns("__pycache__"))
         for library in tree.glob(f"{source.library}*.so") if source.library else ():
@@ -114,8 +119,13 @@ def run(command: list[str], folder: Path, environment: os._Environ[str] | dict[s
     except OSError as error:
         raise BuildError(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode:
-        raise BuildError(f"{' '.join(command)} fails:\n" + "\n".join(done.stdout.splitlines()[-20:]))
+        raise BuildError(f"{' '.join(command)} fails:\n" + ending(done.stdout))
     return done.stdout
+
+
+def ending(said: str) -> str:
+    """The last lines of what a step says."""
+    return "\n".join(said.splitlines()[-20:])
 
 
 if __name__ == "__main__":
