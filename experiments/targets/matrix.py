@@ -33,15 +33,18 @@ def record(target: str, brief: bool) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def compile_all(launches: Iterable[dict[str, Any]], jobs: int) -> list[dict[str, Any]]:
-    """A row of `columns.PORTABILITY_COLUMNS` for each launch, in their order, by as many workers at a time."""
+def compile_all(launches: Iterable[dict[str, Any]], jobs: int, *, to_run: bool = False) -> list[dict[str, Any]]:
+    """A row of `columns.PORTABILITY_COLUMNS` for each launch, in their order, by as many workers at a time.
+
+    to_run: just as the launch itself would compile them, so that it finds them in Triton's cache.
+    """
     todo: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
     for task in enumerate(launches):
         todo.put(task)
     rows: dict[int, dict[str, Any]] = {}
 
     def work() -> None:
-        worker = Worker()
+        worker = Worker(to_run)
         try:
             while True:
                 index, launch = todo.get_nowait()
@@ -60,7 +63,8 @@ def compile_all(launches: Iterable[dict[str, Any]], jobs: int) -> list[dict[str,
 class Worker:
     """A compiling process. One that dies or hangs costs the kernel that it was at, and another takes its place."""
 
-    def __init__(self) -> None:
+    def __init__(self, to_run: bool = False) -> None:
+        self.to_run = to_run
         self.process: subprocess.Popen | None = None
         self.said: IO[str] | None = None
 
@@ -70,7 +74,7 @@ class Worker:
             self.said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (it lives as long as the process)
             self.process = subprocess.Popen(
                 checkout.program("experiments.targets.compile"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self.said, encoding="utf-8", errors="replace", bufsize=1, env=_environment(),
+                stderr=self.said, encoding="utf-8", errors="replace", bufsize=1, env=_environment(self.to_run),
             )  # fmt: skip
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
@@ -151,8 +155,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _environment() -> dict[str, str]:
-    """Without the interpreter, as a process that interprets Triton cannot compile it, and without the lines of the
-    source in what is compiled, which take a tenth of the time."""
+def _environment(to_run: bool = False) -> dict[str, str]:
+    """Without the interpreter, as a process that interprets Triton cannot compile it, and, if it is not to run, without
+    the lines of the source in what is compiled, which take a tenth of the time: Triton keeps the two apart."""
     inherited = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
-    return {**inherited, "TRITON_DISABLE_LINE_INFO": "1"}
+    return inherited if to_run else {**inherited, "TRITON_DISABLE_LINE_INFO": "1"}

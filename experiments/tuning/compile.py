@@ -43,10 +43,12 @@ def compile_points(
         if line["candidate"] is not None:
             number, place = line["point"], line["candidate"]
             users[_layer(points[number][0]), fresh[number][place]] = keys
+    as_launched = list(dict.fromkeys((launch["module"], launch["kernel"]) for launch in launches.values()))
     tell(f"compiling {len(launches)} kernels by {jobs} processes")
     # The largest kernels first, so that no process is left alone with one at the end.
     order = sorted(launches, key=lambda key: "gemm" not in launches[key]["module"])
-    rows = dict(zip(order, compile_all([launches[key] for key in order], jobs)))
+    todo = [launches[key] | {"order": as_launched} for key in order]
+    rows = dict(zip(order, compile_all(todo, jobs, to_run=True)))
     rejected: list[dict[Candidate, str]] = [{} for _ in points]
     for refused, (case, candidates) in zip(rejected, points):
         for candidate in candidates:

@@ -278,7 +278,8 @@ def test_kernels_are_compiled_once_a_layer_and_refusals_reach_every_point(monkey
             for place, candidate in enumerate(found):
                 yield {"point": number, "candidate": place, "launches": [launch | {"specialization": str(candidate)}]}
 
-    def compile_all(launches, jobs):
+    def compile_all(launches, jobs, *, to_run):
+        assert to_run
         compiled.extend(launches)
         bad = str(GATE_UP[1])
         return [
