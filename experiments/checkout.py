@@ -49,6 +49,11 @@ def program_environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"} | changes
 
 
+def compiler_environment(**changes: str) -> dict[str, str]:
+    """The same without Triton's interpreter: a process that interprets kernels cannot compile them."""
+    return {name: value for name, value in program_environment(**changes).items() if name != "TRITON_INTERPRET"}
+
+
 def git(folder: Path, *arguments: str) -> str | None:
     """What git prints in that folder; None where it fails or is not there."""
     import subprocess

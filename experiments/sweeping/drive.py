@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -170,8 +170,8 @@ def _one_worker(
 
     A worker that is lost with a case begun costs that case. One that ends before any is tried once more, and then
     costs all that are left: the system itself does not start. Rows that are there stay, if it has not said that they
-    are old; those that were measured stay too where the system is unavailable now. Returns whether a case was begun or
-    none was to do.
+    are old, and where the system is unavailable now: each sweep asks it again. Returns whether a case was begun or none
+    was to do.
     """
     name = job["implementation"]
     identity = {
@@ -182,7 +182,7 @@ def _one_worker(
     current: list[str] = []
     kept: list[str] = []
     begun = False
-    measured = functools.cache(lambda: {entry["case_hash"] for entry in run.done(name, job["modes"], retry=True)})
+    settled = functools.cache(lambda mode: {entry["case_hash"] for entry in run.done(name, [mode], retry=True)})
     try:
         for event in _events(worker, job, left, timeout_s):
             kind = event.pop("event")
@@ -197,12 +197,8 @@ def _one_worker(
                 bar.set_postfix_str(str(left[current[0]]))
             elif kind == "rows":
                 current = [event["case_hash"]]
-                case, of_case = left.pop(current[0]), identity | {"revision": todo.get(current[0], 0)}
-                missing = [row["reason"] for row in event["rows"] if row.get("status") == Status.UNAVAILABLE]
-                if missing and current[0] in measured():
-                    kept.append(missing[0])
-                else:
-                    _put(run, case, event["rows"], of_case, job["modes"])
+                of_case = identity | {"revision": todo.get(current[0], 0)}
+                kept += _put(run, left.pop(current[0]), event["rows"], of_case, job["modes"], settled)
                 current = []
                 bar.update()
             elif kind == "rates":
@@ -222,17 +218,35 @@ def _one_worker(
         return begun
     finally:
         if kept:
-            tqdm.write(f"note: {name} cannot run here ({kept[0]}); its rows of {len(kept)} points stay")
+            tqdm.write(f"note: {name} cannot be measured here ({kept[0]}); rows of it that are there stay: {len(kept)}")
     return True
 
 
-def _put(run: Run, case: Case, rows: list[dict[str, Any]], identity: dict[str, Any], modes: list[str]) -> None:
-    """Writes the rows of a case; where they cannot stand in the CSV, rows that say so."""
+def _put(
+    run: Run,
+    case: Case,
+    rows: list[dict[str, Any]],
+    identity: dict[str, Any],
+    modes: list[str],
+    settled: Callable[[str], set[str]],
+) -> list[str]:
+    """Writes the rows of a case, but none that says `unavailable` in the place of one that says more, and returns the
+    reasons of those; where they cannot stand in the CSV, writes rows that say so.
+
+    settled: by mode, the case_hash of the cases with such a row.
+    """
+    column, reasons = run.kind.mode_column, []
     try:
-        run.put(case, rows)
+        for row in [row for row in rows if row.get("status") == Status.UNAVAILABLE]:
+            if case.case_hash in settled(row.get(column, "")):
+                reasons.append(str(row.get("reason", "")))
+                rows = [other for other in rows if other is not row]
+        if rows or not reasons:
+            run.put(case, rows)
     except (ValueError, TypeError, AttributeError) as error:
         reason = f"its rows cannot stand in the CSV: {error}"
         run.put(case, [identity | run.kind.failed(mode, "error", reason) for mode in modes])
+    return reasons
 
 
 def _events(worker: _Worker, job: dict[str, Any], left: dict[str, Case], timeout_s: float) -> Iterator[dict[str, Any]]:

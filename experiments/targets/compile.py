@@ -6,7 +6,6 @@ stdin ends. LLVM aborts the process where it gives up, so matrix.py runs it apar
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -14,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,44 +41,12 @@ THROUGH_REGISTERS = r"ttg\.local_store .*mutable"
 
 
 def compile_launch(launch: dict[str, Any]) -> dict[str, Any]:
-    """The kernel of a launch, compiled for its target. Raises what Triton raises.
-
-    launch: as record.py has it; its `order`, if it is to be found in Triton's cache, are the (module, kernel) that a
-    process launches, in their order.
-    """
+    """The kernel of a launch, compiled for its target. Raises what Triton raises."""
     gpu = TARGETS[launch["target"]]
-    # Triton 3.6 leaves the constants of a function that a kernel calls out of the kernel's key in the cache, unless
-    # another kernel that calls it has a key already: so they get theirs in the order of the launches.
-    for module, name in launch.get("order", ()):
-        _ = getattr(importlib.import_module(module), name).cache_key
     kernel = getattr(importlib.import_module(launch["module"]), launch["kernel"])
     triton.runtime.driver.set_active(Driver(gpu))
     kernel.device_caches.clear()  # they hold the target before
-    with _constants_as_launched(kernel):
-        compiled = kernel.preload(launch["specialization"])
-    return resources(compiled, gpu)
-
-
-@contextlib.contextmanager
-def _constants_as_launched(kernel: Any) -> Iterator[None]:
-    """Inside, `preload` compiles with tuples where JSON has lists, as Triton 3.6 does not: its cache tells them apart,
-    and a launch has tuples."""
-    compiles = kernel._do_compile
-
-    def with_tuples(key: Any, signature: Any, device: Any, constants: dict[Any, Any], *rest: Any, **named: Any) -> Any:
-        return compiles(
-            key, signature, device, {name: _tuples(value) for name, value in constants.items()}, *rest, **named
-        )
-
-    kernel._do_compile = with_tuples
-    try:
-        yield
-    finally:
-        del kernel._do_compile
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return resources(kernel.preload(launch["specialization"]), gpu)
 
 
 def resources(compiled: Any, gpu: Gpu) -> dict[str, Any]:

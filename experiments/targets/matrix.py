@@ -22,21 +22,27 @@ from .gpus import TARGETS
 
 RESULTS = ROOT / "results"
 COMPILE_LIMIT_S = 300
+Kernels = Sequence[tuple[str, str]]
+"""Each a module and a name."""
 
 
 def record(target: str, brief: bool) -> list[dict[str, Any]]:
     """The launches of one target. Raises RuntimeError, with what the process said, if it fails."""
     command = [*checkout.program("experiments.targets.record"), target, *(["--brief"] if brief else [])]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=_environment())
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace",
+                          env=checkout.compiler_environment(TRITON_DISABLE_LINE_INFO="1"))  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"recording the launches of {target} failed:\n{done.stderr}")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def compile_all(launches: Iterable[dict[str, Any]], jobs: int, *, to_run: bool = False) -> list[dict[str, Any]]:
+def compile_all(
+    launches: Iterable[dict[str, Any]], jobs: int, as_launched: Kernels | None = None
+) -> list[dict[str, Any]]:
     """A row of `columns.PORTABILITY_COLUMNS` for each launch, in their order, by as many workers at a time.
 
-    to_run: just as the launch itself would compile them, so that it finds them in Triton's cache.
+    as_launched: the kernels of all that this machine will launch. Then each launch is compiled as when it is done, and
+    finds its kernel in Triton's cache if its process has called `keys_in_order` of ahead.py with the same.
     """
     todo: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
     for task in enumerate(launches):
@@ -44,7 +50,7 @@ def compile_all(launches: Iterable[dict[str, Any]], jobs: int, *, to_run: bool =
     rows: dict[int, dict[str, Any]] = {}
 
     def work() -> None:
-        worker = Worker(to_run)
+        worker = Worker(as_launched)
         try:
             while True:
                 index, launch = todo.get_nowait()
@@ -63,8 +69,14 @@ def compile_all(launches: Iterable[dict[str, Any]], jobs: int, *, to_run: bool =
 class Worker:
     """A compiling process. One that dies or hangs costs the kernel that it was at, and another takes its place."""
 
-    def __init__(self, to_run: bool = False) -> None:
-        self.to_run = to_run
+    def __init__(self, as_launched: Kernels | None = None) -> None:
+        if as_launched is None:
+            # Without the lines of the source in what is compiled, which take a tenth of the time.
+            self.program = checkout.program("experiments.targets.compile")
+            self.environment = checkout.compiler_environment(TRITON_DISABLE_LINE_INFO="1")
+        else:
+            self.program = [*checkout.program("experiments.targets.ahead"), json.dumps(as_launched)]
+            self.environment = checkout.compiler_environment()
         self.process: subprocess.Popen | None = None
         self.said: IO[str] | None = None
 
@@ -73,8 +85,8 @@ class Worker:
         if self.process is None:
             self.said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (it lives as long as the process)
             self.process = subprocess.Popen(
-                checkout.program("experiments.targets.compile"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self.said, encoding="utf-8", errors="replace", bufsize=1, env=_environment(self.to_run),
+                self.program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, encoding="utf-8",
+                errors="replace", bufsize=1, env=self.environment,
             )  # fmt: skip
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
@@ -153,10 +165,3 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
         if row["status"] != "ok"
     ]
     return "\n".join(lines)
-
-
-def _environment(to_run: bool = False) -> dict[str, str]:
-    """Without the interpreter, as a process that interprets Triton cannot compile it, and, if it is not to run, without
-    the lines of the source in what is compiled, which take a tenth of the time: Triton keeps the two apart."""
-    inherited = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
-    return inherited if to_run else {**inherited, "TRITON_DISABLE_LINE_INFO": "1"}

@@ -1,4 +1,4 @@
-"""Compiles all that `make tune` will launch, in parallel and ahead of it, into Triton's cache on disk.
+"""Compiles what `make tune` will launch, in parallel and ahead of it, into Triton's cache on disk.
 
 A tile whose kernel does not compile, does not fit, or spills is known before it can take the GPU's context with it.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import checkout
+from ..targets.ahead import keys_in_order
 from ..targets.matrix import compile_all
 from ..workload.case import Case
 from .plan import layer_of
@@ -28,6 +29,8 @@ def compile_points(
     points: Sequence[Point], target: str, jobs: int, tell: Callable[[str], None] = print
 ) -> list[dict[Candidate, str]]:
     """By point, the candidates that cannot be used here, with the reason. target: of `TARGETS`; tell: takes progress.
+
+    This process finds the kernels in the cache, if it has launched none of them before.
 
     Raises RuntimeError if the launches cannot be recorded.
     """
@@ -47,8 +50,8 @@ def compile_points(
     tell(f"compiling {len(launches)} kernels by {jobs} processes")
     # The largest kernels first, so that no process is left alone with one at the end.
     order = sorted(launches, key=lambda key: "gemm" not in launches[key]["module"])
-    todo = [launches[key] | {"order": as_launched} for key in order]
-    rows = dict(zip(order, compile_all(todo, jobs, to_run=True)))
+    rows = dict(zip(order, compile_all([launches[key] for key in order], jobs, as_launched)))
+    keys_in_order(as_launched)
     rejected: list[dict[Candidate, str]] = [{} for _ in points]
     for refused, (case, candidates) in zip(rejected, points):
         for candidate in candidates:
@@ -70,7 +73,6 @@ def _new_to_its_layer(points: Sequence[Point], number: int) -> list[Candidate]:
 
 
 def _record(points: Sequence[Point], fresh: Sequence[Sequence[Candidate]], target: str) -> list[dict[str, Any]]:
-    settings = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
     encoded = [encode(case, new, heights(found)) for (case, found), new in zip(points, fresh)]
     done = subprocess.run(
         [*checkout.program(RECORD), target],
@@ -78,7 +80,7 @@ def _record(points: Sequence[Point], fresh: Sequence[Sequence[Candidate]], targe
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        env=settings,
+        env=checkout.compiler_environment(),
     )
     if done.returncode:
         raise RuntimeError(f"recording the launches for {target} failed:\n{done.stderr}")

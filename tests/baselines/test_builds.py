@@ -79,17 +79,27 @@ def test_a_checkout_is_made_at_its_commit_alone(build, monkeypatch, tmp_path):
     assert made == sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
 
 
-@pytest.mark.parametrize(("linked", "is_made"), [("libc10.so libc10_cuda.so", True), ("libc10.so", False)])
-def test_a_library_that_its_setup_compiled_without_cuda_is_refused(build, monkeypatch, tmp_path, linked, is_made):
-    setup = f'from pathlib import Path\nPath("thing_kernel.so").write_text("{linked}")\nprint("no nccl.h")\n'
+@pytest.mark.parametrize(
+    ("library", "linked", "refusal"),
+    [
+        ("thing_kernel.so", "libc10.so libc10_cuda.so", ""),
+        ("thing_kernel.so", "libc10.so", r"without CUDA[\s\S]*no nccl\.h"),
+        ("other.so", "libc10_cuda.so", r"no thing_kernel\*\.so was built[\s\S]*no nccl\.h"),
+    ],
+)
+def test_a_library_without_cuda_is_refused(build, monkeypatch, tmp_path, library, linked, refusal):
+    setup = f'from pathlib import Path\nPath("{library}").write_text("{linked}")\nprint("no nccl.h")\n'
     commit = published(monkeypatch, tmp_path, {"package/__init__.py": "", "setup.py": setup})
     monkeypatch.setattr(build.shutil, "which", lambda name: None)  # no `strip`, which takes no such library
     source = build.Source("some/thing", commit, "package", library="thing_kernel")
     out = tmp_path / "peers" / "thing"
-    if is_made:
-        build.make(source, out, sys.executable, "9.0")
-        assert (out / "thing_kernel.so").read_text(encoding="utf-8") == linked
-    else:
-        with pytest.raises(build.BuildError, match=r"without CUDA[\s\S]*no nccl\.h"):
+    out.mkdir(parents=True)
+    (out / "older").touch()
+    if refusal:
+        with pytest.raises(build.BuildError, match=refusal):
             build.make(source, out, sys.executable, "9.0")
-        assert not out.exists()
+        assert [path.name for path in out.iterdir()] == ["older"]
+    else:
+        build.make(source, out, sys.executable, "9.0")
+        assert (out / library).read_text(encoding="utf-8") == linked
+        assert not (out / "older").exists()

@@ -56,7 +56,7 @@ def test_install_twice_changes_nothing():
 
 def test_install_refuses_a_compiling_triton():
     code = "from tritonmoe_bench.experiments.interpreter import repair; repair.install()"
-    environment = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
+    environment = checkout.compiler_environment()
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", errors="replace"
     )
@@ -93,7 +93,7 @@ print("right")
 
 
 def run(code, **changes):
-    environment = {name: value for name, value in checkout.program_environment().items() if name != "TRITON_INTERPRET"}
+    environment = checkout.compiler_environment()
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", env=environment | changes
     )

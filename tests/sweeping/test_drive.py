@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from tritonmoe_bench.experiments import checkout
@@ -50,7 +51,7 @@ def driven(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
 
-    def run(*scripts, force=False):
+    def run(*scripts, force=False, modes=("eager",)):
         left = iter(scripts)
         run.jobs = []
 
@@ -65,7 +66,7 @@ def driven(monkeypatch, tmp_path):
         monkeypatch.setattr(drive, "_Worker", lambda environment: SimpleNamespace(close=lambda kill: None))
         made = Run.open(tmp_path, "adhoc", Layer(), ENVIRONMENT)
         asked = SimpleNamespace(
-            points=len(CASES), implementations=["mine"], cases_of=lambda name: list(CASES.values()), modes=["eager"],
+            points=len(CASES), implementations=["mine"], cases_of=lambda name: list(CASES.values()), modes=list(modes),
             measurement=Layer(), method_revision="m",
         )  # fmt: skip
         drive.drive(asked, made, {}, 1.0, force=force)
@@ -163,7 +164,29 @@ def test_a_system_that_is_not_here_any_more_leaves_its_rows(force, driven, capsy
     gone = [plan(), *(event for case in CASES for event in (begun(case), rows(case, **NOT_HERE)))]
     found, _ = driven(gone, force=True) if force else driven([plan()], gone)
     assert found == {FIRST: OK, SECOND: ("unavailable", "not installed"), THIRD: ("unavailable", "not installed")}
-    assert "note: mine cannot run here (not installed); its rows of 1 points stay" in capsys.readouterr().out
+    assert (
+        "note: mine cannot be measured here (not installed); rows of it that are there stay: 1"
+        in capsys.readouterr().out
+    )
+
+
+def test_only_the_mode_that_is_unavailable_keeps_its_older_row(driven, tmp_path):
+    def both(case_hash, eager, graph):
+        changes = [{"launch": "eager", "status": eager}, {"launch": "graph", "status": graph}]
+        told = [change | {"reason": "" if change["status"] == "ok" else "why"} for change in changes]
+        return {"event": "rows", "case_hash": case_hash, "rows": [{**IDENTITY, **change} for change in told]}
+
+    def sweep(*statuses):
+        events = (event for case, pair in zip(CASES, statuses) for event in (begun(case), both(case, *pair)))
+        driven([plan(), *events], modes=("eager", "graph"), force=True)
+
+    sweep(("ok", "oom"), ("ok", "ok"), ("unavailable", "ok"))
+    sweep(("unavailable", "unavailable"), ("oom", "unavailable"), ("ok", "unavailable"))
+    rows = pd.read_csv(tmp_path / "made-up-gpu" / "adhoc.csv")
+    found = rows.pivot_table(index="case_hash", columns="launch", values="status", aggfunc="first")
+    assert {case: tuple(found.loc[case]) for case in CASES} == {
+        FIRST: ("ok", "unavailable"), SECOND: ("oom", "ok"), THIRD: ("ok", "ok"),
+    }  # fmt: skip
 
 
 def test_a_process_looks_at_what_several_systems_have(tmp_path):

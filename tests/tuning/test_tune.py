@@ -278,8 +278,8 @@ def test_kernels_are_compiled_once_a_layer_and_refusals_reach_every_point(monkey
             for place, candidate in enumerate(found):
                 yield {"point": number, "candidate": place, "launches": [launch | {"specialization": str(candidate)}]}
 
-    def compile_all(launches, jobs, *, to_run):
-        assert to_run
+    def compile_all(launches, jobs, as_launched):
+        assert as_launched == [("m", "k")]
         compiled.extend(launches)
         bad = str(GATE_UP[1])
         return [
@@ -288,10 +288,13 @@ def test_kernels_are_compiled_once_a_layer_and_refusals_reach_every_point(monkey
 
     monkeypatch.setattr(compile, "_record", record)
     monkeypatch.setattr(compile, "compile_all", compile_all)
+    ordered = []
+    monkeypatch.setattr(compile, "keys_in_order", ordered.append)
     said = []
     points = [(TINY, GATE_UP[:2]), (replace(TINY, tokens=64), GATE_UP)]
     assert compile.compile_points(points, "sm_90", 2, said.append) == [{GATE_UP[1]: "spills: 8 bytes"}] * 2
     assert len(compiled) == 3
+    assert ordered == [[("m", "k")]]
     assert said == ["compiling 3 kernels by 2 processes"]
 
 

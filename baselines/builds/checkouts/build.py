@@ -87,9 +87,12 @@ def make(source: Source, out: Path, python: str, arch: str) -> None:
             # In place: the library lies beside the package, as it does after a user's own build.
             settings = {**os.environ, "TORCH_CUDA_ARCH_LIST": arch, **dict(source.environment)}
             said = run([python, "setup.py", "build_ext", "--inplace"], tree, settings)
-            # Tutel's setup.py compiles for CPUs where it fails with CUDA, and that ends well.
-            if not any(LINKED in path.read_bytes() for path in tree.glob(f"{source.library}*.so")):
-                raise BuildError("compiled without CUDA, as its setup.py does where that fails:\n" + ending(said))
+            libraries = list(tree.glob(f"{source.library}*.so"))
+            if not libraries:
+                raise BuildError(f"no {source.library}*.so was built:\n" + ending(said))
+            # Where Tutel's setup.py fails with CUDA, it compiles for CPUs, and that ends well.
+            if not any(LINKED in path.read_bytes() for path in libraries):
+                raise BuildError("compiled without CUDA; the end of what its setup.py says:\n" + ending(said))
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(tree / source.package, out / source.package, ignore=shutil.ignore_patterns("__pycache__"))
         for library in tree.glob(f"{source.library}*.so") if source.library else ():
