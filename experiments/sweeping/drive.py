@@ -235,18 +235,16 @@ def _put(
 
     settled: by mode, the case_hash of the cases with such a row.
     """
-    column, reasons = run.kind.mode_column, []
+    left_out: list[dict[str, Any]] = []
     try:
-        for row in [row for row in rows if row.get("status") == Status.UNAVAILABLE]:
-            if case.case_hash in settled(row.get(column, "")):
-                reasons.append(str(row.get("reason", "")))
-                rows = [other for other in rows if other is not row]
-        if rows or not reasons:
-            run.put(case, rows)
+        missing = [row for row in rows if row.get("status") == Status.UNAVAILABLE]
+        left_out = [row for row in missing if case.case_hash in settled(row.get(run.kind.mode_column, ""))]
+        if len(left_out) < len(rows):
+            run.put(case, [row for row in rows if row not in left_out])
     except (ValueError, TypeError, AttributeError) as error:
         reason = f"its rows cannot stand in the CSV: {error}"
         run.put(case, [identity | run.kind.failed(mode, "error", reason) for mode in modes])
-    return reasons
+    return [str(row.get("reason", "")) for row in left_out]
 
 
 def _events(worker: _Worker, job: dict[str, Any], left: dict[str, Case], timeout_s: float) -> Iterator[dict[str, Any]]:
