@@ -178,7 +178,7 @@ def _one_worker(
         "implementation": name, "implementation_version": "", "method_revision": job["method_revision"],
     }  # fmt: skip
     todo: dict[str, int] = {}
-    held = {entry["case_hash"] for entry in job["done"]}
+    held = {entry["case_hash"] for entry in run.done(name, job["modes"], retry=True)}  # by force or not
     current: list[str] = []
     kept: list[str] = []
     begun = False

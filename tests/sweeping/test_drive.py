@@ -147,11 +147,15 @@ def test_a_case_without_a_row_is_left(driven):
     assert "of" not in driven.jobs[0]
 
 
+@pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("lost", [KILLED, WorkerLost("timeout", "no result within 180 s")], ids=["killed", "hangs"])
-def test_a_system_that_does_not_start_any_more_leaves_its_rows(lost, driven):
+def test_a_system_that_does_not_start_any_more_leaves_its_rows(lost, force, driven):
     driven(ALL_DONE)
     tries = [[lost]] * (2 if lost is KILLED else 1)
-    assert driven([lost], *tries) == (dict.fromkeys(CASES, OK), 1 + len(tries))
+    looks = [] if force else [[lost]]  # the process that tells what is finished
+    found, workers = driven(*looks, *tries, force=force)
+    assert found == dict.fromkeys(CASES, OK)
+    assert workers == len(looks) + len(tries)
 
 
 NOT_HERE = {"status": "unavailable", "reason": "not installed", "implementation_version": ""}
