@@ -11,6 +11,7 @@ from tritonmoe_bench.experiments.measure.trace import Trace
 from tritonmoe_bench.experiments.reporting.section import Material, render
 from tritonmoe_bench.experiments.reporting.sections import trace
 from tritonmoe_bench.experiments.reporting.trace import trace_table
+from tritonmoe_bench.experiments.table.card_speed import CARD_US
 
 SHARED = {
     "run_id": "r", "case_hash": "c", "model": "mixtral", "num_experts": 8, "top_k": 2, "hidden_dim": 4096,
@@ -39,6 +40,14 @@ def test_experts_go_from_the_first_kernel_that_reads_weights_to_the_last():
     found = parts(EVERY).set_index("implementation")
     assert found.loc["fast", ["routing", "experts", "outputs", "kernels"]].tolist() == [2.5, 10.0, 2.0, 4]
     assert found.loc["vllm", ["routing", "experts", "outputs", "reading"]].tolist() == [4.0, 23.0, 2.5, 100.0]
+
+
+def test_the_reading_is_that_of_the_systems_own_card():
+    """Of two H200s one reads 1 % faster: 1 us of the 100 is the card's."""
+    other = EVERY["implementation"] == "vllm"
+    found = parts(EVERY.assign(**{CARD_US: other.map({False: 200.0, True: 202.0})})).set_index("implementation")
+    assert found.loc["fast", ["experts", "reading"]].tolist() == [10.0, 100.0]
+    assert found.loc["vllm", ["experts", "reading"]].tolist() == [22.0, 100.0]
 
 
 def test_a_line_for_each_point_and_a_column_for_each_system():
