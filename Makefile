@@ -33,7 +33,7 @@ READY :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help choose contribute cutlass flashinfer checkouts kernels peers setup test smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
+.PHONY: help choose contribute cutlass flashinfer checkouts kernels peers setup test papertests smoke sweep tune portability figures report reproduce studies megablocks lint revisions clean
 
 help:  ## list every target
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -87,7 +87,10 @@ tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tu
 choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= GATING= QUANT= LAYER= TP= EP= DEVICE=]
 	@$(RUN) experiments/choose.py $(KEYS) $(ARGS)
 
-portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores)
+papertests: $(READY)  ## run the tests that the paper's authors publish, on their code and this GPU: results/paper-tests-<device>.json (2 minutes)
+	$(RUN) experiments/papertests.py $(KEYS) $(ARGS)
+
+portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores); the authors' with CODE=authors (8 minutes)
 	$(RUN) experiments/portability.py $(KEYS) $(ARGS)
 
 figures: $(READY)  ## draw every figure from the CSVs (35 s)
@@ -111,6 +114,9 @@ else
 	@$(RUN) experiments/sweep.py -m study=$(call list,$(PAPER_STUDIES)) dry_run=true
 	@$(MAKE) --no-print-directory smoke
 	@$(MAKE) --no-print-directory studies ALL_STUDIES="$(PAPER_STUDIES)"
+ifneq ($(wildcard .peers/tritonmoe/tests),)
+	@$(MAKE) --no-print-directory papertests
+endif
 endif
 	@$(MAKE) --no-print-directory figures
 	@$(MAKE) --no-print-directory report

@@ -6,7 +6,7 @@ import itertools
 
 import pandas as pd
 
-from tritonmoe_bench.experiments.claims import Evidence, decide
+from tritonmoe_bench.experiments.claims import Evidence, Outcomes, decide
 from tritonmoe_bench.experiments.reporting.texts import claim_texts
 
 PATHS = ("megablocks_sparse", "megablocks_grouped_cublas", "megablocks_grouped_cutlass")
@@ -34,20 +34,22 @@ def frame(rows):
     return pd.DataFrame(rows).reindex(columns=list(columns))
 
 
-def finding(claim, rows=(), **evidence):
-    """The finding on one claim from rows of one or more studies."""
+def finding(claim, rows=(), own_code=None, **outcomes):
+    """The finding on one claim from rows of one or more studies, and what `Outcomes` holds."""
     rows = list(rows)
     studies = dict.fromkeys(values["study"] for values in rows)
     frames = {study: frame([values for values in rows if values["study"] == study]) for study in studies}
-    return next(f for f in decide(Evidence("gpu", frames, **evidence)) if f.claim.id == claim)
+    earlier = {} if own_code is None else {"own_code": own_code}
+    evidence = Evidence("gpu", frames, Outcomes(**outcomes), **earlier)
+    return next(f for f in decide(evidence) if f.claim.id == claim)
 
 
-def verdict(claim, rows=(), **evidence):
-    return finding(claim, rows, **evidence).verdict.value
+def verdict(claim, rows=(), **given):
+    return finding(claim, rows, **given).verdict.value
 
 
-def texts(claim, rows=(), **evidence):
-    return claim_texts(finding(claim, rows, **evidence))
+def texts(claim, rows=(), **given):
+    return claim_texts(finding(claim, rows, **given))
 
 
 def against_megablocks(ratio_of, models=MODELS, tokens=(32, 512)):

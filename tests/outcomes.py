@@ -15,9 +15,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tritonmoe_bench.experiments.table.outcomes import OUTCOMES, record, where
+
 SWITCH = "TRITONMOE_RECORD_TESTS"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-OUTCOMES = ("passed", "failed", "skipped")
 GROUPS = {"paper_grid": "the paper's cases", "ours": "tests of our own"}
 
 _outcomes: dict[str, tuple[str, str]] = {}
@@ -45,30 +46,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"{GROUPS[group]} on {where()}: {told}")
 
 
-def where() -> str:
-    """`interpreter`, or the GPU's name as results folders are called."""
-    import torch
-
-    from tritonmoe_bench.experiments.table.provenance import INTERPRETER
-    from tritonmoe_bench.kernels.fast.tuned import slug
-
-    return slug(torch.cuda.get_device_name()) if torch.cuda.is_available() else INTERPRETER
-
-
-def stamp() -> dict[str, str]:
-    """Of which commit the outcomes are, and when they were."""
-    from tritonmoe_bench.experiments.table.provenance import commit, now_utc
-
-    return {"commit": commit()[0], "when_utc": now_utc()}
-
-
 def write(folder: Path, place: str, outcomes: dict[str, tuple[str, str]]) -> None:
     """Merges (group, outcome) of every test, by its id, into `folder`/tests-<place>.json."""
-    counts = Counter(outcomes.values())
     path = folder / f"tests-{place}.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    of = {"where": place, **stamp()}
-    for group in sorted({group for group, _ in counts}):
-        failures = sorted(test for test, found in outcomes.items() if found == (group, "failed"))
-        record[group] = {outcome: counts[group, outcome] for outcome in OUTCOMES} | {"failures": failures} | of
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for group in sorted({group for group, _ in outcomes.values()}):
+        told[group] = record({test: how for test, (of, how) in outcomes.items() if of == group}, place)
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

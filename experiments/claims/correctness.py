@@ -21,7 +21,11 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     if not grids:
         raise NoEvidence("No outcome of the tests marked paper_grid is recorded")
     wanted = figures["tests"]
-    deciding = tuple(Source(f"tests-{where}.json", commit=grid.get("commit", "")) for where, grid in grids.items())
+    file, _ = evidence.outcomes.files
+    deciding = tuple(
+        Source(file.format(where=where), commit=grid.get("checkout", grid.get("commit", "")))
+        for where, grid in grids.items()
+    )
     failed = {where: grid["failed"] for where, grid in grids.items() if grid["failed"]}
     complete = [where for where, grid in grids.items() if grid["passed"] == wanted and not grid["failed"]]
     if failed:
@@ -33,14 +37,14 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     numbers = {
         "wanted": wanted, "passed": {where: grid["passed"] for where, grid in grids.items()}, "failed": failed,
         "complete": complete, "absent": _absent(list(grids)),
-        "ours": {where: evidence.tests[where].get("ours", {}) for where in grids},
+        "ours": {where: evidence.outcomes.tests[where].get("ours", {}) for where in grids},
     }  # fmt: skip
     return Finding(verdict, numbers, deciding)
 
 
 @rule("portability", of_paper_code=True)
 def portability(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
-    frame = evidence.portability
+    frame, (_, file) = evidence.outcomes.portability, evidence.outcomes.files
     if frame.empty:
         raise NoEvidence("The study portability has not been run")
     compiled = {
@@ -50,7 +54,7 @@ def portability(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     }
     lacking = [name for name in figures["targets"] if name not in compiled]
     if lacking:
-        raise NoEvidence(f"portability.csv has no row for {lacking[0]}", [Source("portability.csv", 0, len(frame))])
+        raise NoEvidence(f"{file} has no row for {lacking[0]}", [Source(file, 0, len(frame))])
     claimed = [compiled[name] for name in figures["targets"]]
     passed = [where for where, grid in _grids(evidence).items() if grid["passed"] and not grid["failed"]]
     absent = _absent(passed)
@@ -64,13 +68,14 @@ def portability(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         "hardware": [where for where in passed if where != INTERPRETER], "interpreted": INTERPRETER in passed,
         "absent": absent,
     }  # fmt: skip
-    deciding = Source("portability.csv", sum(count for _, count in claimed), len(frame))
+    deciding = Source(file, sum(count for _, count in claimed), len(frame))
     return Finding(verdict, numbers, (deciding,))
 
 
 def _grids(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
     """Outcomes of the paper's own cases by where they ran, in alphabetical order."""
-    return {where: record["paper_grid"] for where, record in sorted(evidence.tests.items()) if "paper_grid" in record}
+    tests = evidence.outcomes.tests
+    return {where: record["paper_grid"] for where, record in sorted(tests.items()) if "paper_grid" in record}
 
 
 def _absent(places: list[str]) -> list[str]:

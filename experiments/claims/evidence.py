@@ -19,18 +19,31 @@ OF_ALL = ("throughput", "skew")
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """What tests and compilers said.
+
+    tests: outcomes by where they ran, "paper_grid" of the paper's cases and "ours" of all others; portability: a matrix
+    of kernels and targets, empty if there is none; files: the names of the files of both, the former with {where};
+    authors: the same of the code of the paper's authors and their own tests of it, which are its "paper_grid".
+    """
+
+    tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    portability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    files: tuple[str, str] = ("tests-{where}.json", "portability.csv")
+    authors: Outcomes | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the rules are given.
 
-    frames: the current run of each study, by its name, absent if there is no CSV; tests: outcomes of the test suite
-    by where it ran (`tests/outcomes.py` writes them); portability: results/portability.csv, empty if there is none;
+    frames: the current run of each study, by its name, absent if there is no CSV; outcomes: of tests and of compilers;
     own_code: the speed of the paper's own code in a measurement before this harness, by `analysis.own_code.speedups`.
     """
 
     device: str
     frames: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    portability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    outcomes: Outcomes = field(default_factory=Outcomes)
     own_code: pd.DataFrame = field(default_factory=lambda: speedups("none"))
 
     def study(self, name: str) -> pd.DataFrame:
@@ -47,7 +60,7 @@ class Evidence:
         own = {name: frame for name, frame in own.items() if len(_points(frame))}
         if OWN_STUDY in own:
             own |= {name: self._with_most(name, own) for name in OF_ALL}
-        return Evidence(self.device, own)
+        return Evidence(self.device, own, self.outcomes.authors or Outcomes())
 
     def _with_most(self, name: str, own: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         there = own[OWN_STUDY]

@@ -16,27 +16,32 @@ STUDY_OF = {"traffic": "counters"}
 """The study whose command makes a file of another name."""
 PAUSE_S = 300
 """A longer time between two rows is a break of the run, not the time that a row took."""
-WITHOUT_GPU = {"tests": "test", "portability": "portability"}
-"""The target of make that makes a file without a GPU."""
+TARGETS = {
+    "tests": ("test", ""), "paper-tests": ("papertests", ""), "portability": ("portability", ""),
+    "portability_authors": ("portability", " CODE=authors"),
+}  # fmt: skip
+"""The target of make that makes a file which no study makes, and what stands behind it."""
 
 
 def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tuple[str, float]]:
-    """(command, minutes) for each file of results/ that decides a claim; minutes as the committed rows took."""
+    """(command, minutes) for each file of results/ that decides a claim; minutes as the committed rows took, or as the
+    Makefile's help says."""
     commands: dict[str, float] = {}
     for file in files:
         name = file.rpartition(".")[0]
-        kind = "tests" if name.startswith("tests-") else name
-        if kind in WITHOUT_GPU:
-            commands[f"make {WITHOUT_GPU[kind]}"] = minutes_on_two_cores(WITHOUT_GPU[kind])
+        kind = next((start for start in ("tests", "paper-tests") if name.startswith(f"{start}-")), name)
+        if kind in TARGETS:
+            target, keys = TARGETS[kind]
+            commands[f"make {target}{keys}"] = minutes_of_help(target, keys)
         elif name in frames:
             commands[f"make sweep STUDY={STUDY_OF.get(name, name)} FORCE=true"] = minutes_of(frames[name])
     return list(commands.items())
 
 
-def minutes_on_two_cores(target: str) -> int:
-    """What the help of the Makefile says of a target."""
+def minutes_of_help(target: str, keys: str = "") -> int:
+    """What the help of the Makefile says of a target, with those keys."""
     help_text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    (minutes,) = re.findall(rf"^{target}:.*\((\d+) minutes on two cores\)", help_text, re.MULTILINE)
+    (minutes,) = re.findall(rf"^{target}:.*?{keys.strip()}[^(]*\((\d+) minutes?\b", help_text, re.MULTILINE)
     return int(minutes)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ..analysis import own_code
 from ..analysis.results import MissingStudy, Results, Study, devices
-from ..claims import CLAIMS, DISPUTED, Evidence, decide
+from ..claims import CLAIMS, DISPUTED, Evidence, Outcomes, decide
 from ..table import columns, store
 from ..table.provenance import INTERPRETER
 from ..workload.config import names
@@ -27,10 +26,10 @@ NO_STUDY = ("adhoc", "smoke")
 
 def make_material(results: Path, figures: Path, device: str) -> Material:
     """Everything that the sections need; `device` is the GPU that decides."""
-    tests, portability = load_outcomes(results)
+    outcomes = load_outcomes(results)
 
     def decided(gpu: str, frames: dict[str, pd.DataFrame], path: Path = CLAIMS) -> list[ClaimTexts]:
-        evidence = Evidence(gpu, frames, tests, portability, own_code.speedups(gpu))
+        evidence = Evidence(gpu, frames, outcomes, own_code.speedups(gpu))
         return [claim_texts(finding) for finding in decide(evidence, path)]
 
     studies = load_studies(results, device)
@@ -40,8 +39,8 @@ def make_material(results: Path, figures: Path, device: str) -> Material:
         if gpu not in (device, INTERPRETER) and any((results / gpu).glob("*.csv")):
             others[gpu] = {name: study.rows for name, study in load_studies(results, gpu).items()}
     return Material(
-        results=results, figures=figures, device=device, studies=studies, others=others, tests=tests,
-        claims=decided(device, frames), disputed=decided(device, frames, DISPUTED), portability=portability,
+        results=results, figures=figures, device=device, studies=studies, others=others, outcomes=outcomes,
+        claims=decided(device, frames), disputed=decided(device, frames, DISPUTED),
         other_claims={gpu: decided(gpu, rows) for gpu, rows in others.items()},
     )  # fmt: skip
 
@@ -55,10 +54,18 @@ def load_studies(results: Path, device: str) -> dict[str, Study]:
     return studies
 
 
-def load_outcomes(results: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Outcomes of the tests by where they ran, and results/portability.csv; each empty if there is none."""
+def load_outcomes(results: Path) -> Outcomes:
+    """Outcomes of tests and compilers, here and of the authors' code; each empty if there is none."""
     tests = {path.stem.removeprefix("tests-"): store.read_json(path) for path in sorted(results.glob("tests-*.json"))}
-    portability = results / "portability.csv"
-    if not portability.exists():
-        return tests, pd.DataFrame()
-    return tests, store.read_table(portability, columns.PORTABILITY_COLUMNS)
+    start = "paper-tests-"
+    theirs = {
+        path.stem.removeprefix(start): {"paper_grid": store.read_json(path)}
+        for path in sorted(results.glob(f"{start}*.json"))
+    }
+    files = (start + "{where}.json", "portability_authors.csv")
+    authors = Outcomes(theirs, _matrix(results / files[1]), files)
+    return Outcomes(tests, _matrix(results / Outcomes.files[1]), authors=authors)
+
+
+def _matrix(path: Path) -> pd.DataFrame:
+    return store.read_table(path, columns.PORTABILITY_COLUMNS) if path.exists() else pd.DataFrame()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
+from ..table.outcomes import OUTCOMES
 from ..targets.gpus import TARGETS
 from .tables import Table
 
-GROUPS = ("paper_grid", "ours")
-OUTCOMES = ("passed", "failed", "skipped")
+GRID = "paper_grid"
 
 
 def matrix_table(frame: pd.DataFrame) -> Table | None:
     """Kernels by targets: how many configurations compile, fit, do not spill and reach the matrix units, of how many;
-    None for no rows. frame: results/portability.csv."""
+    None for no rows. frame: results/portability.csv, or that of the authors' code."""
     if frame.empty:
         return None
     targets = [target for target in TARGETS if target in set(frame["target"])]
@@ -37,20 +37,27 @@ def _cell(rows: pd.DataFrame) -> str:
     return f"{len(rows) - failed.sum()} of {len(rows)} ok" + (f"; {reasons}" if reasons else "")
 
 
-def outcomes_table(tests: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Outcomes of the paper's own cases and of our tests by where they ran; None if none is recorded."""
-    body = [
-        [where, *(_outcomes(record.get(group)) for group in GROUPS)]
-        for where, record in sorted(tests.items())
-        if record
-    ]
-    return Table("", ["ran on", "the paper's cases", "tests of our own"], body, text=range(3)) if body else None
+Tests = Mapping[str, Mapping[str, Any]]
+"""As of `claims.Outcomes`."""
 
 
-def failures(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def outcomes_table(tests: Tests, authors: Tests) -> Table | None:
+    """Outcomes by where they ran: of the paper's cases and of our tests on the code here, and of the authors' tests on
+    theirs; None if none is recorded."""
+    body = []
+    for where in sorted({*tests, *authors}):
+        record = tests.get(where, {})
+        groups = (record.get(GRID), record.get("ours"), authors.get(where, {}).get(GRID))
+        if any(groups):
+            body.append([where, *map(_outcomes, groups)])
+    header = ["ran on", "the paper's cases", "tests of our own", "the authors' tests, on their code"]
+    return Table("", header, body, text=range(4)) if body else None
+
+
+def failures(every: Iterable[Tests]) -> dict[str, list[str]]:
     """By where they ran and the commit, the tests that failed there."""
     failed: dict[str, list[str]] = {}
-    for where, record in sorted(tests.items()):
+    for where, record in (told for tests in every for told in sorted(tests.items())):
         for counts in record.values():
             if counts.get("failures"):
                 failed.setdefault(f"{where} at {counts['commit'][:10]}", []).extend(counts["failures"])

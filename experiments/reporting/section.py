@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from ..analysis.results import Study
+from ..claims import Outcomes
 from . import sections
 from .texts import ClaimTexts, environment
 
@@ -27,8 +28,8 @@ class Material:
 
     results, figures: folders; claims, disputed: what the rows say of the published claims and of those that the field
     disputes; studies: the current run of each study of `device`, the GPU that decides; others,
-    other_claims: the rows of every other GPU by study, and what they say of the claims; tests, portability: see
-    `claims.Evidence`.
+    other_claims: the rows of every other GPU by study, and what they say of the claims; outcomes: of tests and
+    compilers.
     """
 
     results: Path
@@ -39,8 +40,7 @@ class Material:
     studies: Mapping[str, Study] = field(default_factory=dict)
     others: Mapping[str, Mapping[str, pd.DataFrame]] = field(default_factory=dict)
     other_claims: Mapping[str, list[ClaimTexts]] = field(default_factory=dict)
-    tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    portability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    outcomes: Outcomes = field(default_factory=Outcomes)
 
     @cached_property
     def frames(self) -> dict[str, pd.DataFrame]:

@@ -21,6 +21,7 @@ from tritonmoe_bench.kernels.formats.mxfp4 import Mxfp4
 
 from ..workload.case import Case
 from ..workload.routing import TORCH_DTYPE
+from ..workload.weights import Layout
 from .gpus import Gpu
 
 TUNED: dict[int | str, str] = {90: "NVIDIA H200"}
@@ -44,13 +45,15 @@ class Driver:
 
 
 class Blank:
-    """The weights of a case, of the layouts that our pipelines ask for, without storage."""
+    """The weights of a case, without storage, as far as systems whose launches are recorded ask for them."""
+
+    device = torch.device("cuda")
 
     def __init__(self, case: Case) -> None:
-        self.case = case
+        self.case, self.dtype = case, TORCH_DTYPE[case.dtype]
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype or TORCH_DTYPE[self.case.dtype], device="cuda")
+        return torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
 
     def router(self) -> torch.Tensor:
         dtype = torch.float32 if self.case.facts.float32_router else None
@@ -77,17 +80,25 @@ class Blank:
     def _stacked(self, with_shared: bool) -> int:
         return self.case.num_experts + with_shared * (self.case.facts.shared_ffn // self.case.ffn_dim)
 
-    def gate_up(self, with_shared: bool = False) -> torch.Tensor:
-        return self.empty(self._stacked(with_shared), 2 * self.case.ffn_dim, self.case.hidden_dim)
+    def gate(self, layout: Layout = "nk") -> torch.Tensor:
+        return self._in(layout, self.case.num_experts, self.case.ffn_dim, self.case.hidden_dim)
 
-    def down(self, with_shared: bool = False) -> torch.Tensor:
-        return self.empty(self._stacked(with_shared), self.case.hidden_dim, self.case.ffn_dim)
+    up = gate
+
+    def gate_up(self, layout: Layout = "nk", with_shared: bool = False) -> torch.Tensor:
+        return self._in(layout, self._stacked(with_shared), 2 * self.case.ffn_dim, self.case.hidden_dim)
+
+    def down(self, layout: Layout = "nk", with_shared: bool = False) -> torch.Tensor:
+        return self._in(layout, self._stacked(with_shared), self.case.hidden_dim, self.case.ffn_dim)
+
+    def _in(self, layout: Layout, experts: int, n: int, k: int) -> torch.Tensor:
+        return self.empty(experts, n, k) if layout == "nk" else self.empty(experts, k, n)
 
     def packed_gate_up(self, with_shared: bool = False) -> Packed:
-        return self._packed(self.gate_up(with_shared))
+        return self._packed(self.gate_up(with_shared=with_shared))
 
     def packed_down(self, with_shared: bool = False) -> Packed:
-        return self._packed(self.down(with_shared))
+        return self._packed(self.down(with_shared=with_shared))
 
     def _packed(self, weights: torch.Tensor) -> Packed:
         """Weights of that shape in the case's format, of four bits as `prepared` gives them."""

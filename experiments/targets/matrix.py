@@ -16,6 +16,7 @@ from typing import IO, Any
 from tritonmoe_bench import ROOT
 
 from .. import checkout
+from ..implementation import registry
 from ..table import columns, store
 from ..table.provenance import commit, installed, now_utc
 from .gpus import TARGETS
@@ -26,9 +27,11 @@ Kernels = Sequence[tuple[str, str]]
 """Each a module and a name."""
 
 
-def record(target: str, brief: bool) -> list[dict[str, Any]]:
-    """The launches of one target. Raises RuntimeError, with what the process said, if it fails."""
+def record(target: str, brief: bool, systems: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The launches of one target by our pipelines, or by the systems. Raises RuntimeError, with what the process said,
+    if it fails."""
     command = [*checkout.program("experiments.targets.record"), target, *(["--brief"] if brief else [])]
+    command += ["--systems", *systems] if systems else []
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace",
                           env=checkout.compiler_environment(TRITON_DISABLE_LINE_INFO="1"))  # fmt: skip
     if done.returncode:
@@ -37,12 +40,13 @@ def record(target: str, brief: bool) -> list[dict[str, Any]]:
 
 
 def compile_all(
-    launches: Iterable[dict[str, Any]], jobs: int, as_launched: Kernels | None = None
+    launches: Iterable[dict[str, Any]], jobs: int, as_launched: Kernels | None = None, folders: Sequence[Path] = ()
 ) -> list[dict[str, Any]]:
     """A row of `columns.PORTABILITY_COLUMNS` for each launch, in their order, by as many workers at a time.
 
     as_launched: the kernels of all that this machine will launch. Then each launch is compiled as when it is done, and
     finds its kernel in Triton's cache if its process has called `keys_in_order` of ahead.py with the same.
+    folders: where kernels of others lie.
     """
     todo: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
     for task in enumerate(launches):
@@ -50,7 +54,7 @@ def compile_all(
     rows: dict[int, dict[str, Any]] = {}
 
     def work() -> None:
-        worker = Worker(as_launched)
+        worker = Worker(as_launched, folders)
         try:
             while True:
                 index, launch = todo.get_nowait()
@@ -69,10 +73,11 @@ def compile_all(
 class Worker:
     """A compiling process. One that dies or hangs costs the kernel that it was at, and another takes its place."""
 
-    def __init__(self, as_launched: Kernels | None = None) -> None:
+    def __init__(self, as_launched: Kernels | None = None, folders: Sequence[Path] = ()) -> None:
         if as_launched is None:
             # Without the lines of the source in what is compiled, which take a tenth of the time.
-            self.program = checkout.program("experiments.targets.compile")
+            self.program = checkout.program("experiments.targets.others" if folders else "experiments.targets.compile")
+            self.program += map(str, folders)
             self.environment = checkout.compiler_environment(TRITON_DISABLE_LINE_INFO="1")
         else:
             self.program = [*checkout.program("experiments.targets.ahead"), json.dumps(as_launched)]
@@ -130,11 +135,13 @@ def describe(launch: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def matrix(targets: Sequence[str], *, brief: bool, jobs: int) -> list[dict[str, Any]]:
-    """The rows of the targets: every launch of every pipeline there; brief: few for each configuration."""
+def matrix(targets: Sequence[str], *, brief: bool, jobs: int, systems: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of the targets: every launch there of every pipeline of ours, or of the systems, which are of others;
+    brief: few for each configuration."""
     with ThreadPoolExecutor(jobs) as pool:
-        launches = list(pool.map(lambda target: record(target, brief), targets))
-    return compile_all([launch for each in launches for launch in each], jobs)
+        launches = list(pool.map(lambda target: record(target, brief, systems), targets))
+    folders = [folder for name in systems for folder in registry.get(name).search_path()]
+    return compile_all([launch for each in launches for launch in each], jobs, folders=list(dict.fromkeys(folders)))
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -1,11 +1,12 @@
 """Records every kernel launch that our pipelines would do on a target, with no GPU, and prints it as a line of JSON.
 
-    python -m tritonmoe_bench.experiments.targets.record gfx942 [--brief]
+    python -m tritonmoe_bench.experiments.targets.record gfx942 [--brief] [--systems tritonmoe ...]
 
 Whole forwards run on tensors without storage, in a process that takes its GPU for the target. Triton's binder makes of
 each launch what it would compile, and is stopped there: types, constants, alignments and options are those of the real
 launch functions and of the tiles that they choose for the target, so that a new kernel or tile is found by itself.
 Where the target is the GPU of a tuned table, all entries of the table are recorded, and then what the heuristic says.
+Of systems of others, which are named, kernels that tune themselves are recorded with each of their configurations.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import functools
 import itertools
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +37,7 @@ from ..workload.case import DTYPES, Case
 from ..workload.config import PAPER_MODELS, ModelConfig, load_model, model_names
 from .device import Blank, pretend
 from .gpus import TARGETS
+from .others import systems_of_others
 
 FAMILIES = ("paper", "fast")
 """Families of implementations whose kernels are ours, but for the ablations, whose tiles are nobody's default."""
@@ -192,9 +194,15 @@ def record(launches: list[dict[str, Any]]) -> None:
     triton.knobs.runtime.jit_cache_hook = hook
 
 
-def forwards(brief: bool) -> Iterator[tuple[str, Case | None, Any]]:
-    """(implementation, case, a thunk that runs one forward of it): first what the target's tuned table has, then
-    without the table whatever else there is, the streaming limit's kernel last."""
+def forwards(brief: bool, others: Sequence[Implementation] = ()) -> Iterator[tuple[str, Case | None, Any]]:
+    """(implementation, case, a thunk that runs one forward of it): of the others, if there are some; else of ours,
+    first what the target's tuned table has, then without the table whatever else there is, the streaming limit's
+    kernel last."""
+    if others:
+        for implementation in others:
+            for case in cases(implementation, brief):
+                yield implementation.name, case, functools.partial(forward, implementation, case)
+        return
     fast = get("fast")
     for case in tuned_cases(fast, brief):
         yield fast.name, case, functools.partial(forward, fast, case)
@@ -240,13 +248,13 @@ def with_float32_router(tokens: int) -> None:
     fast_moe(x, router, weights.gate_up(), weights.down(), case.top_k, case.gate)
 
 
-def recorded(brief: bool) -> list[dict[str, Any]]:
+def recorded(brief: bool, others: Sequence[Implementation] = ()) -> list[dict[str, Any]]:
     """One launch of each kind, the least specialised, with the implementations that do it and one case in words."""
     launches: list[dict[str, Any]] = []
     record(launches)
     found: dict[tuple, dict[str, Any]] = {}
     with fake_tensor.FakeTensorMode():
-        for name, case, run in forwards(brief):
+        for name, case, run in forwards(brief, others):
             run()
             for launch in launches:
                 launch |= {"dtype": case.dtype if case else "", "case": str(case or ""), "implementations": [name]}
@@ -288,7 +296,7 @@ def _specialized(launch: dict[str, Any]) -> tuple[int, int]:
     alignment: what the compiler may rely on."""
     arguments = launch["arguments"].items()
     return (
-        sum(min(value & -value, 256).bit_length() for name, (_, value, _) in arguments if name in SIZES),
+        sum(min(value & -value, 256).bit_length() for name, (_, value, _) in arguments if name in SIZES and value),
         sum((kind == "constexpr" and not name.isupper()) + bool(align) for name, (kind, _, align) in arguments),
     )
 
@@ -297,10 +305,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", choices=list(TARGETS))
     parser.add_argument("--brief", action="store_true", help="a few forwards for each configuration and no more")
+    parser.add_argument("--systems", nargs="*", default=[], help="systems of others, in the place of ours")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # a tensor without storage has no address
     pretend(TARGETS[chosen.target])
-    for launch in recorded(chosen.brief):
+    for launch in recorded(chosen.brief, systems_of_others(chosen.systems)):
         print(json.dumps({"target": chosen.target, **launch}))
 
 

@@ -68,8 +68,19 @@ def published(monkeypatch, tmp_path, files):
 
 
 def test_a_checkout_is_made_at_its_commit_alone(build, monkeypatch, tmp_path):
-    commit = published(monkeypatch, tmp_path, {"package/__init__.py": "this = 1\n", "tests/test_it.py": ""})
+    files = {
+        "package/__init__.py": "this = 1\n",
+        "tests/test_it.py": "",
+        "tests/test_other.py": "",
+        "reference/a.py": "",
+    }
+    commit = published(monkeypatch, tmp_path, files)
     out = tmp_path / "peers" / "thing"
+    build.make(
+        build.Source("some/thing", commit, "package", beside=("tests/test_it.py", "reference")), out, "python", "9.0"
+    )
+    made = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
+    assert made == ["BUILD.json", "package/__init__.py", "reference/a.py", "tests/test_it.py"]
     build.make(build.Source("some/thing", commit, "package"), out, "python", "9.0")
     made = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
     assert made == ["BUILD.json", "package/__init__.py"]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("kernels", "baselines", "experiments", "plots", "conf")
 """What is installed, but for documents and figures."""
 ENDINGS = (".py", ".json", ".yaml", ".cu", ".patch", ".j2", ".css")
-COMMANDS = ("sweep", "choose", "report", "portability", "tune")
+COMMANDS = ("sweep", "choose", "report", "papertests", "portability", "tune")
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 BIND = f"import sys; sys.path.insert(0, {str(ROOT / 'experiments')!r}); import checkout\n"
 BOTH = "import kernels, tritonmoe_bench.kernels as ours; print(kernels.WHOSE, ours.__file__)"

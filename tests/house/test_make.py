@@ -43,6 +43,7 @@ def planned(*arguments: str, **variables: str) -> list[str]:
         ("figures", ["ONLY=headline"], ["ONLY=headline"]),
         ("contribute", ["DEVICE=nvidia-a100"], ["DEVICE=nvidia-a100"]),
         ("portability", ["TARGETS=gfx942", "BRIEF=true"], ["BRIEF=true", "TARGETS=gfx942"]),
+        ("papertests", ["RESULTS=here"], ["RESULTS=here"]),
     ],
 )
 def test_make_hands_its_variables_to_the_command(target, variables, told, tmp_path):
@@ -74,7 +75,8 @@ def test_a_reproduction_with_a_gpu_tells_the_whole_and_begins_with_two_systems()
     ]
     assert commands[2].strip() == f"python experiments/sweep.py -m study={studies}"
     assert not any("study=traffic" in line for line in commands)
-    assert [line.split()[1] for line in commands[3:]] == ["plots/draw.py", "experiments/report.py"]
+    theirs = ["experiments/papertests.py"] if (ROOT / ".peers" / "tritonmoe" / "tests").exists() else []
+    assert [line.split()[1] for line in commands[3:]] == [*theirs, "plots/draw.py", "experiments/report.py"]
 
 
 def test_the_studies_take_keys_too():

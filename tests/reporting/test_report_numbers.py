@@ -229,10 +229,22 @@ def test_every_point_of_a_study_names_the_fastest_and_leaves_out_the_limit(writt
 def test_the_minutes_of_a_command_leave_out_the_breaks_of_its_run_or_are_those_of_the_makefile(tmp_path, monkeypatch):
     stamps = ["2026-01-01T00:00:00Z", "2026-01-01T00:02:00Z", "2026-01-01T09:00:00Z", "2026-01-01T09:01:00Z"]
     frames = {"traffic": pd.DataFrame({"timestamp_utc": stamps})}
-    files = ["traffic.csv", "tests-interpreter.json", "tests-gpu.json"]
-    for target in ("test", "portability"):
-        assert again.minutes_on_two_cores(target) > 0
+    files = [
+        "traffic.csv",
+        "tests-interpreter.json",
+        "tests-gpu.json",
+        "paper-tests-gpu.json",
+        "portability_authors.csv",
+    ]
+    for target, keys in again.TARGETS.values():
+        assert again.minutes_of_help(target, keys) > 0
+    assert again.minutes_of_help("portability", " CODE=authors") < again.minutes_of_help("portability")
     makefile = "test: .ready  ## every test (7 minutes on two cores)\nother: .ready  ## it (9 minutes on two cores)\n"
+    makefile += "papertests: ## theirs (1 minute)\n"
+    makefile += "portability: ## all (31 minutes on two cores); theirs with CODE=authors (8 minutes)\n"
     (tmp_path / "Makefile").write_text(makefile, encoding="utf-8")
     monkeypatch.setattr(again, "ROOT", tmp_path)
-    assert again.command(files, frames) == [("make sweep STUDY=counters FORCE=true", 3.0), ("make test", 7)]
+    assert again.command(files, frames) == [
+        ("make sweep STUDY=counters FORCE=true", 3.0), ("make test", 7), ("make papertests", 1),
+        ("make portability CODE=authors", 8),
+    ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_an_oversized_or_awkward_tile_fails(launches, worker, target, options, t
 
 def test_matrix_and_exit_status_carry_a_failure(launches, monkeypatch, tmp_path, capsys):
     bad = changed(launches, "gfx942", BLOCK_N=256, BLOCK_K=128)
-    monkeypatch.setattr(matrix, "record", lambda target, brief: [bad])
+    monkeypatch.setattr(matrix, "record", lambda target, brief, systems: [bad])
     assert portability.main(["targets=gfx942", f"out={tmp_path}/p.csv"]) == 1
     assert "1 too_much_shared" in capsys.readouterr().out
     frame = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
@@ -309,10 +309,10 @@ def test_the_report_counts_configurations_by_kernel_and_target_and_says_where_te
 
     grid = {"passed": 162, "failed": 0, "skipped": 0}
     told = outcomes_table(
-        {"nvidia-h200": {"paper_grid": grid, "ours": grid | {"failed": 1}}, "interpreter": {"ours": grid}}
+        {"nvidia-h200": {"paper_grid": grid, "ours": grid | {"failed": 1}}, "interpreter": {"ours": grid}}, {}
     )
     assert told.rows == [
-        ["interpreter", "not recorded", "162 passed"],
-        ["nvidia-h200", "162 passed", "162 passed, 1 failed"],
+        ["interpreter", "not recorded", "162 passed", "not recorded"],
+        ["nvidia-h200", "162 passed", "162 passed, 1 failed", "not recorded"],
     ]
-    assert outcomes_table({}) is None
+    assert outcomes_table({}, {}) is None

@@ -2,10 +2,10 @@
 
     python baselines/builds/checkouts/build.py [NAME ...] [--python PATH] [--arch 9.0] [--out .peers]
 
-Each folder holds the package alone, the tests and history left out, and BUILD.json with the commit. Tutel and FastMoE
-are compiled for the interpreter's torch (2 to 6 minutes each on two cores); no GPU is needed. The settings of git and
-of the compilers hold: url.<base>.insteadOf clones from elsewhere, and where the CUDA toolkit is a small one, CPATH and
-LIBRARY_PATH name the headers and libraries of NVIDIA's pip packages.
+Each folder holds the package, without a history, and BUILD.json with the commit; that of the paper's code also its
+tests. Tutel and FastMoE are compiled for the interpreter's torch (2 to 6 minutes each on two cores); no GPU is needed.
+The settings of git and of the compilers hold: url.<base>.insteadOf clones from elsewhere, and where the CUDA toolkit is
+a small one, CPATH and LIBRARY_PATH name the headers and libraries of NVIDIA's pip packages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class BuildError(Exception):
 @dataclass(frozen=True)
 class Source:
     """A repository on GitHub. package: the folder of it that is imported; library: the start of its compiled library's
-    name, empty if it has none; environment: options of its setup.py; needs: packages that it imports, without theirs.
+    name, empty if it has none; environment: options of its setup.py; needs: packages that it imports, without theirs;
+    beside: further files and folders of it that are kept.
     """
 
     repository: str
@@ -42,11 +43,15 @@ class Source:
     library: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     needs: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 SOURCES = {
     "scattermoe": Source("shawntan/scattermoe", "47b5e1502e5a10e82c8e5945d761b877849871e7", "scattermoe"),
-    "tritonmoe": Source("bassrehab/triton-kernels", "7f19abd04e526076e2917defa67e6a67cb04c629", "triton_kernels"),
+    "tritonmoe": Source(
+        "bassrehab/triton-kernels", "7f19abd04e526076e2917defa67e6a67cb04c629", "triton_kernels",
+        beside=("tests/test_moe_dispatch.py", "reference"),
+    ),
     "tutel": Source(
         "microsoft/tutel", "82af7aad9fc3ec981395ba97e7242a480984a55e", "tutel", library="tutel_custom_kernel"
     ),
@@ -94,7 +99,12 @@ def make(source: Source, out: Path, python: str, arch: str) -> None:
             if not any(LINKED in path.read_bytes() for path in libraries):
                 raise BuildError("compiled without CUDA; the end of what its setup.py says:\n" + ending(said))
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(tree / source.package, out / source.package, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in (source.package, *source.beside):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            if (tree / name).is_dir():
+                shutil.copytree(tree / name, out / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(tree / name, out / name)
         for library in tree.glob(f"{source.library}*.so") if source.library else ():
             shutil.copy(library, out)
             if strip := shutil.which("strip"):

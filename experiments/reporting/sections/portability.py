@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...claims import Outcomes
 from .. import portability
 from ..section import Material
 
@@ -11,7 +12,9 @@ TITLE, ORDER = "Portability", 60
 
 
 def content(material: Material) -> dict[str, Any] | None:
-    table = portability.matrix_table(material.portability)
-    tests = portability.outcomes_table(material.tests)
-    failed = portability.failures(material.tests)
-    return {"table": table, "tests": tests, "failed": failed} if table or tests else None
+    here, authors = material.outcomes, material.outcomes.authors or Outcomes()
+    table, theirs = (portability.matrix_table(of.portability) for of in (here, authors))
+    tests = portability.outcomes_table(here.tests, authors.tests)
+    failed = portability.failures([here.tests, authors.tests])
+    every = {"table": table, "authors": theirs, "tests": tests, "failed": failed}
+    return every if table or theirs or tests else None
