@@ -90,7 +90,7 @@ choose: $(READY)  ## the fastest system for a model and batch size, from the com
 papertests: $(READY)  ## run the tests that the paper's authors publish, on their code and this GPU: results/paper-tests-<device>.json (2 minutes)
 	$(RUN) experiments/papertests.py $(KEYS) $(ARGS)
 
-portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores); the authors' with CODE=authors (8 minutes)
+portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores); the authors' with CODE=authors (5 minutes)
 	$(RUN) experiments/portability.py $(KEYS) $(ARGS)
 
 figures: $(READY)  ## draw every figure from the CSVs (35 s)

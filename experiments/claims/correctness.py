@@ -22,10 +22,7 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
         raise NoEvidence("No outcome of the tests marked paper_grid is recorded")
     wanted = figures["tests"]
     file, _ = evidence.outcomes.files
-    deciding = tuple(
-        Source(file.format(where=where), commit=grid.get("checkout", grid.get("commit", "")))
-        for where, grid in grids.items()
-    )
+    deciding = tuple(Source(file.format(where=where), commit=grid.get("commit", "")) for where, grid in grids.items())
     failed = {where: grid["failed"] for where, grid in grids.items() if grid["failed"]}
     complete = [where for where, grid in grids.items() if grid["passed"] == wanted and not grid["failed"]]
     if failed:

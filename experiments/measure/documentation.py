@@ -22,7 +22,8 @@ This file is made from the code: `python -m tritonmoe_bench.experiments.measure.
 A study leaves `<device>/<study>.csv`, one row per measurement, and beside it a JSON with the software and the clocks
 of its run. Units are in the names. A cell is empty where nothing is known. A run of other software than the first one
 of a device has a folder of its own, `<device>/with-.../`. `paper/` holds published numbers, `reference/` an earlier
-measurement that was made apart from this code.
+measurement that was made apart from this code. `tests-<where>.json` says how many tests passed, in the interpreter or
+on a GPU, and `paper-tests-<where>.json` how many of those that the paper's authors publish, on their code.
 
 `<device>/archive/` keeps the runs that newer ones have taken the place of, `<study>-<run>.csv.gz` with its JSON, some
 20 times smaller; `pandas.read_csv` reads them, and no command does. Kept are the last runs of a study before the
@@ -69,7 +70,7 @@ def text() -> str:
         parts.append(f"## Rows of the kind `{name}`\n\n{inspect.cleandoc(type(kind).__doc__ or '')}\n")
         parts.append(f"One row per run and {', '.join(f'`{column}`' for column in kind.key)}.\n")
         parts.append(_table(kind.columns))
-    parts.append("## portability.csv\n\nOne row per kernel, configuration and target.\n")
+    parts.append("## portability.csv, portability_authors.csv\n\nOne row per kernel, configuration and target.\n")
     parts.append(_table(PORTABILITY))
     return "\n".join(parts)
 
