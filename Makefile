@@ -114,8 +114,8 @@ else
 	@$(RUN) experiments/sweep.py -m study=$(call list,$(PAPER_STUDIES)) dry_run=true
 	@$(MAKE) --no-print-directory smoke
 	@$(MAKE) --no-print-directory studies ALL_STUDIES="$(PAPER_STUDIES)"
-ifneq ($(wildcard .peers/tritonmoe/tests),)
-	@$(MAKE) --no-print-directory papertests
+ifneq ($(wildcard .peers/tritonmoe/tests)$(TRITONMOE_TRITONMOE_PATH),)
+	-@$(MAKE) --no-print-directory papertests
 endif
 endif
 	@$(MAKE) --no-print-directory figures

@@ -55,10 +55,10 @@ An A100, a B200 or an MI300X joins as a folder of its own. On it, `make reproduc
 `results/<device>/`; report, figures and `choose` find the folder by themselves: the report has its rows in every
 table with a column GPU, its verdicts beside the others', and its figures below the same ones; a section says whether
 the order of the systems carries over. The device with the most studies is the one that decides; `device=...` asks for
-another. `make contribute` packs the folder into `<device>.zip`: rows and provenance, without host names, user names
-and paths. Attach that file to a new issue of this project. It is unpacked into `results/`, report and figures are
-made anew, and the numbers of the README are recorded in a commit of their own. Rows are taken as they are, never
-averaged with others; ratios are formed inside one study's table of one GPU.
+another. `make contribute` packs the folder into `<device>.zip`: rows, provenance and how tests went there, without host
+names, user names and paths. Attach that file to a new issue of this project. It is unpacked into `results/`, report and
+figures are made anew, and the numbers of the README are recorded in a commit of their own. Rows are taken as they are,
+never averaged with others; ratios are formed inside one study's table of one GPU.
 """
 TYPES = {str: "text", int: "whole number", float: "number"}
 

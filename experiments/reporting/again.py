@@ -16,26 +16,29 @@ STUDY_OF = {"traffic": "counters"}
 """The study whose command makes a file of another name."""
 PAUSE_S = 300
 """A longer time between two rows is a break of the run, not the time that a row took."""
+ON_CPU = " on two CPU cores"
 TARGETS = {
-    "tests": ("test", ""), "paper-tests": ("papertests", ""), "portability": ("portability", ""),
-    "portability_authors": ("portability", " CODE=authors"),
+    "tests": ("test", "", ON_CPU), "portability": ("portability", "", ON_CPU),
+    "paper-tests": ("papertests", "", " after `make checkouts`"),
+    "portability_authors": ("portability", " CODE=authors", f"{ON_CPU}, after `make checkouts`"),
 }  # fmt: skip
-"""The target of make that makes a file which no study makes, and what stands behind it."""
+"""By the start of a file's name which no study makes: the target of make that does, what stands behind it, and on what
+it takes so long."""
 
 
-def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tuple[str, float]]:
-    """(command, minutes) for each file of results/ that decides a claim; minutes as the committed rows took, or as the
-    Makefile's help says."""
-    commands: dict[str, float] = {}
+def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tuple[str, float, str]]:
+    """(command, minutes, where) for each file of results/ that decides a claim; minutes as the committed rows took, or
+    as the Makefile's help says; where: what to say behind the minutes, on the GPU nothing."""
+    commands: dict[str, tuple[float, str]] = {}
     for file in files:
         name = file.rpartition(".")[0]
         kind = next((start for start in ("tests", "paper-tests") if name.startswith(f"{start}-")), name)
         if kind in TARGETS:
-            target, keys = TARGETS[kind]
-            commands[f"make {target}{keys}"] = minutes_of_help(target, keys)
+            target, keys, where = TARGETS[kind]
+            commands[f"make {target}{keys}"] = minutes_of_help(target, keys), where
         elif name in frames:
-            commands[f"make sweep STUDY={STUDY_OF.get(name, name)} FORCE=true"] = minutes_of(frames[name])
-    return list(commands.items())
+            commands[f"make sweep STUDY={STUDY_OF.get(name, name)} FORCE=true"] = minutes_of(frames[name]), ""
+    return [(command, minutes, where) for command, (minutes, where) in commands.items()]
 
 
 def minutes_of_help(target: str, keys: str = "") -> int:

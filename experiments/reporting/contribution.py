@@ -12,19 +12,22 @@ from ..table import store
 
 ENDINGS = (".csv", ".json")
 LEFT_OUT = ("archive",)
+TESTS = ("tests", "paper-tests")
 STAMP = (1980, 1, 1, 0, 0, 0)
 """The same rows give the same file."""
 PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+@~-]+){2,}/?|\b[A-Za-z]:\\\\?[^\s\"',;]+|~/[^\s\"',;]+")
 
 
 def pack(device: Path, out: Path) -> tuple[int, int]:
-    """Writes `out`, a zip of the rows and provenance in a device's folder, older runs left out; returns how many files
-    and how many host names, user names and paths were taken out of them. Raises store.Damaged for a file that is no
-    text, FileNotFoundError where there is none."""
+    """Writes `out`, a zip of the rows and provenance in a device's folder, older runs left out, and of how tests went
+    there, which lies beside it; returns how many files, and how many host names, user names and paths were taken out.
+    Raises store.Damaged for a file that is no text, FileNotFoundError where there is none."""
     paths = [
         path for path in sorted(device.rglob("*"))
         if path.suffix in ENDINGS and not set(LEFT_OUT) & set(path.relative_to(device).parts)
     ]  # fmt: skip
+    beside = [device.parent / f"{name}-{device.name}.json" for name in TESTS]
+    paths += [path for path in beside if paths and path.exists()]
     if not paths:
         raise FileNotFoundError(f"{device} has no rows to send")
     taken = 0
@@ -32,7 +35,7 @@ def pack(device: Path, out: Path) -> tuple[int, int]:
         for path in paths:
             text, removed = scrubbed(path.read_text(encoding="utf-8"))
             taken += removed
-            name = f"{device.name}/{path.relative_to(device).as_posix()}"
+            name = path.relative_to(device.parent).as_posix()
             archive.writestr(zipfile.ZipInfo(name, STAMP), text, zipfile.ZIP_DEFLATED)
     return len(paths), taken
 

@@ -78,7 +78,7 @@ def claim_texts(finding: Finding) -> ClaimTexts:
         points=f"{finding.held[0]} of {finding.held[1]}" if finding.held else "", measured=measured, sentence=sentence,
         title=say_if(template, "title", claim.id), claimed=say_if(template, "claimed", claim.claim, **numbers),
         brief=brief, miss=miss,
-        own_code=say("claims.j2", "own_code", own=finding.own_code) if finding.own_code else "",
+        own_code=_own_code(template, finding.own_code, numbers) if finding.own_code else "",
         own_ratios=_own_ratios(template, finding.own_code, numbers) if finding.own_code else "",
         own_rows=say("claims.j2", "decided_by", sources=own_sources) if own_sources else "",
         own_verdict=finding.own_code.verdict if finding.own_code else None,
@@ -86,6 +86,12 @@ def claim_texts(finding: Finding) -> ClaimTexts:
         rows=say("claims.j2", "decided_by", sources=finding.sources), rule=say(template, "rule", **numbers),
         threads=say("claims.j2", "stated_in", threads=claim.threads), figure=claim.figure,
     )  # fmt: skip
+
+
+def _own_code(template: str, own: OwnCode, numbers: Mapping[str, Any]) -> str:
+    """Its verdict, and what stands behind that in brackets: at how many points, else what the claim's template says."""
+    miss = say_if(template, "miss", "", **numbers, **own.numbers) if own.numbers and not own.points[1] else ""
+    return say("claims.j2", "own_code", own=own, miss=miss)
 
 
 def _own_ratios(template: str, own: OwnCode, numbers: Mapping[str, Any]) -> str:

@@ -108,12 +108,16 @@ def drive(
                 bar.set_description(name)
                 left = {case.case_hash: case for case in plan.cases_of(name)}
                 job["done"] = [] if force else done(name)  # another sweep may have gone on meanwhile
+                # What stays if the system does not start.
+                held = {mode: {entry["case_hash"] for entry in run.done(name, [mode], retry=retry)}
+                        for mode in plan.modes}  # fmt: skip
                 idle = 0
                 while left:
                     job["cases"] = [asdict(case) for case in left.values()]
                     worker = ahead or _Worker(run.environment)
                     ahead = _Worker(run.environment) if name != list(jobs)[-1] else None
-                    idle = 0 if _one_worker(worker, job, left, run, timeout_s, bar, last_try=idle > 0) else idle + 1
+                    begun = _one_worker(worker, job, left, held, run, timeout_s, bar, last_try=idle > 0, force=force)
+                    idle = 0 if begun else idle + 1
         finally:
             if ahead:
                 ahead.close(kill=True)
@@ -160,25 +164,28 @@ def _one_worker(
     worker: _Worker,
     job: dict[str, Any],
     left: dict[str, Case],
+    held: dict[str, set[str]],
     run: Run,
     timeout_s: float,
     bar: tqdm,
     *,
     last_try: bool,
+    force: bool,
 ) -> bool:
     """Runs a worker over what is left and takes from `left` every case that has its rows.
 
     A worker that is lost with a case begun costs that case. One that ends before any is tried once more, and then
-    costs all that are left: the system itself does not start. Rows that are there stay, if it has not said that they
-    are old, and where the system is unavailable now: each sweep asks it again. Returns whether a case was begun or none
-    was to do.
+    costs all that are left: the system itself does not start. Then rows that are there stay, if it has not said that
+    they are old, and so do they where the system is unavailable now: each sweep asks it again. Returns whether a case
+    was begun or none was to do.
+
+    held: by mode, the case_hash of the cases that have a row.
     """
     name = job["implementation"]
     identity = {
         "implementation": name, "implementation_version": "", "method_revision": job["method_revision"],
     }  # fmt: skip
     todo: dict[str, int] = {}
-    held = {entry["case_hash"] for entry in run.done(name, job["modes"], retry=True)}  # by force or not
     current: list[str] = []
     kept: list[str] = []
     begun = False
@@ -187,7 +194,10 @@ def _one_worker(
         for event in _events(worker, job, left, timeout_s):
             kind = event.pop("event")
             if kind == "plan":
-                todo, held = event.pop("todo"), set()
+                todo = event.pop("todo")
+                if not force:
+                    for cases in held.values():
+                        cases -= set(todo)
                 identity |= event
                 for case_hash in [case_hash for case_hash in left if case_hash not in todo]:
                     del left[case_hash]
@@ -206,14 +216,15 @@ def _one_worker(
             elif kind == "process":
                 run.save(processes=[*run.record["processes"], event["drift"]])
     except WorkerLost as lost:
-        given_up = last_try or lost.status == "timeout"
-        if given_up and not begun and held:
+        never = not begun and (last_try or lost.status == "timeout")
+        if never and any(cases & set(left) for cases in held.values()):
             tqdm.write(f"note: {name} does not start ({lost}); rows of it that are there stay")
-        for case_hash in current or (list(left) if given_up and not begun else []):
+        for case_hash in current or (list(left) if never else []):
             case = left.pop(case_hash)
             of_case = identity | {"revision": todo.get(case_hash, 0)}
-            if case_hash not in held:
-                run.put(case, [of_case | run.kind.failed(mode, lost.status, str(lost)) for mode in job["modes"]])
+            costs = [mode for mode in job["modes"] if not (never and case_hash in held[mode])]
+            if costs:
+                run.put(case, [of_case | run.kind.failed(mode, lost.status, str(lost)) for mode in costs])
             bar.update()
         return begun
     finally:

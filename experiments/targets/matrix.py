@@ -19,6 +19,7 @@ from .. import checkout
 from ..implementation import registry
 from ..table import columns, store
 from ..table.provenance import commit, installed, now_utc
+from . import others
 from .gpus import TARGETS
 
 RESULTS = ROOT / "results"
@@ -28,12 +29,14 @@ Kernels = Sequence[tuple[str, str]]
 
 
 def record(target: str, brief: bool, systems: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The launches of one target by our pipelines, or by the systems. Raises RuntimeError, with what the process said,
-    if it fails."""
+    """The launches of one target by our pipelines, or by the systems. Raises NotHere for a system that cannot run here,
+    RuntimeError, with what the process said, if that fails."""
     command = [*checkout.program("experiments.targets.record"), target, *(["--brief"] if brief else [])]
     command += ["--systems", *systems] if systems else []
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace",
                           env=checkout.compiler_environment(TRITON_DISABLE_LINE_INFO="1"))  # fmt: skip
+    if done.returncode == others.NOT_HERE:
+        raise others.NotHere(done.stderr.splitlines()[-1])
     if done.returncode:
         raise RuntimeError(f"recording the launches of {target} failed:\n{done.stderr}")
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -23,21 +23,29 @@ from ..implementation.registry import get
 from ..workload.case import Case
 from . import compile
 
+NOT_HERE = 3
+"""How a process ends that was to record a system which is not here."""
 MIXTRAL = Case("mixtral", 8, 2, 4096, 14336, tokens=1)
+
+
+class NotHere(Exception):
+    """Which system of others cannot run, and why."""
+
+    one_line = True
 
 
 def systems_of_others(names: Iterable[str]) -> list[Implementation]:
     """The systems, which can run from now on over tensors without storage, in a process that takes its GPU for another
     (`device.pretend`). Their kernels launch each of their configurations instead of the fastest.
 
-    Raises RuntimeError for one that is not here.
+    Raises NotHere.
     """
     systems = [get(name) for name in names]
     for system in systems:
         sys.path[:0] = [str(folder) for folder in system.search_path()]
         answer = system.check(MIXTRAL)
         if answer.status is not Status.OK:
-            raise RuntimeError(f"{system.name} is not here: {answer.reason}")
+            raise NotHere(f"{system.name} is not here: {answer.reason}")
     if systems:
         _tune_nothing()
         _without_values()

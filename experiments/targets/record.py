@@ -16,6 +16,7 @@ import contextlib
 import functools
 import itertools
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -37,7 +38,7 @@ from ..workload.case import DTYPES, Case
 from ..workload.config import PAPER_MODELS, ModelConfig, load_model, model_names
 from .device import Blank, pretend
 from .gpus import TARGETS
-from .others import systems_of_others
+from .others import NOT_HERE, NotHere, systems_of_others
 
 FAMILIES = ("paper", "fast")
 """Families of implementations whose kernels are ours, but for the ablations, whose tiles are nobody's default."""
@@ -309,7 +310,12 @@ def main() -> None:
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # a tensor without storage has no address
     pretend(TARGETS[chosen.target])
-    for launch in recorded(chosen.brief, systems_of_others(chosen.systems)):
+    try:
+        others = systems_of_others(chosen.systems)
+    except NotHere as lacking:
+        print(lacking, file=sys.stderr)
+        sys.exit(NOT_HERE)
+    for launch in recorded(chosen.brief, others):
         print(json.dumps({"target": chosen.target, **launch}))
 
 

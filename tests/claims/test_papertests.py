@@ -61,7 +61,8 @@ def test_they_are_recorded_whatever_becomes_of_them(checkout, tmp_path, capsys):
     [
         ("gpu", "the paper's tests run on a GPU alone, and there is none here"),
         ("checkout", "no checkout of the paper's code with tests/test_moe_dispatch.py: "),
-        ("tests", "pytest ended with code 5 and ran no test"),
+        ("tests", "pytest ended with code 5, "),
+        ("a package", "pytest ended with code 2, "),
     ],
 )
 def test_what_is_lacking_is_one_line(lacking, line, checkout, tmp_path, monkeypatch, capsys):
@@ -71,7 +72,8 @@ def test_what_is_lacking_is_one_line(lacking, line, checkout, tmp_path, monkeypa
         monkeypatch.delenv("TRITONMOE_TRITONMOE_PATH")
         monkeypatch.setattr(trees, "FOLDER", tmp_path / "nowhere")
     else:
-        (checkout / papertests.TESTS).write_text("", encoding="utf-8")
+        text = "" if lacking == "tests" else "import no_such_package\n" + TESTS
+        (checkout / papertests.TESTS).write_text(text, encoding="utf-8")
     assert papertests.main([f"results={tmp_path}"]) == 1
     assert f"error: {line}" in capsys.readouterr().err
     assert not list(tmp_path.glob("paper-tests*"))
@@ -85,7 +87,8 @@ def test_they_decide_the_claims_on_the_authors_code():
     assert (tests.verdict.value, tests.own_verdict.value) == ("undecided", "does not hold")
     assert (tests.own_ratios, tests.own_rows) == ("160 of 162 on nvidia-h200", "paper-tests-nvidia-h200.json")
     assert (portable.verdict.value, portable.own_verdict.value) == ("undecided", "holds in part")
-    assert portable.own_ratios == "compiles for A100, MI300X (1 of 2)"
+    assert portable.own_ratios == "all of 1 ok for A100, 1 of 2 ok for MI300X"
+    assert portable.own_code == "**holds in part** (not run on A100 or MI300X)"
     assert portable.own_rows == "portability_authors.csv: 3 of 3 rows"
 
 

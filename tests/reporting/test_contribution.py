@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 from tritonmoe_bench.experiments import contribute
 from tritonmoe_bench.experiments.analysis import choose
 from tritonmoe_bench.experiments.reporting import contribution, render
+from tritonmoe_bench.experiments.table import outcomes
 from tritonmoe_bench.experiments.workload.arguments import read
 from tritonmoe_bench.plots import draw
 
@@ -36,6 +38,9 @@ def joined(tmp_path_factory) -> Path:
         rows.to_csv(away / f"{study}.csv", index=False)
         shutil.copy(root / "results" / HOST / f"{study}.json", away)
         shutil.copy(away / f"{study}.csv", away / "archive")
+    told = outcomes.record({"a": "passed"}, GPU)
+    (away.parent / f"paper-tests-{GPU}.json").write_text(json.dumps(told), encoding="utf-8")
+    (away.parent / f"tests-{HOST}.json").write_text("{}", encoding="utf-8")
     sent = root / "sent.zip"
     assert contribute.main([f"device={GPU}", f"results={away.parent}", f"out={sent}"]) == 0
     with zipfile.ZipFile(sent) as archive:
@@ -46,6 +51,8 @@ def joined(tmp_path_factory) -> Path:
 def test_what_is_sent_has_rows_and_provenance_and_nothing_of_the_machine(joined):
     names = sorted(path.name for path in (joined / "results" / GPU).iterdir())
     assert names == sorted(f"{study}.{ending}" for study in STUDIES for ending in ("csv", "json"))
+    assert json.loads((joined / "results" / f"paper-tests-{GPU}.json").read_text(encoding="utf-8"))["passed"] == 1
+    assert not (joined / "results" / f"tests-{HOST}.json").exists()
     text = "".join(path.read_text(encoding="utf-8") for path in (joined / "results" / GPU).iterdir())
     assert ".../libx.so" in text
     assert "somebody" not in text

@@ -147,15 +147,31 @@ def test_a_case_without_a_row_is_left(driven):
     assert "of" not in driven.jobs[0]
 
 
-@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("force", "before"), [(False, []), (True, []), (True, [plan()])], ids=["", "force", "force, after its plan"]
+)
 @pytest.mark.parametrize("lost", [KILLED, WorkerLost("timeout", "no result within 180 s")], ids=["killed", "hangs"])
-def test_a_system_that_does_not_start_any_more_leaves_its_rows(lost, force, driven):
+def test_a_system_that_does_not_start_any_more_leaves_its_rows(lost, force, before, driven, capsys):
     driven(ALL_DONE)
-    tries = [[lost]] * (2 if lost is KILLED else 1)
+    tries = [[*before, lost]] * (2 if lost is KILLED else 1)
     looks = [] if force else [[lost]]  # the process that tells what is finished
     found, workers = driven(*looks, *tries, force=force)
     assert found == dict.fromkeys(CASES, OK)
     assert workers == len(looks) + len(tries)
+    assert f"note: mine does not start ({lost}); rows of it that are there stay" in capsys.readouterr().out
+
+
+def test_of_a_system_that_has_told_of_a_newer_revision_and_does_not_start_old_rows_go(driven):
+    driven(ALL_DONE)
+    script = [plan(SECOND), KILLED]
+    assert driven([plan(SECOND)], script, script)[0] == {FIRST: OK, SECOND: LOST, THIRD: OK}
+
+
+def test_a_system_that_does_not_start_gets_failures_in_the_modes_without_a_row_alone(driven, tmp_path):
+    driven(ALL_DONE)
+    driven([KILLED], [KILLED], modes=("eager", "graph"), force=True)
+    rows = pd.read_csv(tmp_path / "made-up-gpu" / "adhoc.csv")
+    assert rows.groupby("launch")["status"].apply(set).to_dict() == {"eager": {"ok"}, "graph": {"error"}}
 
 
 NOT_HERE = {"status": "unavailable", "reason": "not installed", "implementation_version": ""}

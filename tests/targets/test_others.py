@@ -42,7 +42,7 @@ def test_each_configuration_of_a_kernel_that_tunes_itself_is_compiled(tmp_path, 
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").write_text(MOE, encoding="utf-8")
     monkeypatch.setenv("TRITONMOE_TRITONMOE_PATH", str(tmp_path / "authors"))
-    monkeypatch.setattr(portability, "SYSTEMS", {portability.Code.authors: ("tritonmoe",)})
+    monkeypatch.setitem(portability.CODE, "authors", portability.Kernels(("tritonmoe",), ""))
     out = tmp_path / "p.csv"
     keys = ["code=authors", "targets=[gfx942]", "brief=true", f"out={out}"]
     assert portability.main(keys) == 0  # what others' code cannot do is a finding
@@ -59,3 +59,18 @@ def test_without_the_checkout_a_line_says_how_it_comes(tmp_path, monkeypatch, ca
     monkeypatch.setattr(trees, "FOLDER", tmp_path)
     assert portability.main(["code=authors"]) == 1
     assert "error: code=authors: tritonmoe is not here, `make checkouts` brings it" in capsys.readouterr().err
+
+
+def test_whose_code_is_one_of_two(capsys):
+    assert portability.main(["code=theirs"]) == 1
+    assert capsys.readouterr().err == "error: code=theirs: allowed are here, authors\n"
+
+
+def test_a_checkout_with_another_interface_is_one_line(tmp_path, monkeypatch, capsys):
+    package = tmp_path / "triton_kernels" / "moe"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(MOE.replace("num_experts, top_k, gating", "experts, top_k, gating"), "utf-8")
+    monkeypatch.setenv("TRITONMOE_TRITONMOE_PATH", str(tmp_path))
+    assert portability.main(["code=authors", "targets=[sm_90]"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: tritonmoe is not here: this triton_kernels has another fused_moe_forward than ")
