@@ -63,9 +63,9 @@ def outcomes_here() -> dict[str, Any]:
         ]  # fmt: skip
         settings = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=folder, env=settings)
-        if done.returncode not in ENDS:  # it could not load them, or was interrupted
+        if done.returncode not in ENDS or not report.exists():  # it is not here, could not load them, was interrupted
             raise CannotRun(
-                f"pytest ended with code {done.returncode}, which is neither of all tests nor of some that fail"
+                f"pytest did not run the tests to their end: code {done.returncode}, and what it says above"
             )
         told = outcomes_in(report)
     return outcomes.record(told, place) | {"checkout": implementation.version()}

@@ -1,6 +1,7 @@
 """The authors' own tests of their code: how they are run and recorded, and what the claims make of that."""
 
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -61,8 +62,9 @@ def test_they_are_recorded_whatever_becomes_of_them(checkout, tmp_path, capsys):
     [
         ("gpu", "the paper's tests run on a GPU alone, and there is none here"),
         ("checkout", "no checkout of the paper's code with tests/test_moe_dispatch.py: "),
-        ("tests", "pytest ended with code 5, "),
-        ("a package", "pytest ended with code 2, "),
+        ("tests", "pytest did not run the tests to their end: code 5, "),
+        ("a package", "pytest did not run the tests to their end: code 2, "),
+        ("pytest", "pytest did not run the tests to their end: code 1, "),
     ],
 )
 def test_what_is_lacking_is_one_line(lacking, line, checkout, tmp_path, monkeypatch, capsys):
@@ -71,6 +73,10 @@ def test_what_is_lacking_is_one_line(lacking, line, checkout, tmp_path, monkeypa
     elif lacking == "checkout":
         monkeypatch.delenv("TRITONMOE_TRITONMOE_PATH")
         monkeypatch.setattr(trees, "FOLDER", tmp_path / "nowhere")
+    elif lacking == "pytest":
+        (tmp_path / "python").write_text("#!/bin/sh\necho No module named pytest >&2\nexit 1\n", encoding="utf-8")
+        (tmp_path / "python").chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     else:
         text = "" if lacking == "tests" else "import no_such_package\n" + TESTS
         (checkout / papertests.TESTS).write_text(text, encoding="utf-8")
