@@ -69,7 +69,9 @@ def test_whose_code_is_one_of_two(capsys):
 def test_a_checkout_with_another_interface_is_one_line(tmp_path, monkeypatch, capsys):
     package = tmp_path / "triton_kernels" / "moe"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(MOE.replace("num_experts, top_k, gating", "experts, top_k, gating"), "utf-8")
+    (package / "__init__.py").write_text(
+        MOE.replace("num_experts, top_k, gating", "experts, top_k, gating"), encoding="utf-8"
+    )
     monkeypatch.setenv("TRITONMOE_TRITONMOE_PATH", str(tmp_path))
     assert portability.main(["code=authors", "targets=[sm_90]"]) == 1
     [line] = capsys.readouterr().err.splitlines()
