@@ -22,11 +22,11 @@ if not __package__:
     import checkout  # noqa: F401  (the package of this checkout, onto the import path)
 
 from tritonmoe_bench import ROOT
+from tritonmoe_bench.experiments.analysis.names import OWN_CODE
 from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.table import outcomes, store
 from tritonmoe_bench.experiments.workload.arguments import command, key
 
-SYSTEM = "tritonmoe"
 TESTS = "tests/test_moe_dispatch.py"
 ENDS = (0, 1)
 """How pytest ends after all tests: none failed, or some did."""
@@ -43,7 +43,7 @@ def outcomes_here() -> dict[str, Any]:
 
     Raises CannotRun without a GPU or a checkout that has them, and where pytest did not come to its end.
     """
-    implementation = registry.get(SYSTEM)
+    implementation = registry.get(OWN_CODE)
     place = outcomes.where()
     if place == outcomes.INTERPRETER:
         raise CannotRun("the paper's tests run on a GPU alone, and there is none here")
@@ -52,7 +52,7 @@ def outcomes_here() -> dict[str, Any]:
             break
     else:
         raise CannotRun(
-            f"no checkout of the paper's code with {TESTS}: python baselines/builds/checkouts/build.py {SYSTEM}"
+            f"no checkout of the paper's code with {TESTS}: python baselines/builds/checkouts/build.py {OWN_CODE}"
         )
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"

@@ -19,6 +19,7 @@ from pathlib import Path
 if not __package__:
     import checkout  # noqa: F401  (the package of this checkout, onto the import path)
 
+from tritonmoe_bench.experiments.analysis.names import OWN_CODE, OWN_UNFUSED
 from tritonmoe_bench.experiments.implementation import registry
 from tritonmoe_bench.experiments.targets.gpus import TARGETS
 from tritonmoe_bench.experiments.targets.matrix import RESULTS, matrix, summary, write
@@ -35,7 +36,7 @@ class Kernels:
 
 CODE = {
     "here": Kernels((), "portability.csv"),
-    "authors": Kernels(("tritonmoe", "tritonmoe_unfused"), "portability_authors.csv"),
+    "authors": Kernels((OWN_CODE, OWN_UNFUSED), "portability_authors.csv"),
 }
 
 
