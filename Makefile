@@ -87,7 +87,7 @@ tune: $(READY)  ## write the tuned table of fast for this machine's GPU: make tu
 choose: $(READY)  ## the fastest system for a model and batch size, from the committed rows: make choose MODEL=mixtral TOKENS=32 [SKEW= DTYPE= GATING= QUANT= LAYER= TP= EP= DEVICE=]
 	@$(RUN) experiments/choose.py $(KEYS) $(ARGS)
 
-papertests: $(READY)  ## run the tests that the paper's authors publish, on their code and this GPU: results/paper-tests-<device>.json (2 minutes, at a guess)
+papertests: $(READY)  ## run the tests that the paper's authors publish, on their code and this GPU: results/paper-tests-<device>.json (1 minute)
 	$(RUN) experiments/papertests.py $(KEYS) $(ARGS)
 
 portability: $(READY)  ## compile every kernel for five GPUs, with none: results/portability.csv (31 minutes on two cores); the authors' with CODE=authors (5 minutes)
