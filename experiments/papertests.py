@@ -93,7 +93,7 @@ class PaperTestsConfig:
 def run(config: PaperTestsConfig) -> int:
     """Runs them, and writes the record; returns the exit status."""
     told = outcomes_here()
-    path = config.results / f"paper-tests-{told['where']}.json"
+    path = config.results / outcomes.AUTHORS.of_tests(told["where"])
     store.write_whole(path, json.dumps(told, indent=1) + "\n")
     print(f"{', '.join(f'{told[name]} {name}' for name in outcomes.OUTCOMES)} on {told['where']}: {path}")
     return 0

@@ -21,23 +21,13 @@ if not __package__:
 
 from tritonmoe_bench.experiments.analysis.names import OWN_CODE, OWN_UNFUSED
 from tritonmoe_bench.experiments.implementation import registry
+from tritonmoe_bench.experiments.table.outcomes import AUTHORS, HERE, Files
 from tritonmoe_bench.experiments.targets.gpus import TARGETS
 from tritonmoe_bench.experiments.targets.matrix import RESULTS, matrix, summary, write
 from tritonmoe_bench.experiments.workload.arguments import PlanError, command, key
 
-
-@dataclass(frozen=True)
-class Kernels:
-    """Whose kernels are compiled: those of these systems, or of all of ours; file: the CSV of a whole matrix."""
-
-    systems: tuple[str, ...]
-    file: str
-
-
-CODE = {
-    "here": Kernels((), "portability.csv"),
-    "authors": Kernels((OWN_CODE, OWN_UNFUSED), "portability_authors.csv"),
-}
+CODE: dict[str, tuple[tuple[str, ...], Files]] = {"here": ((), HERE), "authors": ((OWN_CODE, OWN_UNFUSED), AUTHORS)}
+"""Whose kernels are compiled: the systems, none for all of ours, and where a whole matrix goes."""
 
 
 @dataclass
@@ -59,16 +49,17 @@ def compile_matrix(config: PortabilityConfig) -> int:
         raise PlanError(f"targets={unknown[0]}: allowed are {', '.join(TARGETS)}")
     if config.code not in CODE:
         raise PlanError(f"code={config.code}: allowed are {', '.join(CODE)}")
-    kernels, ours = CODE[config.code], not CODE[config.code].systems
-    for name in kernels.systems:
+    systems, files = CODE[config.code]
+    ours = not systems
+    for name in systems:
         if not registry.get(name).search_path():
             raise PlanError(f"code={config.code}: {name} is not here, `make checkouts` brings it")
     brief = config.brief or not ours  # their tiles do not depend on the batch size: a few launches have them all
     jobs = config.jobs or len(os.sched_getaffinity(0))
-    rows = matrix(targets, brief=brief, jobs=jobs, systems=kernels.systems)
+    rows = matrix(targets, brief=brief, jobs=jobs, systems=systems)
     print(summary(rows))
     whole = not (ours and brief) and set(targets) == set(TARGETS)
-    out = config.out or (RESULTS / kernels.file if whole else None)
+    out = config.out or (RESULTS / files.portability if whole else None)
     if out:
         write(out, rows)
         print(f"{len(rows)} rows in {out}")

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tritonmoe_bench.experiments.table.outcomes import OUTCOMES, record, where
+from tritonmoe_bench.experiments.table.outcomes import HERE, OUTCOMES, record, where
 
 SWITCH = "TRITONMOE_RECORD_TESTS"
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -48,7 +48,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def write(folder: Path, place: str, outcomes: dict[str, tuple[str, str]]) -> None:
     """Merges (group, outcome) of every test, by its id, into `folder`/tests-<place>.json."""
-    path = folder / f"tests-{place}.json"
+    path = folder / HERE.of_tests(place)
     told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for group in sorted({group for group, _ in outcomes.values()}):
         told[group] = record({test: how for test, (of, how) in outcomes.items() if of == group}, place)

@@ -21,8 +21,9 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
     if not grids:
         raise NoEvidence("No outcome of the tests marked paper_grid is recorded")
     wanted = figures["tests"]
-    file, _ = evidence.outcomes.files
-    deciding = tuple(Source(file.format(where=where), commit=grid.get("commit", "")) for where, grid in grids.items())
+    deciding = tuple(
+        Source(evidence.outcomes.files.of_tests(where), commit=grid.get("commit", "")) for where, grid in grids.items()
+    )
     failed = {where: grid["failed"] for where, grid in grids.items() if grid["failed"]}
     complete = [where for where, grid in grids.items() if grid["passed"] == wanted and not grid["failed"]]
     if failed:
@@ -41,7 +42,7 @@ def correctness(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
 
 @rule("portability", of_paper_code=True)
 def portability(evidence: Evidence, figures: Mapping[str, Any]) -> Finding:
-    frame, (_, file) = evidence.outcomes.portability, evidence.outcomes.files
+    frame, file = evidence.outcomes.portability, evidence.outcomes.files.portability
     if frame.empty:
         raise NoEvidence("The study portability has not been run")
     compiled = {

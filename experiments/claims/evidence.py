@@ -11,6 +11,7 @@ import pandas as pd
 from ..analysis.compare import NoEvidence
 from ..analysis.names import GPU_SCHEDULE, OWN_CODE, OWN_UNFUSED, PAPER, UNFUSED
 from ..analysis.own_code import speedups
+from ..table.outcomes import HERE, Files
 
 OWN_STUDY = "paper_code"
 """The study of the paper's own code, which stands for other studies where it has more of their points."""
@@ -23,13 +24,13 @@ class Outcomes:
     """What tests and compilers said.
 
     tests: outcomes by where they ran, "paper_grid" of the paper's cases and "ours" of all others; portability: a matrix
-    of kernels and targets, empty if there is none; files: the names of the files of both, the former with {where};
+    of kernels and targets, empty if there is none; files: the names of the files of both;
     authors: the same of the code of the paper's authors and their own tests of it, which are its "paper_grid".
     """
 
     tests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     portability: pd.DataFrame = field(default_factory=pd.DataFrame)
-    files: tuple[str, str] = ("tests-{where}.json", "portability.csv")
+    files: Files = HERE
     authors: Outcomes | None = None
 
 

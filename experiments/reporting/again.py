@@ -12,18 +12,20 @@ import pandas as pd
 
 from tritonmoe_bench import ROOT
 
+from ..table.outcomes import AUTHORS, HERE
+
 STUDY_OF = {"traffic": "counters"}
 """The study whose command makes a file of another name."""
 PAUSE_S = 300
 """A longer time between two rows is a break of the run, not the time that a row took."""
 ON_CPU = " on two CPU cores"
 TARGETS = {
-    "tests": ("test", "", ON_CPU), "portability": ("portability", "", ON_CPU),
-    "paper-tests": ("papertests", "", " after `make checkouts`"),
-    "portability_authors": ("portability", " CODE=authors", f"{ON_CPU}, after `make checkouts`"),
+    HERE.tests: ("test", "", ON_CPU), HERE.portability: ("portability", "", ON_CPU),
+    AUTHORS.tests: ("papertests", "", " after `make checkouts`"),
+    AUTHORS.portability: ("portability", " CODE=authors", f"{ON_CPU}, after `make checkouts`"),
 }  # fmt: skip
-"""By the start of a file's name which no study makes: the target of make that does, what stands behind it, and on what
-it takes so long."""
+"""By a file which no study makes, or the start of its name: the target of make that does, what stands behind it, and on
+what it takes so long."""
 
 
 def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tuple[str, float, str]]:
@@ -32,7 +34,7 @@ def command(files: Iterable[str], frames: Mapping[str, pd.DataFrame]) -> list[tu
     commands: dict[str, tuple[float, str]] = {}
     for file in files:
         name = file.rpartition(".")[0]
-        kind = next((start for start in ("tests", "paper-tests") if name.startswith(f"{start}-")), name)
+        kind = next((start for start in (HERE.tests, AUTHORS.tests) if name.startswith(f"{start}-")), file)
         if kind in TARGETS:
             target, keys, where = TARGETS[kind]
             commands[f"make {target}{keys}"] = minutes_of_help(target, keys), where

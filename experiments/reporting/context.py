@@ -11,6 +11,7 @@ from ..analysis import own_code
 from ..analysis.results import MissingStudy, Results, Study, devices
 from ..claims import CLAIMS, DISPUTED, Evidence, Outcomes, decide
 from ..table import columns, store
+from ..table.outcomes import AUTHORS, HERE
 from ..table.provenance import INTERPRETER
 from ..workload.config import names
 from .section import Material
@@ -56,15 +57,10 @@ def load_studies(results: Path, device: str) -> dict[str, Study]:
 
 def load_outcomes(results: Path) -> Outcomes:
     """Outcomes of tests and compilers, here and of the authors' code; each empty if there is none."""
-    tests = {path.stem.removeprefix("tests-"): store.read_json(path) for path in sorted(results.glob("tests-*.json"))}
-    start = "paper-tests-"
-    theirs = {
-        path.stem.removeprefix(start): {"paper_grid": store.read_json(path)}
-        for path in sorted(results.glob(f"{start}*.json"))
-    }
-    files = (start + "{where}.json", "portability_authors.csv")
-    authors = Outcomes(theirs, _matrix(results / files[1]), files)
-    return Outcomes(tests, _matrix(results / Outcomes.files[1]), authors=authors)
+    tests = {place: store.read_json(path) for place, path in HERE.places(results).items()}
+    theirs = {place: {"paper_grid": store.read_json(path)} for place, path in AUTHORS.places(results).items()}
+    authors = Outcomes(theirs, _matrix(results / AUTHORS.portability), AUTHORS)
+    return Outcomes(tests, _matrix(results / HERE.portability), authors=authors)
 
 
 def _matrix(path: Path) -> pd.DataFrame:

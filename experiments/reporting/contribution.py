@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 from ..table import store
+from ..table.outcomes import AUTHORS, HERE
 
 ENDINGS = (".csv", ".json")
 LEFT_OUT = ("archive",)
-TESTS = ("tests", "paper-tests")
 STAMP = (1980, 1, 1, 0, 0, 0)
 """The same rows give the same file."""
 PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+@~-]+){2,}/?|\b[A-Za-z]:\\\\?[^\s\"',;]+|~/[^\s\"',;]+")
@@ -26,7 +26,7 @@ def pack(device: Path, out: Path) -> tuple[int, int]:
         path for path in sorted(device.rglob("*"))
         if path.suffix in ENDINGS and not set(LEFT_OUT) & set(path.relative_to(device).parts)
     ]  # fmt: skip
-    beside = [device.parent / f"{name}-{device.name}.json" for name in TESTS]
+    beside = [device.parent / files.of_tests(device.name) for files in (HERE, AUTHORS)]
     paths += [path for path in beside if paths and path.exists()]
     if not paths:
         raise FileNotFoundError(f"{device} has no rows to send")

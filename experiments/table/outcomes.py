@@ -1,5 +1,4 @@
-"""How tests went: results/tests-<where>.json of the tests here, paper-tests-<where>.json of those of the paper's
-authors.
+"""How tests went, and the files in results/ that say so of ours and of the paper's authors' code.
 
 where: `interpreter`, or the name of the GPU as results folders are called.
 """
@@ -8,11 +7,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .provenance import INTERPRETER, commit, now_utc
 
 OUTCOMES = ("passed", "failed", "skipped")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Names of what tests and compilers said of some kernels.
+
+    tests: how the record of each place begins, <tests>-<where>.json; portability: the matrix of kernels and targets.
+    """
+
+    tests: str
+    portability: str
+
+    def of_tests(self, place: str) -> str:
+        """The name of the record of tests that ran there."""
+        return f"{self.tests}-{place}.json"
+
+    def places(self, results: Path) -> dict[str, Path]:
+        """The records that a folder of results has, by where the tests ran."""
+        return {path.stem.removeprefix(f"{self.tests}-"): path for path in sorted(results.glob(self.of_tests("*")))}
+
+
+HERE = Files("tests", "portability.csv")
+AUTHORS = Files("paper-tests", "portability_authors.csv")
 
 
 def where() -> str:

@@ -14,6 +14,7 @@ from tritonmoe_bench.experiments.reporting import context
 from tritonmoe_bench.experiments.reporting.portability import outcomes_table
 from tritonmoe_bench.experiments.reporting.texts import claim_texts
 from tritonmoe_bench.experiments.table import outcomes
+from tritonmoe_bench.experiments.table.outcomes import AUTHORS
 
 TESTS = """
 import pytest, triton_kernels
@@ -87,7 +88,7 @@ def test_what_is_lacking_is_one_line(lacking, line, checkout, tmp_path, monkeypa
 
 def test_they_decide_the_claims_on_the_authors_code():
     matrix = pd.DataFrame({"kernel": "k", "target": ["sm_80", "gfx942", "gfx942"], "status": ["ok", "ok", "spills"]})
-    authors = Outcomes({"nvidia-h200": grid(160, 2)}, matrix, ("paper-tests-{where}.json", "portability_authors.csv"))
+    authors = Outcomes({"nvidia-h200": grid(160, 2)}, matrix, AUTHORS)
     found = {f.claim.id: f for f in decide(Evidence("gpu", outcomes=Outcomes(authors=authors)))}
     tests, portable = (claim_texts(found[name]) for name in ("correctness", "portability"))
     assert (tests.verdict.value, tests.own_verdict.value) == ("undecided", "does not hold")

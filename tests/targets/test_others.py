@@ -42,7 +42,7 @@ def test_each_configuration_of_a_kernel_that_tunes_itself_is_compiled(tmp_path, 
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").write_text(MOE, encoding="utf-8")
     monkeypatch.setenv("TRITONMOE_TRITONMOE_PATH", str(tmp_path / "authors"))
-    monkeypatch.setitem(portability.CODE, "authors", portability.Kernels(("tritonmoe",), ""))
+    monkeypatch.setitem(portability.CODE, "authors", (("tritonmoe",), portability.AUTHORS))
     out = tmp_path / "p.csv"
     keys = ["code=authors", "targets=[gfx942]", "brief=true", f"out={out}"]
     assert portability.main(keys) == 0  # what others' code cannot do is a finding
