@@ -52,7 +52,7 @@ def install() -> None:
     ):  # fmt: skip
         for name, computed_by in table.items():
             own = getattr(tl.core.tensor, name)
-            quick = make(own, *computed_by)
+            quick: Any = make(own, *computed_by)
             quick.__wrapped__ = own
             setattr(tl.core.tensor, name, quick)
 
