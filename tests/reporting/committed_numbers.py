@@ -76,12 +76,6 @@ def of_checkout(root: Path) -> list[str]:
     return lines(block, "README") + lines((root / "results" / "REPORT.md").read_text(encoding="utf-8"), "REPORT")
 
 
-def of_rows(results: Path, root: Path) -> list[str]:
-    """The numbers of both as they are rendered now, from the rows of a results folder, with the figures of `root`."""
-    block, report = rendered(results, root)
-    return lines(block, "README") + lines(report, "REPORT")
-
-
 def rendered(results: Path, root: Path) -> tuple[str, str]:
     """The README's block and the report from the rows of a results folder, with the figures of `root`."""
     from tritonmoe_bench.experiments.reporting.context import make_material

@@ -159,7 +159,9 @@ def test_report_without_any_results_says_so(tmp_path):
 
 def test_command_line(written, tmp_path):
     results = tmp_path / "results"
-    shutil.copytree(written / "results" / DEVICE, results / DEVICE)
+    (results / DEVICE).mkdir(parents=True)
+    for path in (written / "results" / DEVICE).glob("skew.*"):  # the whole folder is written by other tests
+        shutil.copy(path, results / DEVICE)
     arguments = [
         f"results={results}", f"figures={written}/plots/figures", f"readme={tmp_path}/no.md",
     ]  # fmt: skip
