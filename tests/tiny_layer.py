@@ -6,6 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
 from tritonmoe_bench.experiments.workload.case import Case
@@ -13,6 +14,10 @@ from tritonmoe_bench.experiments.workload.reference import moe_forward, relative
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 
+ON_THE_CPU = pytest.mark.skipif(
+    torch.cuda.is_available(),
+    reason="its stub computes on the CPU, kernels on the GPU that is there",
+)
 TINY = {"model": "tiny", "num_experts": 8, "top_k": 2, "hidden_dim": 64, "ffn_dim": 48, "tokens": 5}
 VARIED = [
     {"dtype": "bf16"},

@@ -99,6 +99,7 @@ def stub() -> StubCublas:
     return library.declared(StubCublas())
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize("fields", tiny_layer.VARIED, ids=str)
 def test_grouped_forward_over_the_stub_agrees_with_the_reference(stub, fields):
     made = case(**fields)
@@ -113,6 +114,7 @@ def test_grouped_forward_over_the_stub_agrees_with_the_reference(stub, fields):
     assert down == [(made.hidden_dim, count, made.ffn_dim, 1) for count in counts]
 
 
+@tiny_layer.ON_THE_CPU
 def test_a_second_forward_uses_its_own_routing(stub):
     first, second = case(tokens=9), case(tokens=9, skew=2.0)
     weights = Weights(first, "cpu")

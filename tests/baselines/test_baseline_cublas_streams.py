@@ -50,6 +50,7 @@ class StubLanes:
         monkeypatch.setattr(torch, "mm", mm)
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_streams_forward_agrees_and_every_stream_forks_and_joins(monkeypatch, count):
     made = case(tokens=6)
@@ -76,6 +77,7 @@ def test_streams_forward_agrees_and_every_stream_forks_and_joins(monkeypatch, co
         assert {entry[1] for entry in loop} == {"main", *(f"s{index}" for index in range(used))}
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize("fields", tiny_layer.VARIED, ids=str)
 def test_streams_forward_agrees_with_the_reference(monkeypatch, fields):
     made = case(**fields)

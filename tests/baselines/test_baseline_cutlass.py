@@ -85,6 +85,7 @@ def record(folder: Path) -> None:
     )
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize(
     "fields",
     [{}, {"dtype": "fp16", "tokens": 33, "gating": "softmax_renorm"}, {"tokens": 40, "skew": 2.0, "gating": "sigmoid"}],

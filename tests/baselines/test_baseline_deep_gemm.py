@@ -126,6 +126,7 @@ def test_what_it_cannot_do_is_unsupported(stub, point, reason):
     assert reason in check.reason
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize(
     "point",
     [
@@ -151,6 +152,7 @@ def test_fp8_is_as_near_as_the_emulation(stub, point):
     assert adapter.config(point) == (f"contiguous layout with prefix sums, tiles of {height} rows, room for {total}")
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize("point", [case(tokens=6), case(tokens=2, hidden_dim=64, ffn_dim=48)], ids=str)
 def test_bf16(stub, point):
     adapter = deep_gemm.DeepGemm()
@@ -174,20 +176,20 @@ def test_there_is_room_for_every_routing_and_for_no_row_more(slots, experts, ali
     assert taken([slots - others, *[1] * others]) == most
 
 
-def test_places_number_the_slots_of_each_expert_in_order():
+def test_places_number_the_slots_of_each_expert_in_order(device):
     experts = torch.randint(0, 5, (300, 4), dtype=torch.int32, generator=torch.Generator().manual_seed(1))
     experts[experts == 2] = 3
-    places = grouped_rows.place(experts, 7, 64)
-    flat, rows, begin = experts.flatten(), places.rows.flatten(), 0
+    places = grouped_rows.place(experts.to(device), 7, 64)
+    flat, rows, begin = experts.flatten(), places.rows.flatten().cpu(), 0
     for expert, end in enumerate(places.ends.tolist()):
         assert rows[flat == expert].tolist() == list(range(begin, end))
         begin = -(-end // 64) * 64
     assert begin <= places.total
 
 
-def test_scattered_rows_are_those_of_the_emulation():
-    x = torch.randn(3, 384, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(2))
-    places = grouped_rows.place(torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32), 3, 64)
+def test_scattered_rows_are_those_of_the_emulation(device):
+    x = torch.randn(3, 384, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(2)).to(device)
+    places = grouped_rows.place(torch.tensor([[0, 1], [1, 2], [2, 0]], dtype=torch.int32, device=device), 3, 64)
     made = grouped_rows.scatter(x, places, quantize=True)
     assert made.scales is not None
     expected = quantize_fp8(x.float())

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny_layer import case, errors, stub_modules
+from tiny_layer import ON_THE_CPU, case, errors, stub_modules
 
 from tritonmoe_bench.baselines import fastmoe
 from tritonmoe_bench.experiments.implementation.contract import Status
@@ -65,6 +65,7 @@ def stub(monkeypatch):
     return calls
 
 
+@ON_THE_CPU
 @pytest.mark.parametrize(
     "fields", [{}, {"dtype": "fp16", "tokens": 1}, {"gating": "sigmoid", "tokens": 20, "skew": 1.5}], ids=str
 )

@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from tiny_layer import ON_THE_CPU
 from triton.runtime.autotuner import Autotuner
 
 from tritonmoe_bench.baselines import finegrained_fp8
@@ -54,6 +55,7 @@ def unpacked(values, scales, block):
     return values.float() * scales.repeat_interleave(block[0], 1).repeat_interleave(block[1], 2)
 
 
+@ON_THE_CPU
 def test_tiles_are_compiled_ahead_and_then_tuned_before_the_forward_is_handed_out(stub):
     case = Case("tiny", 16, 2, 128, 128, tokens=3, quant="fp8_block")
     weights = Weights(case, "cpu")

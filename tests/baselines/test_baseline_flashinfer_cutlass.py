@@ -142,6 +142,7 @@ def put(monkeypatch, stub: StubLibrary) -> StubLibrary:
     return stub
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize("fields", [{}, {"tokens": 1, "top_k": 4, "gating": "softmax_renorm"}, {"gating": "sigmoid"}])
 def test_bf16_over_the_stub_tunes_and_agrees_with_the_reference(monkeypatch, fields):
     stub, point, adapter = put(monkeypatch, StubLibrary()), case(**fields), flashinfer_cutlass.FlashinferCutlass()
@@ -159,6 +160,7 @@ def test_bf16_over_the_stub_tunes_and_agrees_with_the_reference(monkeypatch, fie
     assert stub.alive == 0
 
 
+@tiny_layer.ON_THE_CPU
 def test_a_tactic_that_refuses_the_shape_is_not_taken(monkeypatch):
     put(monkeypatch, StubLibrary(refused=(1,)))
     adapter = flashinfer_cutlass.FlashinferCutlass()
@@ -167,12 +169,14 @@ def test_a_tactic_that_refuses_the_shape_is_not_taken(monkeypatch):
     assert adapter.config(case()) == "gate_up: tile 1; down: tile 2"
 
 
+@tiny_layer.ON_THE_CPU
 def test_what_the_library_says_is_the_error_if_all_refuse(monkeypatch):
     put(monkeypatch, StubLibrary(refused=(0, 1, 2)))
     with pytest.raises(flashinfer_cutlass.Refused, match="no tile"), torch.inference_mode():
         flashinfer_cutlass.FlashinferCutlass().build(case(), Weights(case(), "cpu"))
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize("fields", [{}, {"tokens": 1, "gating": "softmax_renorm"}])
 def test_fp8_over_the_stub_is_the_emulation_of_its_formats(monkeypatch, fields):
     stub, point, adapter = put(monkeypatch, StubLibrary()), fp8(**fields), flashinfer_cutlass.FlashinferCutlass()

@@ -63,6 +63,7 @@ def nothing_kept(monkeypatch, tmp_path):
     magma_vbatched._problem.cache_clear()
 
 
+@tiny_layer.ON_THE_CPU
 @pytest.mark.parametrize("fields", tiny_layer.VARIED, ids=str)
 def test_the_layer_over_the_stub_is_the_reference(monkeypatch, fields):
     point, stub = case(**fields), magma_vbatched.declared(StubLibrary())

@@ -34,8 +34,8 @@ def test_host_ends_are_those_of_the_last_copy():
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_silu_gate(name):
-    both = torch.randn(3, 2 * 40).to(TORCH_DTYPE[name])
+def test_silu_gate(name, device):
+    both = torch.randn(3, 2 * 40, device=device).to(TORCH_DTYPE[name])
     hidden = silu_gate(both, both.new_full((3, 40), float("nan")))
     expected = torch.nn.functional.silu(both[:, :40].float()) * both[:, 40:].float()
     assert relative_error(hidden, expected) < (4e-3 if name == "bf16" else 5e-4)

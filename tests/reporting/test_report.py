@@ -224,7 +224,9 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     path = tmp_path / "results" / "tests-somewhere.json"
-    plain = {name: value for name, value in os.environ.items() if name != outcomes.SWITCH}
+    # Found where the package is not installed too.
+    package = {"PYTHONPATH": os.pathsep.join([str(ROOT / ".src"), os.environ.get("PYTHONPATH", "")])}
+    plain = {name: value for name, value in os.environ.items() if name != outcomes.SWITCH} | package
     told = subprocess.run(
         command, capture_output=True, cwd=tmp_path, env=plain, encoding="utf-8", errors="replace"
     ).stdout

@@ -117,7 +117,7 @@ def test_groups_are_those_of_the_largest_drawn_logits():
 
 def by_hand(case: Case, weights: Weights, x: torch.Tensor) -> torch.Tensor:
     """The layer token by token and expert by expert, in float64."""
-    facts, y = case.facts, torch.zeros(x.shape, dtype=torch.float64)
+    facts, y = case.facts, torch.zeros_like(x, dtype=torch.float64)
     logits = x.double() @ weights.router().double().T
     bias = weights.router_bias()
     chosen, experts = route(logits if bias is None else logits + bias.double(), case.top_k, case.gate)
