@@ -56,7 +56,7 @@ endif
 	@echo '$(TORCH)' > .venv/.torch
 	@touch $@
 
-test: $(READY)  ## every test; with no GPU in Triton's interpreter (13 minutes on two cores)
+test: $(READY)  ## every test; with no GPU in Triton's interpreter (20 minutes on two cores)
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, and who may import whom (20 s)
