@@ -23,11 +23,11 @@ COMPARISONS = {
     "__gt__": ("create_icmpSGT", "create_fcmpOGT"), "__ge__": ("create_icmpSGE", "create_fcmpOGE"),
     "__eq__": ("create_icmpEQ", "create_fcmpOEQ"), "__ne__": ("create_icmpNE", "create_fcmpUNE"),
 }  # fmt: skip
-WHOLE = {"int1", "int32", "int64"}
 BITWISE = {"__and__": ("create_and",), "__or__": ("create_or",)}
 INTS: dict[str, Any] = {"int32": np.int32, "int64": np.int64}
 FLOATS: dict[str, Any] = {"fp32": np.float32}
 """By the name of a type, NumPy's; of the types that are done in the short way."""
+WHOLE = {"int1", *INTS}
 
 
 def install() -> None:
@@ -152,8 +152,8 @@ class _Operators:
     """
 
     def __init__(self, tl: Any, interpreter: Any) -> None:
-        self.tensor, self.constexpr, self.block_type, self.int1 = tl.core.tensor, tl.constexpr, tl.block_type, tl.int1
-        self.pointer = tl.pointer_type
+        self.tensor, self.constexpr, self.int1 = tl.core.tensor, tl.constexpr, tl.int1
+        self.pointer, self.block_type = tl.pointer_type, tl.block_type
         self.semantic, self.builder = interpreter.interpreter_semantic, interpreter.interpreter_builder
         self.handle = interpreter.TensorHandle
         self.types = {"int32": tl.int32, "int64": tl.int64, "fp32": tl.float32}
@@ -162,7 +162,7 @@ class _Operators:
         self.shapes: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int] | None] = {}
 
     def arithmetic(self, slow: Callable, of_ints: str, of_floats: str) -> Callable:
-        """The operator of that name; a pointer takes an offset on its right by +."""
+        """An operator that casts by way of `slow`; a pointer takes an offset on its right by +."""
         to_pointers = of_ints == "create_add"
         pair, tensor, pointer, offset = self.pair, self.tensor, self.pointer, self.offset
 
@@ -180,7 +180,7 @@ class _Operators:
         return operate
 
     def comparison(self, slow: Callable, of_ints: str, of_floats: str) -> Callable:
-        """The operator of that name."""
+        """The same of a comparison."""
         pair, tensor = self.pair, self.tensor
 
         def compare(left: Any, right: Any) -> Any:
@@ -194,7 +194,7 @@ class _Operators:
         return compare
 
     def bitwise(self, slow: Callable, of_ints: str) -> Callable:
-        """The operator of that name, of two tensors of integers or booleans."""
+        """The same of a bitwise operator, of two tensors of integers or booleans."""
         tensor, shape_of = self.tensor, self.shape_of
 
         def operate(left: Any, right: Any) -> Any:
@@ -231,9 +231,9 @@ class _Operators:
             right = right.value
         if type(right) is int:
             constant = self.constant(right, "int32")
-            return (
-                None if constant is None else self.tensor(self.builder.create_addptr(left.handle, constant), left.type)
-            )
+            if constant is None:
+                return None
+            return self.tensor(self.builder.create_addptr(left.handle, constant), left.type)
         if type(right) is not self.tensor or right.dtype.name not in INTS:
             return None
         type_of = self.shape_of(left.type, right.type)

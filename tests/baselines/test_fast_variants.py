@@ -17,7 +17,7 @@ from tritonmoe_bench.experiments.workload.reference import moe_forward, relative
 from tritonmoe_bench.experiments.workload.routing import activations, draw_routing
 from tritonmoe_bench.experiments.workload.weights import Weights
 from tritonmoe_bench.kernels import target
-from tritonmoe_bench.kernels.fast import choose, forward, gemm
+from tritonmoe_bench.kernels.fast import choose, forward, gemm, known
 from tritonmoe_bench.kernels.fast.choose import choose_tiles, row_block_tiles
 from tritonmoe_bench.kernels.fast.tile_types import FastTile, FastTiles, FewTile, FewTiles, JoinedTile, JoinedTiles
 from tritonmoe_bench.kernels.target import Target
@@ -193,6 +193,7 @@ def test_stages_of_fast_end_in_its_output(path, gating, device, monkeypatch):
     small, names = STAGES[path]
     monkeypatch.setattr(choose, "choose_tiles", lambda *_: small)
     monkeypatch.setattr(forward, "choose_tiles", lambda *_: small)
+    monkeypatch.setattr(known, "_tiles", {})  # on a GPU a layer keeps the tiles of its first call
     point = case(9, gating=gating, num_experts=16)
     weights = Weights(point, device)
     x = activations(point, draw_routing(point), device)
@@ -200,6 +201,4 @@ def test_stages_of_fast_end_in_its_output(path, gating, device, monkeypatch):
     assert [name for name, _ in stages] == names
     for _ in range(2):  # what it counts with is used up
         stages[names.index("expert_ffn")][1]()
-    # On a GPU the router of a whole forward may sum in another order than alone, and an output then differs in a digit.
-    apart = {"rtol": 0, "atol": 0} if device == "cpu" else {"rtol": 2e-2, "atol": 5e-2}
-    torch.testing.assert_close(stages[-1][1](), Fast().build(point, weights)(x), **apart)
+    assert torch.equal(stages[-1][1](), Fast().build(point, weights)(x))

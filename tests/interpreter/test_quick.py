@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
+from interpreter_cases import INTERPRETED
 
 from tritonmoe_bench.experiments.interpreter import quick
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of the interpreter")
+pytestmark = INTERPRETED
 TYPES = {
     "int32": np.int32, "int64": np.int64, "fp32": np.float32, "fp16": np.float16, "uint32": np.uint32, "int8": np.int8,
     "int1": np.bool_,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tritonmoe_bench.experiments import checkout
 from tritonmoe_bench.experiments.claims import CLAIMS, DISPUTED, Verdict
 from tritonmoe_bench.experiments.reporting import context, render, section
 from tritonmoe_bench.experiments.reporting import tables as report_tables
@@ -224,9 +224,7 @@ def test_outcomes_are_recorded_by_group_only_when_asked(tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     path = tmp_path / "results" / "tests-somewhere.json"
-    # Found where the package is not installed too.
-    package = {"PYTHONPATH": os.pathsep.join([str(ROOT / ".src"), os.environ.get("PYTHONPATH", "")])}
-    plain = {name: value for name, value in os.environ.items() if name != outcomes.SWITCH} | package
+    plain = {name: value for name, value in checkout.program_environment().items() if name != outcomes.SWITCH}
     told = subprocess.run(
         command, capture_output=True, cwd=tmp_path, env=plain, encoding="utf-8", errors="replace"
     ).stdout
